@@ -1,0 +1,35 @@
+# Everything runs from .venv in this checkout; each target does its own set-up and can be called again.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint presets bench-data
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "Making .venv and installing biflow into it (a few minutes the first time)."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/biflow demo --out out
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# Train every preset, best first, on whatever device there is; goes on from what is there.
+presets: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[maze]"
+	$(BIN)/biflow data render datasets/maze-frames
+	test -e datasets/maze/index.json || $(BIN)/biflow prepare datasets/maze-frames datasets/maze --size 64 --fps 17.5
+	$(BIN)/biflow train --config configs/maze.yaml --data datasets/maze --out runs/maze
+	$(BIN)/biflow export runs/maze src/biflow/models/maze --first datasets/maze
+
+bench-data: setup
+	$(BIN)/python -m benchmarks.data

@@ -1,0 +1,104 @@
+"""The settings of networks and training runs: at once the YAML file, the command line and the checkpoint's metadata.
+
+Free of torch, so that the command line answers quickly.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from biflow.errors import UserError
+
+Method = Literal["flow", "biflow", "condiff"]
+METHODS: tuple[str, ...] = get_args(Method)
+NORM_GROUPS = 32  # every width of a network is a multiple of it
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of a network.
+
+    Attributes:
+        channels: width of each resolution, from full to coarsest; multiples of 32.
+        layers: residual blocks a resolution.
+        attention: resolutions (indices into `channels`, negative from the end) with self-attention.
+        head_dim: channels of an attention head.
+        patch: side of the pixel-unshuffle in front of the UNet and of the pixel-shuffle behind it; 1 for none.
+        pair: two networks, f^v and f^n, as the reference code trains, instead of the paper's one with two heads.
+        time_scale: factor on t and alpha before their sinusoidal embedding; the reference uses 1.
+    """
+
+    channels: tuple[int, ...] = (64, 64, 128)
+    layers: int = 1
+    attention: tuple[int, ...] = (-1,)
+    head_dim: int = 32
+    patch: int = 2
+    pair: bool = False
+    time_scale: float = 1000.0
+
+    def __post_init__(self) -> None:
+        if bad := [c for c in self.channels if c % NORM_GROUPS or c < 1]:
+            raise UserError(f"network.channels: {bad[0]} is not a multiple of {NORM_GROUPS}, the groups of the norms.")
+        if bad := [i for i in self.attention if not -len(self.channels) <= i < len(self.channels)]:
+            raise UserError(f"network.attention: there is no resolution {bad[0]} among {len(self.channels)} channels.")
+
+    @property
+    def divisor(self) -> int:
+        """Frame sides must be multiples of this."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The defaults of the objective and the optimiser are the paper's.
+
+    Attributes:
+        method: flow (Eq. 3), biflow (Eq. 5) or condiff (Eq. 1 given the current frame).
+        steps: optimiser steps in all.
+        batch: samples a step, over all processes and `accumulate` parts.
+        accumulate: parts of a batch whose gradients are summed before the step.
+        lr: learning rate of AdamW after the warm-up.
+        schedule: "constant", or "cosine" down to zero at `steps`.
+        warmup: steps of linear warm-up.
+        weight_decay: AdamW's decoupled weight decay.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights that sampling uses; 0 for none.
+        alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
+        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX).
+        compile: compile the network with torch.compile; the first step then takes minutes.
+        seed: of the initial weights, the order of the pairs and the noise.
+        log_every, save_every, preview_every: in steps; 0 for no previews.
+        eps: noise level of the previews, and the model's default for streaming (biflow).
+        network: the network's shape.
+    """
+
+    method: Method = "biflow"
+    steps: int = 200_000
+    batch: int = 128
+    accumulate: int = 1
+    lr: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.9999
+    alpha_max: float = 1.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 1000
+    preview_every: int = 5000
+    eps: float = 0.1
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("log_every", 1), ("save_every", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
+        for name in ("lr", "clip", "alpha_max"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"ema is {self.ema}, but must be in [0, 1).")
+        if self.eps < 0:
+            raise UserError(f"eps is {self.eps}, but must not be negative.")

@@ -1,0 +1,182 @@
+"""Render first-person walks through a maze: the dataset behind the model that ships.
+
+Each map is a random maze without dead ends, written as a UDMF level and rendered by ViZDoom with Freedoom's textures.
+The walker keeps to the middle of the corridors and looks where it goes; at a junction it goes straight on if it can,
+else right, else left. The next frame thus follows from the current one, which is all that a model with a context of one
+frame can use. Needs the extra `maze` (`pip install "biflow[maze]"`).
+"""
+
+import json
+import math
+import os
+import random
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from biflow.errors import UserError
+
+CELL = 128  # side of a grid cell and height of a wall, in map units
+THRUST = 25  # gives about 7.7 map units a frame against Doom's friction
+MAX_TURN = 6.0  # degrees a frame
+WALLS = ("BRICK7", "GSTONE1", "REDWALL")  # one a maze, so that a frame tells what its next one is made of
+FLOOR, CEILING = "FLAT5_4", "CEIL5_1"
+EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
+Cell = tuple[int, int]
+
+
+def carve(rng: random.Random, rooms: int) -> set[Cell]:
+    """Open cells of a random maze with `rooms` x `rooms` junctions, one apart, and no dead ends."""
+    stack, open_cells = [(1, 1)], {(1, 1)}
+    while stack:  # depth-first carving
+        x, y = stack[-1]
+        ways = [(dx, dy) for dx, dy in (EAST, NORTH, WEST, SOUTH) if _inside(x + 2 * dx, y + 2 * dy, rooms)]
+        ways = [(dx, dy) for dx, dy in ways if (x + 2 * dx, y + 2 * dy) not in open_cells]
+        if not ways:
+            stack.pop()
+            continue
+        dx, dy = rng.choice(ways)
+        open_cells |= {(x + dx, y + dy), (x + 2 * dx, y + 2 * dy)}
+        stack.append((x + 2 * dx, y + 2 * dy))
+    for x in range(1, 2 * rooms, 2):  # open a second way out of every dead end
+        for y in range(1, 2 * rooms, 2):
+            closed = [d for d in (EAST, NORTH, WEST, SOUTH) if (x + d[0], y + d[1]) not in open_cells]
+            closed = [d for d in closed if _inside(x + 2 * d[0], y + 2 * d[1], rooms)]
+            if len(_ways(open_cells, (x, y))) == 1 and closed:
+                dx, dy = rng.choice(closed)
+                open_cells.add((x + dx, y + dy))
+    return open_cells
+
+
+def _inside(x: int, y: int, rooms: int) -> bool:
+    return 0 < x < 2 * rooms and 0 < y < 2 * rooms
+
+
+def _ways(open_cells: set[Cell], cell: Cell) -> list[Cell]:
+    return [d for d in (EAST, NORTH, WEST, SOUTH) if (cell[0] + d[0], cell[1] + d[1]) in open_cells]
+
+
+def route(open_cells: set[Cell], start: Cell, heading: Cell) -> Iterator[Cell]:
+    """Cells of an endless walk from `start`: straight on if open, else right, else left, else back."""
+    cell, (dx, dy) = start, heading
+    while True:
+        yield cell
+        for turn in ((dx, dy), (dy, -dx), (-dy, dx), (-dx, -dy)):
+            if (cell[0] + turn[0], cell[1] + turn[1]) in open_cells:
+                dx, dy = turn
+                break
+        cell = (cell[0] + dx, cell[1] + dy)
+
+
+def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, rng: random.Random) -> None:
+    """Write a one-map WAD (UDMF): one sector, a one-sided wall wherever an open cell meets a closed one."""
+    vertices: dict[Cell, int] = {}
+    lines, sides = [], []
+    texture = rng.choice(WALLS)
+    for x, y in sorted(open_cells):
+        for dx, dy in (EAST, NORTH, WEST, SOUTH):
+            if (x + dx, y + dy) in open_cells:
+                continue
+            # The front of a line is on its right, so walls run clockwise around the open cell.
+            ends = {EAST: ((1, 1), (1, 0)), NORTH: ((0, 1), (1, 1)), WEST: ((0, 0), (0, 1)), SOUTH: ((1, 0), (0, 0))}
+            v1, v2 = (vertices.setdefault((x + ex, y + ey), len(vertices)) for ex, ey in ends[(dx, dy)])
+            lines.append(f"linedef {{ v1={v1}; v2={v2}; sidefront={len(sides)}; blocking=true; }}")
+            sides.append(f'sidedef {{ sector=0; texturemiddle="{texture}"; }}')
+    angle = round(math.degrees(math.atan2(heading[1], heading[0]))) % 360
+    text = "\n".join(
+        [
+            'namespace="zdoom";',
+            f"thing {{ x={(start[0] + 0.5) * CELL}; y={(start[1] + 0.5) * CELL}; angle={angle}; type=1; "
+            "skill1=true; skill2=true; skill3=true; skill4=true; skill5=true; single=true; }",
+            *(f"vertex {{ x={vx * CELL}; y={vy * CELL}; }}" for vx, vy in vertices),
+            *lines,
+            *sides,
+            f'sector {{ heightfloor=0; heightceiling={CELL}; texturefloor="{FLOOR}"; textureceiling="{CEILING}"; '
+            "lightlevel=208; }",
+        ]
+    ).encode()
+    header = 12
+    directory = [("MAP01", header, 0), ("TEXTMAP", header, len(text)), ("ENDMAP", header + len(text), 0)]
+    entries = b"".join(struct.pack("<ii8s", offset, size, name.encode()) for name, offset, size in directory)
+    path.write_bytes(struct.pack("<4sii", b"PWAD", len(directory), header + len(text)) + text + entries)
+
+
+def _game(level: Path):
+    try:
+        import vizdoom
+    except ImportError as error:
+        raise UserError('Rendering mazes needs ViZDoom: pip install "biflow[maze]".') from error
+    game = vizdoom.DoomGame()
+    game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
+    game.set_doom_scenario_path(str(level))
+    game.set_doom_map("map01")
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    for render in ("hud", "crosshair", "weapon", "decals", "particles", "effects_sprites", "messages", "corpses"):
+        getattr(game, f"set_render_{render}")(False)
+    game.set_window_visible(False)
+    game.set_available_buttons(
+        [vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA],
+    )
+    game.set_available_game_variables(
+        [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE],
+    )
+    game.set_episode_timeout(0)
+    game.add_game_args("+movebob 0 +fov 105")  # no head bob: it cannot be told from a single frame
+    game.init()
+    game.send_game_command("fov 105")
+    return game
+
+
+def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Image.Image], list[tuple[float, float]]]:
+    """One walk: `frames` RGB images of size² and, for each but the last, (forward units, turn in degrees, left > 0)."""
+    rng = random.Random(seed)
+    open_cells = carve(rng, rooms)
+    start = rng.choice(sorted(cell for cell in open_cells if cell[0] % 2 and cell[1] % 2))
+    heading = rng.choice(_ways(open_cells, start))
+    images, actions = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        level = Path(folder) / "maze.wad"
+        write_level(level, open_cells, start, heading, rng)
+        game = _game(level)
+        cells = route(open_cells, start, heading)
+        target = next(cells)
+        skip = rng.randrange(10, 40)  # get up to speed, and start anywhere along a corridor
+        for step in range(skip + frames):
+            x, y, angle = game.get_state().game_variables
+            if step >= skip:
+                shot = Image.fromarray(game.get_state().screen_buffer).crop((40, 0, 280, 240))
+                images.append(shot.resize((size, size), Image.Resampling.BOX if 240 % size == 0 else Image.LANCZOS))
+            while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
+                target = next(cells)
+            bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))
+            turn = (bearing - angle + 180) % 360 - 180
+            turn = max(-MAX_TURN, min(MAX_TURN, 0.3 * turn))
+            game.make_action([THRUST, -turn], 1)
+            nx, ny, _ = game.get_state().game_variables
+            if step >= skip:
+                actions.append((round(math.dist((x, y), (nx, ny)), 3), round(turn, 3)))
+        game.close()
+    return images, actions[: frames - 1]
+
+
+def render(dst: Path, *, clips: int = 240, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+    """Write `clips` walks as folders of PNG frames under `dst`, with `actions.json` beside them. Resumes."""
+    dst.mkdir(parents=True, exist_ok=True)
+    actions_path = dst / "actions.json"
+    actions = json.loads(actions_path.read_text()) if actions_path.exists() else {}
+    for clip in tqdm(range(clips), desc="rendering mazes", unit="clip"):
+        name = f"clip_{clip:04d}"
+        if name in actions:
+            continue
+        images, actions[name] = walk(seed * 100_000 + clip, frames=frames, size=size)
+        (dst / name).mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            image.save(dst / name / f"{index:06d}.png")
+        partial = actions_path.with_suffix(".tmp")
+        partial.write_text(json.dumps(actions))
+        partial.replace(actions_path)

@@ -1,0 +1,5 @@
+"""The one exception that means: the input was wrong, here is how to mend it."""
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what was wrong, where, and how to mend it. The CLI prints it and exits with 2."""

@@ -1,0 +1,92 @@
+"""Interpolation and the curves along which a frame is solved.
+
+Direction, said once for the whole project: t = 0 is the current frame x0, t = 1 is the next frame x1, and alpha is the
+amount of noise (0: clean). The curve parameter k runs from 0 to 1 forward in time; backward in time is the same
+curve solved from k = 1 to k = 0. Equations are those of Liu & Ritschel, *Generative Video Bi-flow*, ICCV 2025.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Fields(NamedTuple):
+    """What a network predicts at (x, t, alpha), each of x's shape."""
+
+    v: Tensor  # f^v, towards x1 - x0
+    n: Tensor | None = None  # f^n, towards the noise n; None for FLOW and CONDIFF
+
+
+class Curve(NamedTuple):
+    """A characteristic curve (t_k, alpha_k) with its derivative. Each part maps k (b,) to (b,)."""
+
+    t: Callable[[Tensor], Tensor]
+    alpha: Callable[[Tensor], Tensor]
+    dt_dk: Callable[[Tensor], Tensor]
+    dalpha_dk: Callable[[Tensor], Tensor]
+
+
+def _over(scale: Tensor, x: Tensor) -> Tensor:
+    """`scale` (b,) shaped to broadcast over x (b, ...)."""
+    return scale.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def linear(
+    x0: Float[Tensor, "b *shape"], x1: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
+) -> Float[Tensor, "b *shape"]:
+    """x_t = x0 + t (x1 - x0), the path of Eq. (1) and (3)."""
+    return torch.lerp(x0, x1, _over(t, x0))
+
+
+def bilinear(
+    x0: Float[Tensor, "b *shape"],
+    x1: Float[Tensor, "b *shape"],
+    n: Float[Tensor, "b *shape"],
+    t: Float[Tensor, " b"],
+    alpha: Float[Tensor, " b"],
+) -> Float[Tensor, "b *shape"]:
+    """x_{t,alpha} = x0 + t (x1 - x0) + alpha n: blend two frames by t, then add noise by alpha. Eq. (4)"""
+    return linear(x0, x1, t) + _over(alpha, n) * n
+
+
+def line(start: tuple[float, float], end: tuple[float, float]) -> Curve:
+    """The straight curve from (t, alpha) = `start` at k = 0 to `end` at k = 1."""
+    (t0, alpha0), (t1, alpha1) = start, end
+    return Curve(
+        t=lambda k: t0 + (t1 - t0) * k,
+        alpha=lambda k: alpha0 + (alpha1 - alpha0) * k,
+        dt_dk=lambda k: torch.full_like(k, t1 - t0),
+        dalpha_dk=lambda k: torch.full_like(k, alpha1 - alpha0),
+    )
+
+
+def forward_line(eps: float) -> Curve:
+    """Solved k: 0 → 1, one frame ahead while removing the noise eps n added before. Eq. (9); eps = 0 is Eq. (7)."""
+    return line((0.0, eps), (1.0, 0.0))
+
+
+def backward_line(eps: float) -> Curve:
+    """Solved k: 1 → 0, one frame back while removing the noise eps n added before. Sec. 5"""
+    return line((0.0, 0.0), (1.0, eps))
+
+
+def denoising_line(t: float, eps: float) -> Curve:
+    """Solved k: 0 → 1 at a fixed time t, removes noise of level eps and leaves the time alone. Eq. (6)"""
+    return line((t, eps), (t, 0.0))
+
+
+def field_along(fields: Callable[..., Fields], curve: Curve) -> Callable[[Tensor, Tensor], Tensor]:
+    """The joint field f^j(x, k) = f^v dt_k/dk + f^n dalpha_k/dk of a characteristic curve. Eq. (8)
+
+    `fields(x, t, alpha)` gives f^v and f^n. The result maps a state (b, ...) and k (b,) to dx/dk (b, ...).
+    """
+
+    def joint(x: Tensor, k: Tensor) -> Tensor:
+        v, n = fields(x, curve.t(k), curve.alpha(k))
+        dx = v * _over(curve.dt_dk(k), v)
+        return dx if n is None else dx + n * _over(curve.dalpha_dk(k), n)
+
+    return joint

@@ -1,0 +1,1 @@
+"""Training: the loop on accelerate, EMA, checkpoints and exact resume."""
