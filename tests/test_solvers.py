@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from biflow.solvers import TABLEAUS, Solution, Solver, SolverError, runge_kutta_step, solve
 
-METHODS = sorted(TABLEAUS)
+METHODS = sorted(TABLEAUS.keys() - {"heun-euler"})
 ADAPTIVE = [name for name in METHODS if TABLEAUS[name].b_low is not None]
 
 
@@ -83,6 +84,10 @@ def test_tableau_fulfils_its_order_conditions(name):
                     )
 
 
+def test_heun_euler_is_heun():
+    assert TABLEAUS["heun-euler"] is TABLEAUS["heun"]
+
+
 def test_fsal_tableaus():
     assert {name for name in METHODS if TABLEAUS[name].fsal} == {"bosh3", "dopri5"}
 
@@ -90,7 +95,7 @@ def test_fsal_tableaus():
 # Fixed steps
 
 
-@pytest.mark.parametrize("k0, k1", [(0.0, 1.0), (1.0, -0.5)])
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, -0.5)])
 @pytest.mark.parametrize("name", METHODS)
 def test_fixed_steps_converge_with_the_order_of_the_method(name, k0, k1):
     start = nonlinear_solution(torch.tensor([[0.5], [0.4]], dtype=torch.float64), k0)
@@ -111,15 +116,17 @@ def test_a_polynomial_up_to_the_order_is_solved_in_one_exact_step(name):
 
 
 @pytest.mark.parametrize(
-    "name, steps, nfe",
+    ("name", "steps", "nfe"),
     [("euler", 20, 20), ("midpoint", 2, 4), ("heun", 2, 4), ("rk4", 3, 12), ("bosh3", 5, 15), ("dopri5", 2, 12)],
 )
 def test_fixed_steps_cost_an_exact_number_of_evaluations(name, steps, nfe):
     f = Counted(nonlinear)
     solution = solve(f, torch.full((3, 1), 0.5), 0.0, 1.0, solver=Solver(name, steps=steps))
     assert len(f.ks) == nfe
-    assert solution.nfe.tolist() == [nfe] * 3 and solution.nfe.dtype == torch.int64
-    assert solution.accepted.tolist() == [steps] * 3 and solution.rejected.tolist() == [0] * 3
+    assert solution.nfe.tolist() == [nfe] * 3
+    assert solution.nfe.dtype == torch.int64
+    assert solution.accepted.tolist() == [steps] * 3
+    assert solution.rejected.tolist() == [0] * 3
     assert torch.allclose(solution.next_step, torch.tensor(1 / steps))
 
 
@@ -145,13 +152,13 @@ def test_error_estimate_has_the_order_of_the_embedded_method(name):
     assert estimates[1] == pytest.approx(low_errors[1], rel=0.2)
 
 
-@pytest.mark.parametrize("k0, k1", [(0.0, 1.0), (1.0, 0.0), (-0.7, 0.3)])
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, 0.0), (-0.7, 0.3)])
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_tighter_tolerances_give_smaller_errors(name, k0, k1):
     x = torch.linspace(0.2, 0.6, 5, dtype=torch.float64)[:, None]
     start, end = nonlinear_solution(x, k0), nonlinear_solution(x, k1)
-    for tol in (1e-2, 1e-4, 1e-6):
-        solution = solve(nonlinear, start, k0, k1, solver=Solver(name, rtol=tol, atol=tol, max_nfe=10_000))
+    for tol in (1e-2, 1e-3, 1e-4):
+        solution = solve(nonlinear, start, k0, k1, solver=Solver(name, rtol=tol, atol=tol))
         assert (solution.x - end).abs().max() < 20 * tol
 
 
@@ -180,7 +187,8 @@ def test_each_sample_is_solved_as_if_alone(solver):
     easy, stiff = together.nfe[1], together.nfe[3]
     assert easy < stiff / 3
     assert sum(f.batches) == together.nfe.sum()  # nobody pays for another
-    assert min(f.batches) == 1 and len(f.batches) <= 2 * stiff
+    assert min(f.batches) == 1
+    assert len(f.batches) <= 2 * stiff
 
 
 def test_args_follow_their_samples():
@@ -206,13 +214,15 @@ def test_a_rejected_step_reuses_its_first_stage(name):
     assert int(solution.nfe) == first_stages + (accepted + rejected) * (tableau.stages - 1)
 
 
-@pytest.mark.parametrize("k0, k1", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, 0.0)])
 def test_handing_on_the_proposed_step_saves_evaluations(k0, k1):
     x, rate, solver = torch.ones(2, 1), torch.tensor([8.0, -4.0]) * (k1 - k0), Solver("bosh3")
     cold = solve(decay, x, k0, k1, solver=solver, args=(rate,))
     warm = solve(decay, x, k0, k1, solver=solver, args=(rate,), first_step=cold.next_step)
     assert (cold.next_step > 0).all()
-    assert (cold.rejected > 0).any() and (warm.nfe < cold.nfe).any() and (warm.nfe <= cold.nfe).all()
+    assert (cold.rejected > 0).any()
+    assert (warm.nfe < cold.nfe).any()
+    assert (warm.nfe <= cold.nfe).all()
 
 
 def test_next_step_is_the_proposal_before_clipping():
@@ -221,11 +231,12 @@ def test_next_step_is_the_proposal_before_clipping():
         return torch.ones_like(x)
 
     solution = solve(constant, torch.zeros(1, 1), 0.0, 1.0, solver=Solver("heun"), first_step=0.06)
-    assert int(solution.accepted) == 3 and float(solution.next_step) == pytest.approx(6.0)
+    assert int(solution.accepted) == 3
+    assert float(solution.next_step) == pytest.approx(6.0)
     assert float(solve(constant, torch.zeros(1, 1), 0.0, 1.0, solver=Solver("heun")).next_step) == 1.0
 
 
-@pytest.mark.parametrize("k0, k1", [(0.1, 0.7), (0.7, 0.1), (-3.0, 2.3)])
+@pytest.mark.parametrize(("k0", "k1"), [(0.1, 0.7), (0.7, 0.1), (-3.0, 2.3)])
 @pytest.mark.parametrize(
     "solver", [Solver("rk4", steps=7), Solver("bosh3"), Solver("heun", rtol=1e-4), Solver("dopri5")]
 )
@@ -233,8 +244,10 @@ def test_the_field_is_never_called_outside_the_interval(solver, k0, k1):
     f = Counted(lambda x, k: torch.sin(9 * k)[:, None] * x)
     solve(f, torch.ones(2, 1), k0, k1, solver=solver)
     ks, ends = torch.cat(f.ks), torch.tensor([k0, k1])
-    assert ks.min() >= ends.min() and ks.max() <= ends.max()
-    assert f.ks[0][0] == ends[0] and f.ks[-1][0] == ends[1]
+    assert ks.min() >= ends.min()
+    assert ks.max() <= ends.max()
+    assert f.ks[0][0] == ends[0]
+    assert f.ks[-1][0] == ends[1]
 
 
 @pytest.mark.parametrize(
@@ -247,11 +260,13 @@ def test_any_shape_and_floating_dtype(solver, dtype, shape):
     before = x.clone()
 
     def f(x, k):
-        assert x.dtype == dtype and k.dtype == torch.promote_types(dtype, torch.float32)
+        assert x.dtype == dtype
+        assert k.dtype == torch.promote_types(dtype, torch.float32)
         return -x / 2
 
     solution = solve(f, x, 0.0, 1.0, solver=solver)
-    assert solution.x.shape == shape and solution.x.dtype == dtype
+    assert solution.x.shape == shape
+    assert solution.x.dtype == dtype
     assert solution.nfe.shape == shape[:1]
     assert torch.allclose(solution.x.double(), torch.tensor(2 / math.sqrt(math.e), dtype=torch.float64), atol=0.03)
     assert torch.equal(x, before)
@@ -294,29 +309,28 @@ def random_field(seed: int, strength: float):
 
     def f(x: Tensor, k: Tensor) -> Tensor:
         swing = torch.tanh(8 * torch.cos(7 * k))[:, None, None, None].expand(-1, 1, 4, 4)
-        return strength * (2 * net(torch.cat([x, swing], dim=1)) - swing * x)
+        return strength * (2 * net(torch.cat([x, swing], dim=1)) - x)
 
     return f
 
 
-@pytest.mark.parametrize("k0, k1", [(0.0, 1.0), (1.0, 0.0), (0.3, 1.7)])
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, 0.0), (0.25, 1.75)])
 @pytest.mark.parametrize("tol", [1e-2, 1e-4])
 @pytest.mark.parametrize("batch", [1, 4])
 @torch.no_grad()
 def test_reference_takes_the_steps_of_torchode(batch, tol, k0, k1):
     rejected = 0
-    for seed in range(6):
-        f = random_field(seed, strength=[0.3, 1.0, 3.0][seed % 3])
-        x = torch.randn(batch, 3, 4, 4) * torch.linspace(1, 3, batch).reshape(-1, 1, 1, 1)
+    for seed in range(4 if tol == 1e-2 else 2):
+        f = random_field(seed, strength=math.copysign([0.5, 1.0, 2.0][seed % 3], k1 - k0))
+        x = torch.randn(batch, 3, 4, 4) * torch.linspace(0.5, 1, batch).reshape(-1, 1, 1, 1)
         ours = solve(f, x, k0, k1, solver=Solver("heun", rtol=tol, atol=tol, reference=True))
-        for t_eval in (False, True):
-            theirs = torchode_heun(f, x, k0, k1, tol, t_eval)
-            assert theirs.status.tolist() == [0] * batch
-            assert int(ours.nfe.max()) == int(theirs.stats["n_f_evals"][0])
-            assert torch.equal(ours.accepted, theirs.stats["n_accepted"])
-            assert torch.equal(ours.accepted + ours.rejected, theirs.stats["n_steps"])
-            assert torch.equal(ours.nfe, 2 + 2 * theirs.stats["n_steps"])
-            assert torch.allclose(ours.x.flatten(1), theirs.ys[:, -1], rtol=1e-6, atol=1e-6)
+        theirs = torchode_heun(f, x, k0, k1, tol, t_eval=seed in (1, 2))
+        assert theirs.status.tolist() == [0] * batch
+        assert int(ours.nfe.max()) == int(theirs.stats["n_f_evals"][0])
+        assert torch.equal(ours.accepted, theirs.stats["n_accepted"])
+        assert torch.equal(ours.accepted + ours.rejected, theirs.stats["n_steps"])
+        assert torch.equal(ours.nfe, 2 + 2 * theirs.stats["n_steps"])
+        assert torch.allclose(ours.x.flatten(1), theirs.ys[:, -1], rtol=1e-6, atol=1e-6)
         rejected += int(ours.rejected.sum())
     assert rejected > 0
 
@@ -337,9 +351,10 @@ def test_reference_takes_a_first_step_as_torchode_takes_dt0():
     "solver", [Solver("euler", steps=3), Solver("heun"), Solver("heun", reference=True), Solver("bosh3")]
 )
 def test_nan_names_the_sample(solver):
-    x = torch.tensor([[1.0], [0.0], [2.0]])
-    with pytest.raises(SolverError, match=r"(?i)NaN or inf.*|sample 1.*k = "):
-        solve(lambda x, k: x.log().where(x <= 0, 0.0) * 0, x, 0.0, 1.0, solver=solver)
+    with pytest.raises(SolverError, match=r"(?i)sample 1\b.*look for it in the field") as error:
+        solve(lambda x, k: -x.log(), torch.tensor([[1.0], [-1.0], [2.0]]), 0.0, 0.5, solver=solver)
+    assert "NaN" in str(error.value)
+    assert "k = " in str(error.value)
 
 
 def test_an_overflowing_state_is_an_error():
@@ -370,7 +385,7 @@ def test_too_many_evaluations_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "settings, sentence",
+    ("settings", "sentence"),
     [
         ({"method": "dopri"}, "Unknown solver method 'dopri': did you mean 'dopri5'?"),
         ({"method": "Heun"}, "did you mean 'heun'?"),
@@ -385,9 +400,8 @@ def test_too_many_evaluations_is_an_error():
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, sentence):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         Solver(**settings)
-    assert sentence in str(error.value)
 
 
 def test_settings_survive_json():

@@ -30,7 +30,7 @@ _HOMES = {
     "sample_generators": "rollout",
     "UserError": "errors",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

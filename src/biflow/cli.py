@@ -47,7 +47,15 @@ def prepare(
     """
     from biflow.data.prepare import prepare as run
 
-    run(src, dst, size=size, stride=stride, crop=crop, split=split, seed=seed, fps=fps, strict=strict, force=force)
+    index = run(
+        src, dst, size=size, stride=stride, crop=crop, split=split, seed=seed, fps=fps, strict=strict, force=force
+    )
+    clips = index["clips"]
+    test = sum(clip["split"] == "test" for clip in clips)
+    print(
+        f"{dst}: {sum(clip['frames'] for clip in clips)} frames of {size}x{size} in {len(clips)} clips, "
+        f"{test} of them for testing; {len(index['skipped'])} skipped."
+    )
 
 
 def fetch(name: str, out: Path = Path("datasets")) -> None:
@@ -97,7 +105,9 @@ def train(parser: ArgumentParser, arguments: Namespace) -> None:
             run_prepare(data, prepared, size=size)
         data = prepared
     run(config, data, out)
-    print(f"Trained {config.steps} steps: {out}. Stream from it: biflow sample {out} --first {data} --out {out}/samples")
+    print(
+        f"Trained {config.steps} steps: {out}. Stream from it: biflow sample {out} --first {data} --out {out}/samples"
+    )
 
 
 def sample(
@@ -122,11 +132,11 @@ def sample(
 
     Args:
         model: A run of `biflow train`, or a model folder.
-        first: An image, a folder of images, or a prepared set (then frames of its test split); the model's own if left out.
+        first: An image, a folder of images, or a prepared set (its test split); the model's own if left out.
         frames: Steps of the model, each one frame of the training videos apart.
         eps: Noise level added before each frame (BI-FLOW); the model's own default if left out.
         direction: In time.
-        solver: euler, midpoint, heun, ralston, rk4, bosh3, dopri5, or reference (the paper's, evaluation for evaluation).
+        solver: euler, midpoint, heun, ralston, rk4, bosh3, dopri5, or reference (the paper's, to the evaluation).
         steps: That many equal steps a frame instead of adaptive ones.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance; rtol if left out.

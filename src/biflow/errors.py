@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was wrong, where, and how to mend it. The CLI prints it and exits with 2."""
+    """Bad input, in one sentence: what was wrong, where, and how to mend it. The CLI prints it and exits with 2."""

@@ -5,6 +5,7 @@ beside them as `diffusion_pytorch_model.ema.safetensors`, in diffusers' own form
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,9 @@ from biflow.config import METHODS, NORM_GROUPS, Method, NetworkConfig
 from biflow.errors import UserError
 from biflow.paths import Fields
 
+
 def reference_network(shape: Literal["default", "small"], width: int, *, pair: bool) -> NetworkConfig:
-    """The network of ryushinn/ode-video in its "default" (7 resolutions) or "small" (6) shape, of base width `width`."""
+    """The network of ryushinn/ode-video in its "default" (7 resolutions) or "small" (6) shape."""
     multiples = {"default": (1, 1, 2, 2, 2, 4, 4), "small": (1, 1, 2, 2, 4, 4)}[shape]
     channels = tuple(width * m for m in multiples)
     return NetworkConfig(channels, layers=2, attention=(-2,), head_dim=8, patch=1, pair=pair, time_scale=1.0)
@@ -34,7 +36,9 @@ def check_size(network: NetworkConfig, height: int, width: int) -> None:
         if side % d:
             below, above = side // d * d, -(-side // d) * d
             near = f"{below} or {above}" if below else f"{above}"
-            raise UserError(f"Frames of {height}x{width} do not fit this network: sides must be multiples of {d}; {near} works.")
+            raise UserError(
+                f"Frames of {height}x{width} do not fit this network: sides must be multiples of {d}; {near} works."
+            )
 
 
 def _unet(network: NetworkConfig, frames_in: int, heads: int, embeds_alpha: bool) -> UNet2DModel:
@@ -69,9 +73,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        method: Method = "biflow",
+        method: str = "biflow",
         network: NetworkConfig | dict | None = None,
-        size: tuple[int, int] = (64, 64),
+        size: Sequence[int] = (64, 64),
         eps: float = 0.1,
         fps: float | None = None,
     ) -> None:
@@ -79,7 +83,9 @@ class VideoUNet(ModelMixin, ConfigMixin):
         if method not in METHODS:
             raise UserError(f"There is no method {method!r}; the methods are {', '.join(METHODS)}.")
         if not isinstance(network, NetworkConfig):
-            network = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in (network or {}).items()})
+            lists = dict(network or {})  # as JSON holds them
+            tuples = {k: tuple(lists[k]) for k in ("channels", "attention") if k in lists}
+            network = NetworkConfig(**{**lists, **tuples})
         check_size(network, *size)
         self.register_to_config(network=asdict(network), size=list(size))
         self.network, self.method = network, method
@@ -107,6 +113,12 @@ class VideoUNet(ModelMixin, ConfigMixin):
         return Fields(*out.chunk(2, dim=1)) if self.method == "biflow" else Fields(out)
 
 
+def weights_file(folder: Path, *, ema: bool = True) -> Path:
+    """The weights of the model in `folder`: the averaged ones, where there are any and `ema` asks for them."""
+    averaged = folder / "diffusion_pytorch_model.ema.safetensors"
+    return averaged if ema and averaged.exists() else folder / "diffusion_pytorch_model.safetensors"
+
+
 def load_model(folder: Path | str, *, ema: bool = True) -> VideoUNet:
     """The model in `folder` (a run, or a published model), in evaluation mode, EMA weights where there are any.
 
@@ -114,10 +126,7 @@ def load_model(folder: Path | str, *, ema: bool = True) -> VideoUNet:
         UserError: no model there, weights that are not safetensors, or weights of another shape.
     """
     folder = Path(folder)
-    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
-    averaged = folder / "diffusion_pytorch_model.ema.safetensors"
-    if ema and averaged.exists():
-        weights = averaged
+    config, weights = folder / "config.json", weights_file(folder, ema=ema)
     if not config.exists():
         raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
     if not weights.exists():
@@ -137,9 +146,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     state = read_safetensors(path)
     expected = model.state_dict()
     if missing := sorted(expected.keys() - state.keys()) + sorted(state.keys() - expected.keys()):
-        raise UserError(
-            f"{path} is a checkpoint of another network: {len(missing)} tensors do not match by name, first {missing[0]!r}."
-        )
+        raise UserError(f"{path} is a checkpoint of another network: {missing[0]!r} is in only one of the two.")
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise UserError(

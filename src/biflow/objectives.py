@@ -1,7 +1,7 @@
 """The training losses: one value per sample and named term, and no randomness of their own.
 
-Every loss is the mean squared error over a sample's elements (the paper's squared norm, divided by their number, so that
-its size does not depend on the resolution). The caller draws t, alpha and the noise, and reduces.
+Every loss is the mean squared error over a sample's elements: the paper's squared norm, divided by their number, so
+that its size does not depend on the resolution. The caller draws t, alpha and the noise, and reduces.
 """
 
 from collections.abc import Callable

@@ -71,14 +71,23 @@ def stream(
         UserError: frames that do not fit the model, or something that its method cannot do.
         SolverError: the solution is not finite, or takes too many evaluations.
     """
-    solver = solver or Solver()
     eps = _check(model, first, eps, direction, in_between, len(generators))
-    backward = direction == "backward"
+    return _frames(model, first, generators, eps, direction == "backward", solver or Solver(), in_between)
+
+
+def _frames(
+    model: VideoUNet,
+    last: Tensor,
+    generators: Sequence[torch.Generator],
+    eps: float,
+    backward: bool,
+    solver: Solver,
+    in_between: int,
+) -> Iterator[Frame]:
     curve = paths.backward_line(eps) if backward else paths.forward_line(eps)
     legs = np.linspace(1.0, 0.0, in_between + 1) if backward else np.linspace(0.0, 1.0, in_between + 1)
     leg_solver = _share_steps(solver, in_between)
     field = model_field(model, curve)
-    last = first
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index in count(1):
@@ -106,7 +115,9 @@ def stream(
             yield Frame(shown, nfe, -time if backward else time)
 
 
-def rollout(model: VideoUNet, first: Float[Tensor, "b 3 h w"], *, frames: int, **settings) -> Float[Tensor, "b n 3 h w"]:
+def rollout(
+    model: VideoUNet, first: Float[Tensor, "b 3 h w"], *, frames: int, **settings
+) -> Float[Tensor, "b n 3 h w"]:
     """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 
@@ -154,7 +165,9 @@ def _check(
     if in_between < 1:
         raise UserError(f"fps-factor is {in_between}, but must be at least 1.")
     if model.method == "condiff" and (direction == "backward" or in_between > 1):
-        raise UserError("CONDIFF solves from noise to the next frame: it has no backward direction and nothing between.")
+        raise UserError(
+            "CONDIFF solves from noise to the next frame: it has no backward direction and nothing between."
+        )
     if model.method != "biflow":
         if eps:
             raise UserError(f"eps {eps:g} needs a BI-FLOW model: this one was trained with {model.method}, use eps 0.")

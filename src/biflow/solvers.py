@@ -343,7 +343,7 @@ def _clip_step(k: Tensor, h: Tensor, k1: float, direction: float, reference: boo
     """The size of the step to take, where h is proposed, and the k it leads to: not beyond k1."""
     end = torch.full_like(k, k1)
     remaining = (end - k).abs()
-    if reference:
+    if reference:  # as in torchode, rounding may miss k1 by a bit, and leave one more, tiny step
         h = torch.minimum(h, remaining)
         return h, k + direction * h
     last = 1.01 * h >= remaining  # as in Hairer's DOPRI5: rather 1 % more than a tiny last step

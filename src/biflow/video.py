@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from biflow.errors import UserError
 
 log = logging.getLogger("biflow")
+Bytes = io.BufferedReader | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v"}
@@ -60,7 +60,7 @@ def resize(
     return F.interpolate(frames, size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
 
 
-def parse_image(file: IO[bytes] | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
+def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
     """Decode one image; also say which kind it was ("grey", "RGBA", …) if it had to be converted to RGB, else None.
 
     Raises UserError for what Pillow cannot read in full, and for images of more pixels than Pillow holds safe.
@@ -120,7 +120,7 @@ class Video:
     part: str = ""
 
 
-def decode(file: str | Path | IO[bytes], name: str | None = None) -> Video:
+def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     """Open a video (mp4, avi, mkv, webm, mov, gif) and stream its frames; one frame is in memory at a time.
 
     Raises UserError, here or while the frames are read, if the file is no video or is damaged.
@@ -145,6 +145,7 @@ def decode(file: str | Path | IO[bytes], name: str | None = None) -> Video:
         length = max(1, round(container.duration / 1e6 * fps))
 
     def frames() -> Iterator[Tensor]:
+        count = 0
         try:
             with container:
                 for packet in container.demux(stream):
@@ -153,9 +154,12 @@ def decode(file: str | Path | IO[bytes], name: str | None = None) -> Video:
                     for frame in packet.decode():
                         pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)  # type: ignore[union-attr]
                         turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store upright film lying down
+                        count += 1
                         yield torch.rot90(pixels, turns, (1, 2)).contiguous()
         except av.FFmpegError as error:
             raise UserError(f"{name} is damaged ({error}); fetch or encode it again.") from error
+        if length and count < 0.9 * length:  # an estimate, so it is no error: sound may go on after the last picture
+            log.warning("%s ends after %d of about %d frames; it may be cut short.", name, count, length)
 
     return Video(frames(), fps, length)
 
@@ -172,7 +176,7 @@ class VideoWriter:
     ...     video.write(frame)  # uint8 (3, 64, 64)
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
+    def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
         import av
 
         self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
@@ -187,7 +191,7 @@ class VideoWriter:
         stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
         height, width = (side * scale + side * scale % 2 for side in self.size)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium"}
+        stream.options = {"crf": str(crf), "preset": "veryfast"}  # sampling needs the cores itself
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, in the numbers of H.273
         context.color_range = 1  # limited, as players expect

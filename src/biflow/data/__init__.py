@@ -1,21 +1,5 @@
-"""Clips in, pairs of frames out: find and read clips, prepare them once, train from the memory map."""
+"""Clips in, pairs of frames out.
 
-import importlib
-
-_WHERE = {
-    "FramePairs": "pairs",
-    "is_prepared": "pairs",
-    "pair_order": "pairs",
-    "find_clips": "clips",
-    "prepare": "prepare",
-    "prepared": "prepare",
-    "fetch": "fetch",
-    "DATASETS": "published",
-}
-__all__ = sorted(_WHERE)  # noqa: PLE0605
-
-
-def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+`published` and `fetch` get the published sets, `clips` finds and reads clips of any form, `prepare` turns them into one
+memory-mapped array, `pairs` is what training draws from, `maze` renders the project's own set.
+"""

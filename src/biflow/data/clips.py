@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ from biflow.errors import UserError
 
 ARRAY_SUFFIXES = {".pt", ".pth", ".npy", ".npz"}
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-SPLIT_NAME = re.compile(r"(?:.*_)?(train|test)$")  # a folder test/ or sky_test/, a list video_test.csv
+SPLIT_NAME = re.compile(
+    r"(?:.*_)?(?:(train)|test|val|validation)"
+)  # a folder test/ or sky_test/, a list video_test.csv
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class File:
     """A file of a source: its path inside the source, how to open it, and where it is if it is a file on disk."""
 
     path: PurePosixPath
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], video.Bytes]
     real: Path | None = None
 
 
@@ -96,7 +98,7 @@ def _item(src: Path, path: PurePosixPath, splits: dict[str, str], read) -> Item:
     split = splits.get(path.name)
     for part in path.parts:  # relative to the source: what the source itself is called says nothing
         match = SPLIT_NAME.fullmatch(part)
-        split = match[1] if match and split is None else split
+        split = (match[1] or "test") if match and split is None else split
     name = str(path) if path.parts else src.name
     alone = src.is_file() and path.name == src.name  # a source that is one file, not an archive of files
     return Item(name, str(src if alone else src / path), split, read)
@@ -110,7 +112,7 @@ def _listed_splits(files: Iterable[File]) -> dict[str, str]:
         if match and file.path.suffix.lower() in (".csv", ".txt"):
             with file.open() as lines:
                 for line in lines.read().decode(errors="replace").splitlines():
-                    splits[PurePosixPath(line.split(",")[-1].strip()).name] = match[1]
+                    splits[PurePosixPath(line.split(",")[-1].strip()).name] = match[1] or "test"
     splits.pop("", None)
     return splits
 
@@ -175,8 +177,7 @@ def _read_images(files: list[File], notes: Counter) -> Iterator[video.Video]:
 
     def frames() -> Iterator[Tensor]:
         for file in files:
-            with file.open() as data:
-                frame, converted = video.parse_image(data, str(file.real or file.path))
+            frame, converted = video.parse_image(file.real or file.open(), str(file.real or file.path))
             if converted:
                 notes[converted] += 1
             yield frame

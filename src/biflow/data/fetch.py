@@ -23,26 +23,26 @@ ARCHIVE_MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
 
 
 def fetch(name: str, dst: str | Path, *, say: Callable[[str], object] = print, progress: bool = True) -> list[Path]:
-    """Download the archives of a published set (a key of `DATASETS`) into the folder `dst`, as their owners ship them.
+    """Download the archives of a published set (a key of `DATASETS`) into `dst`/`name`, as their owners ship them.
 
-    Says the terms first. What is in `dst` already is kept, what was broken off is resumed. `prepare(dst, …)` reads the
-    result as it is. Raises UserError for an unknown name, for a set that must be fetched by hand (unless `dst` holds
-    it) and for a download that fails or is not what it should be.
+    Says the terms first. What is there already is kept, what was broken off is resumed. `prepare(dst / name, …)` reads
+    the result as it is. Raises UserError for an unknown name, for a set that must be fetched by hand (unless the folder
+    holds it) and for a download that fails or is not what it should be.
     """
     name, dst = name.lower(), Path(dst)
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, 1)
         hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(DATASETS)}."
         raise UserError(f'There is no published set called "{name}"{hint}')
-    published = DATASETS[name]
+    published, folder = DATASETS[name], dst / name  # a folder each: shards of two sets have the same names
     say(f"{published.title}. Page: {published.page}")
     say(published.licence)
     if published.manual:
-        return _by_hand(name, published, dst)
+        return _by_hand(name, published, folder)
     remotes = list(published.files) or [(url, None) for url in _linked_zips(published)]
     paths = []
     for url, sha256 in remotes:
-        path = dst / Path(urllib.parse.urlparse(url).path).name
+        path = folder / Path(urllib.parse.urlparse(url).path).name
         if path.exists():
             say(f"{path} is there already.")
         else:
@@ -52,6 +52,7 @@ def fetch(name: str, dst: str | Path, *, say: Callable[[str], object] = print, p
                 + ("." if sha256 else ", not verified: its owners publish none to compare with.")
             )
         paths.append(path)
+    say(f"Next: biflow prepare {folder} OUT --size {published.size}")
     return paths
 
 
@@ -151,14 +152,14 @@ def _linked_zips(published: Published) -> list[str]:
             page = answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"The listing cannot be read ({error}); {failed}") from error
-    links = sorted(set(re.findall(r"""href\s*=\s*["']?([^"'\s>]+\.zip)["'\s>]""", page, re.IGNORECASE)))
+    links = re.findall(r"""href\s*=\s*["']?([^"'\s>]+\.zip)["'\s>]""", page, re.IGNORECASE)
     if not links:
         raise UserError(f"The listing names no zip; {failed}")
-    return [urllib.parse.urljoin(published.listing, link) for link in links]
+    return sorted({urllib.parse.urljoin(published.listing, link) for link in links})
 
 
-def _by_hand(name: str, published: Published, dst: Path) -> list[Path]:
-    found = sorted(dst.glob("*.zip")) if dst.is_dir() else []
+def _by_hand(name: str, published: Published, folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.zip")) if folder.is_dir() else []
     if not found:
         raise UserError(
             f"{name.upper()} lies where only a browser gets it: download the archive from {published.manual} "

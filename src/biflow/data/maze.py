@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -105,7 +106,7 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
     path.write_bytes(struct.pack("<4sii", b"PWAD", len(directory), header + len(text)) + text + entries)
 
 
-def _game(level: Path):
+def _game(level: Path) -> Any:
     try:
         import vizdoom
     except ImportError as error:
@@ -147,10 +148,11 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
         target = next(cells)
         skip = rng.randrange(10, 40)  # get up to speed, and start anywhere along a corridor
         for step in range(skip + frames):
-            x, y, angle = game.get_state().game_variables
+            state = game.get_state()
+            x, y, angle = state.game_variables
             if step >= skip:
-                shot = Image.fromarray(game.get_state().screen_buffer).crop((40, 0, 280, 240))
-                images.append(shot.resize((size, size), Image.Resampling.BOX if 240 % size == 0 else Image.LANCZOS))
+                shot = Image.fromarray(state.screen_buffer).crop((40, 0, 280, 240))
+                images.append(shot.resize((size, size), Image.Resampling.BOX))
             while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
                 target = next(cells)
             bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))

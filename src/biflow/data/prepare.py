@@ -2,20 +2,20 @@
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import random
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from biflow.data.clips import Item, find_clips
-from biflow.data.pairs import FORMAT, FramePairs, is_prepared
+from biflow.data.pairs import FORMAT, is_prepared
 from biflow.errors import UserError
 from biflow.video import Video, resize
 
@@ -32,11 +32,11 @@ def prepare(
     size: int | tuple[int, int],
     stride: int = 1,
     crop: bool = False,
-    split: float = 0.8,
+    split: float | int = 0.8,
     seed: int = 0,
     strict: bool = False,
     limit: int | None = None,
-    fps: float | None = None,
+    fps: float | int | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> dict:
@@ -92,28 +92,16 @@ def prepare(
     return index
 
 
-def prepared(src: str | Path, cache: str | Path, **options) -> Path:
-    """The prepared folder of `src`: itself if it is one, else `cache`, made with `prepare(**options)` if need be.
-
-    So training runs straight from a folder of clips. A cache that was made from another source or with another size,
-    stride, crop, split or seed is made anew; one of the same is used as it is, even if clips were added since.
-    """
-    if is_prepared(src):
-        return Path(src)
-    size = options["size"]
-    want = {"size": [size, size] if isinstance(size, int) else list(size), "train_share": options.get("split", 0.8)}
-    want |= {key: options.get(key, default) for key, default in (("stride", 1), ("crop", False), ("seed", 0))}
-    if is_prepared(cache):
-        index = FramePairs(cache, "all").index
-        same = Path(index["source"]).resolve() == Path(src).resolve()
-        if same and all(index.get(key) == value for key, value in want.items()):
-            return Path(cache)
-    prepare(src, cache, **{**options, "force": True})
-    return Path(cache)
-
-
 def _write_clips(
-    items: list[Item], out: IO[bytes], shape, stride: int, crop: bool, fps: float | None, strict: bool, limit, progress
+    items: list[Item],
+    out: io.BufferedWriter,
+    shape,
+    stride: int,
+    crop: bool,
+    fps: float | int | None,
+    strict: bool,
+    limit,
+    progress,
 ) -> tuple[list[dict], list[dict], Counter]:
     """Append the frames of each clip to `out`; one that fails is cut off again. Returns clips, skipped, conversions."""
     clips, skipped, notes, start = [], [], Counter(), 0
@@ -154,7 +142,7 @@ def _write_clips(
     return clips, skipped, notes
 
 
-def _write_frames(video: Video, out: IO[bytes], shape, stride: int, crop: bool, bar: tqdm, done: int) -> int:
+def _write_frames(video: Video, out: io.BufferedWriter, shape, stride: int, crop: bool, bar: tqdm, done: int) -> int:
     count, chunk = 0, []
     with contextlib.closing(video.frames):  # type: ignore[arg-type]  # a generator, whose file is closed even on failure
         for number, frame in enumerate(video.frames):
@@ -177,7 +165,7 @@ def _header(frames: int, shape: tuple[int, int]) -> bytes:
     return b"\x93NUMPY\x01\x00" + np.uint16(HEADER - 10).tobytes() + text.ljust(HEADER - 11).encode() + b"\n"
 
 
-def _assign_splits(clips: list[dict], share: float, seed: int) -> list[dict]:
+def _assign_splits(clips: list[dict], share: float | int, seed: int) -> list[dict]:
     """Keep the split of the source if it has both parts; otherwise draw one by clip, or cut a single clip in two."""
     if {"train", "test"} <= {clip["split"] for clip in clips}:
         return [{**clip, "split": clip["split"] or "train"} for clip in clips]

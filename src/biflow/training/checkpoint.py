@@ -1,54 +1,27 @@
 """Checkpoints: whole or absent, safetensors and JSON only, and enough of them to go on exactly.
 
-A run's folder holds the model as diffusers keeps it (`config.json`, `diffusion_pytorch_model.safetensors` and its `.ema`
-variant) and `checkpoints/step_00001000/` with everything that the next step depends on.
+A run's folder holds the model as diffusers keeps it (`config.json`, `diffusion_pytorch_model.safetensors` and its
+`.ema` variant) and `checkpoints/step_00001000/` with everything that the next step depends on.
 """
 
 import json
 import os
 import shutil
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors.torch import save_file
 from torch import Tensor
 
 from biflow.config import TrainConfig
 from biflow.errors import UserError
+from biflow.files import commit, write_json, write_tensors
 from biflow.networks import VideoUNet, load_weights, read_safetensors
 
 KEEP = 2  # checkpoints; the older one is for the case that a disk eats the newer one
-# What may differ between a run and its continuation: none of these changes what an earlier step computed.
-FREE_TO_CHANGE = {"log_every", "save_every", "preview_every", "compile", "eps"}
-
-
-def commit() -> str:
-    """The git commit of this source tree, with "-dirty" if it differs; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write `content` to `path` by way of a temporary name, so that the file is never half-written."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors to `path` by way of a temporary name."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, metadata={"format": "pt", **(metadata or {})})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+# What may differ between a run and its continuation. A cosine follows the new number of steps from there on.
+FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps"}
 
 
 def save_model(folder: Path, model: VideoUNet, ema: dict[str, Tensor] | None, metadata: dict[str, str]) -> None:
@@ -110,10 +83,8 @@ def load(
     state = json.loads((checkpoint / "state.json").read_text())
     # Through JSON, so that tuples compare as the lists that the file holds.
     wanted, found = json.loads(json.dumps(asdict(config))), state["config"]
-    # With a constant rate, later steps do not change earlier ones, so such a run may be made longer.
-    free = FREE_TO_CHANGE | ({"steps"} if config.schedule == "constant" else set())
     for key in sorted(wanted.keys() | found.keys()):
-        if key not in free and wanted.get(key) != found.get(key):
+        if key not in FREE_TO_CHANGE and wanted.get(key) != found.get(key):
             raise UserError(
                 f"The run in {checkpoint.parents[1]} was started with {key} {found.get(key)}, not {wanted.get(key)}: "
                 "give the same setting to go on, or another --out to start anew."

@@ -40,13 +40,19 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
             finite (the last good checkpoint stays).
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if _computes_in_bf16(config) else "no")
+    # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
+    accelerator = Accelerator(
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        mixed_precision="bf16" if _computes_in_bf16(config) else "no",
+    )
     parts = accelerator.num_processes * config.accumulate
     if config.batch % parts:
         raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
     pairs = FramePairs(data, split="train")
     torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
-    model = VideoUNet(config.method, config.network, pairs.size, eps=config.eps if config.method == "biflow" else 0.0, fps=pairs.fps)
+    model = VideoUNet(
+        config.method, config.network, pairs.size, eps=config.eps if config.method == "biflow" else 0.0, fps=pairs.fps
+    )
     ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     model.to(accelerator.device)
@@ -75,7 +81,9 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
             checkpoint.save(out, step, model, optimizer.optimizer, ema, config, history)
         accelerator.wait_for_everyone()
 
-    bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not accelerator.is_main_process)
+    bar = tqdm(
+        total=config.steps, initial=start, unit="step", desc=config.method, disable=not accelerator.is_main_process
+    )
     with _interruptible() as interrupted, bar:
         for step, batch in _batches(config, pairs, start, accelerator):
             for group in optimizer.param_groups:
@@ -85,11 +93,11 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
                 generator = _generator(accelerator.device, config.seed, step, accelerator.process_index, part)
                 with accelerator.autocast():
                     terms, t, alpha = losses(config, network, x0, x1, generator)
-                loss = sum(term.mean() for term in terms.values())
+                loss = torch.stack([term.mean() for term in terms.values()]).sum()
                 accelerator.backward(loss / config.accumulate)
                 log.add(terms, t, alpha)
                 finite &= torch.isfinite(loss)
-            norm = accelerator.clip_grad_norm_(network.parameters(), config.clip)
+            norm = torch.as_tensor(accelerator.clip_grad_norm_(network.parameters(), config.clip))
             finite &= torch.isfinite(norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -97,18 +105,21 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
                 ema.step(model.parameters())
             step += 1
             history["samples"] += config.batch
+            stop = _anyone(accelerator, bool(interrupted))
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 if not finite.item():
                     raise UserError(_not_finite(step, out))
                 bar.set_postfix(log.write(step, learning_rate(config, step - 1), norm.item(), history["samples"]))
-            if step % config.save_every == 0 or step == config.steps or interrupted:
+            if step % config.save_every == 0 or step == config.steps or stop:
                 save()
             if config.preview_every and step % config.preview_every == 0 and accelerator.is_main_process:
                 with _averaged(model, ema):
                     preview(model, pairs.root, out / "previews" / f"step_{step:08d}.png")
-            if interrupted:
-                raise KeyboardInterrupt(f"Stopped at step {step}; everything is saved in {out}, the same command goes on.")
+            if stop:
+                raise KeyboardInterrupt(
+                    f"Stopped at step {step}; everything is saved in {out}, the same command goes on."
+                )
     return history
 
 
@@ -165,7 +176,9 @@ def _generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def _batches(config: TrainConfig, pairs: FramePairs, start: int, accelerator: Accelerator) -> Iterator[tuple[int, Tensor]]:
+def _batches(
+    config: TrainConfig, pairs: FramePairs, start: int, accelerator: Accelerator
+) -> Iterator[tuple[int, Tensor]]:
     """(step, this process's share of its batch, uint8 (b, 2, 3, h, w)) from `start` on, read one step ahead."""
     rank, world = accelerator.process_index, accelerator.num_processes
     share = config.batch // world
@@ -215,6 +228,14 @@ def _averaged(model: VideoUNet, ema: EMAModel | None) -> Iterator[None]:
         model.train()
 
 
+def _anyone(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process raised its flag: all must leave the loop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags = torch.tensor([float(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(flags, reduction="sum").item())
+
+
 def _not_finite(step: int, out: Path) -> str:
     last = checkpoint.latest(out)
     kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
@@ -252,12 +273,20 @@ class _Log:
     def write(self, step: int, lr: float, norm: float, samples: int) -> dict[str, str]:
         if not self._active:
             return {}
-        t, alpha = (torch.cat([seen[i] for seen in self._seen]).cpu() for i in (1, 2))
-        terms = {name: torch.cat([seen[0][name] for seen in self._seen]).cpu() for name in self._seen[0][0]}
+        seen_terms, seen_t, seen_alpha = zip(*self._seen, strict=True)
+        t, alpha = torch.cat(seen_t).cpu(), torch.cat(seen_alpha).cpu()
+        terms = {name: torch.cat([seen[name] for seen in seen_terms]).cpu() for name in seen_terms[0]}
         self.means = {name: term.mean().item() for name, term in terms.items()}
         rate = (step - self._step) * self._batch / (time.monotonic() - self._since)
         self._step = step
-        line: dict = {"step": step, "samples": samples, **self.means, "lr": lr, "grad_norm": norm, "samples_per_s": rate}
+        line: dict = {
+            "step": step,
+            "samples": samples,
+            **self.means,
+            "lr": lr,
+            "grad_norm": norm,
+            "samples_per_s": rate,
+        }
         for name, term in terms.items():
             line[f"{name}_against_t"] = _binned(term, t)
             if alpha.any():

@@ -1,0 +1,124 @@
+"""How much faster are pairs from a prepared folder than pairs decoded from JPEG frames each time?
+
+    python -m benchmarks.data [--json FILE]
+
+One core, one run: a clip of 640x360 JPEG frames is rendered, prepared at 64x64, and pairs are drawn at random from both
+in turns, so that neither profits from a quiet moment of the machine. The clip is small and lies in memory for both; a
+map larger than the caches of the processor is two to three times slower. The target is a factor of 50 for batches.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, ImageDraw
+
+from biflow.data.pairs import FramePairs
+from biflow.data.prepare import prepare
+from biflow.video import read_image
+
+FRAMES, SIZE, BATCH, ROUNDS = 96, 64, 32, 12
+TARGET = 50
+
+
+def render(folder: Path) -> list[Path]:
+    """Frames of moving shapes over noise, JPEG quality 90: about as hard to decode as camera frames."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 60, (360, 640, 3), dtype=np.uint8))
+    shapes = rng.integers(0, 255, (12, 5))
+    paths = []
+    for index in range(FRAMES):
+        frame = noise.copy()
+        draw = ImageDraw.Draw(frame)
+        for x, y, *colour in shapes.tolist():
+            left, top = (2 * x + 3 * index) % 640, (y + index) % 360
+            draw.ellipse((left, top, left + 80, top + 60), fill=tuple(colour))
+        paths.append(folder / f"{index:04d}.jpg")
+        frame.save(paths[-1], quality=90)
+    return paths
+
+
+def measure() -> dict:
+    """Pairs per second of the three ways: medians over rounds in which each has its turn."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        clip = Path(temporary) / "clip"
+        clip.mkdir()
+        paths = render(clip)
+        prepare(clip, Path(temporary) / "prepared", size=SIZE, split=1.0, progress=False)
+        pairs = FramePairs(Path(temporary) / "prepared")
+        rng = np.random.default_rng(1)
+
+        def decode(indices: np.ndarray) -> torch.Tensor:
+            return torch.stack([torch.stack([read_image(paths[j], SIZE) for j in (i, i + 1)]) for i in indices])
+
+        def single(indices: np.ndarray) -> torch.Tensor:
+            return torch.stack([pairs[i] for i in indices])
+
+        ways = {"decode": (decode, 1), "prepared_single": (single, 50), "prepared_batch": (pairs.batch, 50)}
+        indices = rng.integers(0, len(pairs), BATCH)
+        assert torch.equal(decode(indices), single(indices))  # the same pairs, bit by bit
+        assert torch.equal(single(indices), pairs.batch(indices))
+        seconds = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, (way, repeats) in ways.items():
+                draws = rng.integers(0, len(pairs), (repeats, BATCH))
+                start = time.perf_counter()
+                for indices in draws:
+                    way(indices)
+                seconds[name].append((time.perf_counter() - start) / repeats)
+    rates = {name: round(BATCH / float(np.median(times)), 1) for name, times in seconds.items()}
+    return {
+        "question": f"pairs/s at {SIZE}x{SIZE}: prepared memory map against decoding two 640x360 JPEG frames",
+        "pairs_per_second": rates,
+        "ratio_batch": round(rates["prepared_batch"] / rates["decode"], 1),
+        "ratio_single": round(rates["prepared_single"] / rates["decode"], 1),
+        "target": TARGET,
+    }
+
+
+def provenance() -> dict:
+    """Machine, versions and commit."""
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    cpu = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+        if (cpu.exists())
+        else []
+    )
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": git.stdout.strip() or None,
+        "machine": {"system": platform.platform(), "cpu": models[0] if models else platform.processor(), "threads": 1},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the result here, with machine, versions and commit")
+    options = parser.parse_args()
+    result = measure()
+    for name, rate in result["pairs_per_second"].items():
+        print(f"{name:16} {rate:12,.1f} pairs/s")
+    print(f"batches of {BATCH}: {result['ratio_batch']}x, single pairs: {result['ratio_single']}x (target {TARGET}x)")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({**result, **provenance()}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

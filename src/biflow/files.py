@@ -1,0 +1,51 @@
+"""Files that are whole or absent, and on what code and machine they were made."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def commit() -> str:
+    """The git commit of this source tree, with "-dirty" if it differs; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
+    """Write `content` to `path` by way of a temporary name, so that the file is never half-written."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        partial.write_text(json.dumps(content, indent=indent) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write safetensors to `path` by way of a temporary name."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, partial, metadata={"format": "pt", **(metadata or {})})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def hardware() -> str:
+    """What this machine computes on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"

@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+
+from biflow.paths import Curve, Fields, backward_line, bilinear, denoising_line, field_along, forward_line, line, linear
+from biflow.solvers import Solver, solve
+
+EPS = 0.3
+
+# Bends in both coordinates, from (0, 0.2) to (1, 0.5), with alpha rising and falling on the way.
+CURVED = Curve(
+    t=lambda k: k**2,
+    alpha=lambda k: 0.2 + 0.3 * k + 0.5 * torch.sin(math.pi * k),
+    dt_dk=lambda k: 2 * k,
+    dalpha_dk=lambda k: 0.3 + 0.5 * math.pi * torch.cos(math.pi * k),
+)
+CURVES = {
+    "forward": forward_line(EPS),
+    "backward": backward_line(EPS),
+    "denoising": denoising_line(0.4, EPS),
+    "line": line((0.1, 0.7), (0.9, 0.2)),
+    "curved": CURVED,
+}
+
+
+def frames(b: int = 3, seed: int = 0) -> torch.Tensor:
+    """x0, x1 and n, stacked: (3, b, 3, 2, 4)."""
+    return torch.randn(3, b, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def full(value: float, b: int = 3) -> torch.Tensor:
+    return torch.full((b,), value, dtype=torch.float64)
+
+
+# Eq. 4
+
+
+def test_t_0_is_the_current_frame_and_t_1_the_next():
+    x0, x1, n = frames()
+    assert torch.equal(linear(x0, x1, full(0)), x0)
+    assert torch.equal(linear(x0, x1, full(1)), x1)
+    assert torch.equal(bilinear(x0, x1, n, full(0), full(0)), x0)
+    assert torch.equal(bilinear(x0, x1, n, full(1), full(0)), x1)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_alpha_adds_noise_and_takes_no_signal_away(t):
+    x0, x1, n = frames()
+    clean = x1 if t else x0
+    assert torch.allclose(bilinear(x0, x1, n, full(t), full(1)), clean + n)
+    assert torch.allclose(bilinear(x0, x1, n, full(t), full(EPS)), clean + EPS * n)
+
+
+def test_bilinear_by_hand_with_a_t_and_an_alpha_of_each_sample():
+    x0, x1, n = (torch.tensor(values)[:, None] for values in ([1.0, 10.0], [3.0, 50.0], [100.0, -1000.0]))
+    t, alpha = torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.1])
+    assert linear(x0, x1, t).flatten().tolist() == [1.5, 30.0]
+    assert bilinear(x0, x1, n, t, alpha).flatten().tolist() == [51.5, -70.0]
+
+
+# Curves
+
+
+@pytest.mark.parametrize(
+    ("curve", "start", "end"),
+    [
+        (forward_line(EPS), (0, EPS), (1, 0)),
+        (backward_line(EPS), (0, 0), (1, EPS)),
+        (denoising_line(0.4, EPS), (0.4, EPS), (0.4, 0)),
+        (line((0.1, 0.7), (0.9, 0.2)), (0.1, 0.7), (0.9, 0.2)),
+    ],
+)
+def test_a_line_runs_straight_from_its_start_to_its_end(curve, start, end):
+    for k in (0.0, 0.25, 1.0):
+        assert torch.allclose(curve.t(full(k)), full(start[0] + k * (end[0] - start[0])))
+        assert torch.allclose(curve.alpha(full(k)), full(start[1] + k * (end[1] - start[1])))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_derivatives_of_a_curve_are_those_of_its_parts(name):
+    curve, k = CURVES[name], torch.linspace(0, 1, 7, dtype=torch.float64, requires_grad=True)
+    for part, derivative in ((curve.t, curve.dt_dk), (curve.alpha, curve.dalpha_dk)):
+        (expected,) = torch.autograd.grad(part(k).sum(), k)
+        assert torch.allclose(derivative(k), expected)
+
+
+# Eq. 8
+
+
+def test_field_along_is_eq_8_by_hand():
+    def fields(x, t, alpha):
+        return Fields(v=x + 10 * t[:, None], n=2 * x + 100 * alpha[:, None])
+
+    curve = line((0.0, 0.5), (2.0, 0.1))  # dt/dk = 2, dalpha/dk = -0.4
+    x, k = torch.tensor([[1.0, 3.0], [5.0, 7.0]], dtype=torch.float64), torch.tensor([0.5, 0.25], dtype=torch.float64)
+    # First sample: t = 1, alpha = 0.3, thus v = x + 10 and n = 2x + 30. Second: t = 0.5, alpha = 0.4.
+    expected = [[2 * 11 - 0.4 * 32, 2 * 13 - 0.4 * 36], [2 * 10 - 0.4 * 50, 2 * 12 - 0.4 * 54]]
+    assert torch.allclose(field_along(fields, curve)(x, k), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_field_along_without_a_noise_head_is_f_v_times_dt_dk():
+    curve = line((0.0, 0.0), (3.0, 0.0))
+    x, k = torch.ones(2, 3, 2, 2), torch.tensor([0.5, 1.0])
+    dx = field_along(lambda x, t, alpha: Fields(v=x * t[:, None, None, None]), curve)(x, k)
+    assert torch.equal(dx[:, 0, 0, 0], torch.tensor([4.5, 9.0]))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_field_along_is_the_derivative_of_the_interpolation_along_the_curve(name):
+    (x0, x1, n), curve = frames(), CURVES[name]
+    k, h = torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64), 1e-5
+
+    def at(k):
+        return bilinear(x0, x1, n, curve.t(k), curve.alpha(k))
+
+    joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+    assert torch.allclose(joint(at(k), k), (at(k + h) - at(k - h)) / (2 * h), atol=1e-7)
+
+
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, 0.0), (0.2, 0.7)])
+@pytest.mark.parametrize("name", CURVES)
+def test_every_curve_leads_to_the_same_point(name, k0, k1):
+    (x0, x1, n), curve = frames(), CURVES[name]
+
+    def at(k):
+        return bilinear(x0, x1, n, curve.t(full(k)), curve.alpha(full(k)))
+
+    joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+    assert torch.allclose(solve(joint, at(k0), k0, k1, solver=Solver("dopri5", steps=10)).x, at(k1), atol=1e-6)
+
+
+def test_a_detour_in_alpha_does_not_change_where_a_frame_lands():
+    x0, x1, n = frames()
+    detour = CURVED._replace(
+        alpha=lambda k: EPS * (1 - k) + torch.sin(math.pi * k),
+        dalpha_dk=lambda k: math.pi * torch.cos(math.pi * k) - EPS,
+    )
+    for curve in (forward_line(EPS), detour):
+        joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+        assert torch.allclose(solve(joint, x0 + EPS * n, 0.0, 1.0, solver=Solver("rk4", steps=20)).x, x1, atol=1e-5)

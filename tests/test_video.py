@@ -1,0 +1,213 @@
+import struct
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biflow import video
+from biflow.errors import UserError
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 100, 30)]
+
+
+def plain(colour, height=32, width=48):
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, height, width).contiguous()
+
+
+def test_uint8_and_float_are_inverses():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    floats = video.to_float(levels)
+    assert floats.dtype == torch.float32
+    assert floats.min() == -1
+    assert floats.max() == 1
+    assert torch.equal(video.to_uint8(floats), levels)
+    beyond = torch.tensor([-3.0, 3.0, 0.0]).reshape(1, 1, 3)
+    assert video.to_uint8(beyond).flatten().tolist() == [0, 255, 128]
+    assert beyond.flatten().tolist() == [-3, 3, 0]  # the input is left alone
+
+
+def test_resize_is_what_pillow_does():
+    frames = torch.randint(0, 256, (2, 3, 45, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ours = video.resize(frames, (16, 16))
+    image = Image.fromarray(frames[1].permute(1, 2, 0).numpy()).resize((16, 16), Image.Resampling.BICUBIC)
+    theirs = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert (ours[1].int() - theirs.int()).abs().max() <= 1
+
+
+def test_resize_squeezes_and_crop_keeps_the_aspect():
+    frames = torch.zeros(1, 3, 20, 60, dtype=torch.uint8)
+    frames[..., 20:40] = 255  # the middle third is a square
+    assert (video.resize(frames, (10, 10), crop=True) == 255).all()
+    squeezed = video.resize(frames, (10, 10))
+    assert squeezed[0, 0, 5, 0] == 0
+    assert squeezed[0, 0, 5, 5] == 255
+    tall = video.resize(frames.transpose(-1, -2), (10, 10), crop=True)
+    assert (tall == 255).all()
+
+
+def test_images_of_all_kinds_become_rgb(tmp_path, caplog):
+    grey, rgba = Image.new("L", (6, 4), 77), Image.new("RGBA", (6, 4), (200, 100, 50, 128))
+    deep = Image.fromarray(np.full((4, 6), 130 * 256, np.uint16))
+    for name, image in {"grey": grey, "rgba": rgba, "palette": grey.convert("P"), "deep": deep}.items():
+        image.save(tmp_path / f"{name}.png")
+    assert (video.read_image(tmp_path / "grey.png") == 77).all()
+    assert "grey.png is grey; converted to RGB" in caplog.text
+    assert video.read_image(tmp_path / "rgba.png")[:, 0, 0].tolist() == [100, 50, 25]  # over black
+    assert "RGBA" in caplog.text
+    assert (video.read_image(tmp_path / "palette.png") == 77).all()
+    assert (video.read_image(tmp_path / "deep.png") == 130).all()
+    Image.new("RGB", (6, 4)).save(tmp_path / "rgb.png")
+    caplog.clear()
+    assert video.read_image(tmp_path / "rgb.png").shape == (3, 4, 6)
+    assert not caplog.text
+    assert video.read_image(tmp_path / "rgb.png", 8).shape == (3, 8, 8)
+    assert video.read_image(tmp_path / "rgb.png", (2, 3)).shape == (3, 2, 3)
+
+
+def test_images_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("cut.jpg", "text.png"):
+        with pytest.raises(UserError, match=f"{name} cannot be read as an image"):
+            video.read_image(tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        video.read_image(tmp_path / "none.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="1,000 pixels"):
+        video.read_image(tmp_path / "whole.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_written_frames_come_back(tmp_path, suffix):
+    path = tmp_path / f"colours{suffix}"
+    with video.VideoWriter(path, fps=12.5, size=(32, 48)) as writer:
+        for colour in COLOURS:
+            writer.write(plain(colour))
+        assert not path.exists()
+    read = video.decode(path)
+    frames = list(read.frames)
+    assert read.fps == 12.5
+    assert len(frames) == len(COLOURS)
+    for frame, colour in zip(frames, COLOURS, strict=True):
+        assert frame.shape == (3, 32, 48)
+        assert (frame.int() - plain(colour).int()).abs().max() <= 3
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_odd_sides_are_padded_and_never_resampled(tmp_path):
+    frame = torch.zeros(3, 33, 31, dtype=torch.uint8)
+    frame[:, :, 15:] = 255
+    with video.VideoWriter(tmp_path / "odd.mp4", fps=25, size=(33, 31)) as writer:
+        writer.write(frame)
+    (read,) = video.decode(tmp_path / "odd.mp4").frames
+    assert read.shape == (3, 34, 32)
+    assert (read[:, :, :14] < 20).all()
+    assert (read[:, :, 16:] > 235).all()
+    with video.VideoWriter(tmp_path / "big.mp4", fps=25, size=(33, 31), scale=4) as writer:
+        writer.write(frame[:1])  # grey will do
+    (read,) = video.decode(tmp_path / "big.mp4").frames
+    assert read.shape == (3, 132, 124)
+    assert (read[:, :, :58] < 20).all()
+    assert (read[:, :, 62:] > 235).all()
+
+
+def write(path, frames, fail=None):
+    with video.VideoWriter(path, fps=25, size=(32, 48)) as writer:
+        for frame in frames:
+            writer.write(frame)
+        if fail:
+            raise fail
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "old.mp4").write_text("what was there")
+    with pytest.raises(KeyError):
+        write(tmp_path / "old.mp4", [plain((0, 0, 0))], KeyError())
+    with pytest.raises(UserError, match="takes uint8 frames"):
+        write(tmp_path / "new.mp4", [plain((0, 0, 0), 16, 16)])
+    with pytest.raises(UserError, match="no frames"):
+        write(tmp_path / "new.mp4", [])
+    with pytest.raises(UserError, match=r"name it \.mp4"):
+        video.VideoWriter(tmp_path / "new.webm", fps=25, size=(32, 48))
+    assert [p.name for p in tmp_path.iterdir()] == ["old.mp4"]
+    assert (tmp_path / "old.mp4").read_text() == "what was there"
+
+
+def test_a_full_disk_is_said(tmp_path):
+    with pytest.raises(UserError, match="No space left"), video._told_if_full(tmp_path):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".avi", "mjpeg"), (".webm", "libvpx"), (".gif", "gif")])
+def test_other_containers_are_read(tmp_path, suffix, codec):
+    path = tmp_path / f"clip{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = 48, 32
+        stream.pix_fmt = {"mjpeg": "yuvj420p", "libvpx": "yuv420p", "gif": "rgb8"}[codec]
+        for value in (0, 85, 170, 255):
+            picture = av.VideoFrame.from_ndarray(np.full((32, 48, 3), value, np.uint8), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format=stream.pix_fmt)))
+        container.mux(stream.encode(None))
+    read = video.decode(path)
+    means = [frame.float().mean().item() for frame in read.frames]
+    assert read.fps == 10
+    assert means == pytest.approx([0, 85, 170, 255], abs=12)
+
+
+def test_damaged_videos_are_refused(tmp_path):
+    noise = torch.randint(0, 256, (40, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write(tmp_path / "whole.mp4", noise)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    for name in ("cut.mp4", "text.mp4"):
+        with pytest.raises(UserError, match=f"{name} cannot be opened as a video"):
+            video.decode(tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        video.decode(tmp_path / "none.mp4")
+    hurt = bytearray(data)
+    hurt[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    (tmp_path / "hurt.mp4").write_bytes(hurt)
+    with pytest.raises(UserError, match=r"hurt\.mp4 is damaged"):
+        list(video.decode(tmp_path / "hurt.mp4").frames)
+
+
+def test_a_file_that_ends_early_is_said(tmp_path, caplog):
+    noise = torch.randint(0, 256, (40, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write(tmp_path / "whole.mkv", noise)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    assert 5 < len(list(video.decode(tmp_path / "cut.mkv").frames)) < 35
+    assert "of about 40 frames; it may be cut short" in caplog.text
+
+
+def test_what_a_phone_filmed_lying_down_is_turned_upright(tmp_path):
+    frame = plain((0, 0, 0))
+    frame[:, :8, :8] = 255  # bright at the top left
+    write(tmp_path / "lying.mp4", [frame])
+    data = bytearray((tmp_path / "lying.mp4").read_bytes())
+    matrix = data.index(b"tkhd") + 44  # of the track header: to be shown turned by 90 degrees clockwise
+    turned = (0, 1 << 16, 0, -(1 << 16) & 0xFFFFFFFF, 0, 0, 32 << 16, 0, 1 << 30)
+    data[matrix : matrix + 36] = struct.pack(">9I", *turned)
+    (tmp_path / "lying.mp4").write_bytes(data)
+    (read,) = video.decode(tmp_path / "lying.mp4").frames
+    assert read.shape == (3, 48, 32)
+    assert (read[:, 1:6, -6:-1] > 235).all()
+    assert read.float().mean() < 20
+
+
+def test_contact_sheet(tmp_path):
+    rows = [[plain(colour, 8, 12) for colour in COLOURS[:3]], [plain((9, 9, 9), 8, 12)]]
+    path = tmp_path / "sheet.png"
+    video.contact_sheet(rows, path, ["a caption", "and another"], ["one", "two"], scale=3, gap=2)
+    sheet = video.read_image(path)
+    assert (sheet[:, -25:-1, -3:].min()) == 255  # the second row ends early and leaves white
+    blue = (sheet[0] == 0) & (sheet[1] == 0) & (sheet[2] == 255)
+    assert blue.sum() == 8 * 12 * 9
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+    with pytest.raises(UserError, match="no frames"):
+        video.contact_sheet([[]], path)

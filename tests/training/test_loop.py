@@ -1,0 +1,171 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from biflow.config import NetworkConfig, TrainConfig
+from biflow.errors import UserError
+from biflow.networks import load_model
+from biflow.training import loop
+from biflow.training.checkpoint import latest
+from biflow.training.loop import learning_rate, losses, train
+
+TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
+CONFIG = TrainConfig(steps=6, batch=4, lr=1e-3, ema=0.9, save_every=3, log_every=2, preview_every=0, network=TINY)
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+
+
+def command(config: TrainConfig, data: Path, out: Path, launcher: tuple[str, ...] = (sys.executable,)) -> list[str]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    settings = out.parent / f"{out.name}.yaml"
+    settings.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
+    arguments = ["train", "--config", str(settings), "--data", str(data), "--out", str(out)]
+    return [*launcher, "-m", "biflow.cli", *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
+def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
+    config = replace(CONFIG, method=method, steps=40, save_every=40, log_every=10)
+    train(config, prepared, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30, 40]
+    assert lines[-1]["samples"] == 160
+    assert lines[-1]["v"] < 0.8 * lines[0]["v"]
+    assert len(lines[0]["v_against_t"]) == 10
+    assert ("n" in lines[0], "n_against_alpha" in lines[0]) == (method == "biflow",) * 2
+    model = load_model(tmp_path)
+    assert (model.method, model.config["size"]) == (method, [16, 16])
+    averaged = load_file(tmp_path / "diffusion_pytorch_model.ema.safetensors")
+    assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
+    assert (tmp_path / "tensorboard").exists()
+
+
+def test_a_run_killed_at_a_random_step_goes_on_to_bit_equal_parameters(prepared, tmp_path):
+    config = replace(CONFIG, steps=60, save_every=2)
+    subprocess.run(command(config, prepared, tmp_path / "whole"), env=environment(), check=True, capture_output=True)
+
+    cut = command(config, prepared, tmp_path / "cut")
+    process = subprocess.Popen(cut, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kill_after = random.randrange(2, 40)
+    while (found := latest(tmp_path / "cut")) is None or int(found.name[5:]) < kill_after:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert int(latest(tmp_path / "cut").name[5:]) < 60
+
+    subprocess.run(cut, env=environment(), check=True, capture_output=True)
+    for name in FILES:
+        whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), (name, kill_after)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_two_processes_train_on_the_batch_that_one_would(prepared, tmp_path):
+    config = replace(CONFIG, method="flow", steps=3, save_every=3, clip=1e9)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611")
+    subprocess.run(
+        command(config, prepared, tmp_path / "two", launcher), env=environment(), check=True, capture_output=True
+    )
+    state = json.loads((latest(tmp_path / "two") / "state.json").read_text())
+    assert (state["step"], state["samples"]) == (3, 12)
+
+
+def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):
+    config = replace(CONFIG, steps=100_000, save_every=100_000)
+    process = subprocess.Popen(
+        command(config, prepared, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    while not log.exists() or not log.read_text():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "everything is saved" in errors.splitlines()[-1]
+    step = json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"]
+    assert step > 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):
+    def poisoned(config, network, x0, x1, generator):
+        terms, t, alpha = losses(config, network, x0, x1, generator)
+        poisoned.calls += 1
+        return {name: term * (float("nan") if poisoned.calls > 4 else 1) for name, term in terms.items()}, t, alpha
+
+    poisoned.calls = 0
+    monkeypatch.setattr(loop, "losses", poisoned)
+    with pytest.raises(UserError, match=r"NaN or infinite before step 6.*step_00000003"):
+        train(CONFIG, prepared, tmp_path)
+    kept = load_file(latest(tmp_path) / "model.safetensors")
+    assert all(value.isfinite().all() for value in kept.values())
+    assert all(value.isfinite().all() for value in load_model(tmp_path).state_dict().values())
+
+
+def test_going_on_with_another_setting_is_refused_by_name(prepared, tmp_path):
+    train(CONFIG, prepared, tmp_path)
+    with pytest.raises(UserError, match=r"started with lr 0.001, not 0.002"):
+        train(replace(CONFIG, lr=2e-3), prepared, tmp_path)
+    assert train(replace(CONFIG, steps=8), prepared, tmp_path)["step"] == 8
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(prepared, tmp_path, monkeypatch):
+    def noiseless(config, network, x0, x1, generator):
+        t = torch.full((len(x0),), 0.5)
+        return loop.objectives.flow_loss(network, x0, x1, t), t, torch.zeros_like(t)
+
+    monkeypatch.setattr(loop, "losses", noiseless)
+    config = replace(CONFIG, method="flow", steps=2, save_every=2, clip=1e9)
+    train(config, prepared, tmp_path / "whole")
+    train(replace(config, accumulate=2), prepared, tmp_path / "parts")
+    whole, parts = (load_file(latest(tmp_path / run) / "optimizer.safetensors") for run in ("whole", "parts"))
+    for key in whole:
+        torch.testing.assert_close(whole[key], parts[key], rtol=1e-3, atol=1e-6)
+
+
+def test_batch_that_does_not_divide_is_refused(prepared, tmp_path):
+    with pytest.raises(UserError, match="multiple of accumulate"):
+        train(replace(CONFIG, batch=5, accumulate=2), prepared, tmp_path)
+
+
+def test_losses_draw_alpha_up_to_alpha_max_and_follow_their_generator():
+    def fields(x, t, alpha=None, condition=None):
+        return loop.objectives.Fields(x, x)
+
+    x0, x1 = torch.zeros(512, 3, 4, 4), torch.ones(512, 3, 4, 4)
+    config = replace(CONFIG, alpha_max=0.25)
+    first = losses(config, fields, x0, x1, torch.Generator().manual_seed(3))
+    again = losses(config, fields, x0, x1, torch.Generator().manual_seed(3))
+    assert torch.equal(first[0]["n"], again[0]["n"])
+    assert 0.2 < first[2].max() <= 0.25
+    assert 0.9 < first[1].max() <= 1.0
+
+
+def test_learning_rate_warms_up_and_follows_the_cosine():
+    config = replace(CONFIG, steps=100, lr=1.0, warmup=10, schedule="cosine")
+    assert learning_rate(config, 4) == pytest.approx(0.5, abs=0.01)
+    assert learning_rate(config, 50) == pytest.approx(0.5)
+    assert learning_rate(config, 99) == pytest.approx(0.0, abs=1e-3)
+    assert learning_rate(replace(config, schedule="constant"), 99) == 1.0
+
+
+def test_previews_are_drawn_from_the_test_split(prepared, tmp_path):
+    train(replace(CONFIG, steps=3, preview_every=3), prepared, tmp_path)
+    assert (tmp_path / "previews" / "step_00000003.png").stat().st_size > 1000
