@@ -5,7 +5,8 @@
 It trains FLOW and BI-FLOW alike, streams held-out videos with both, forward and backward, prints how far the frames
 stray from the moons, and draws what Fig. 2 of Liu & Ritschel, *Generative Video Bi-flow* (ICCV 2025), sketches. A flow
 between frames never saw a point beside the moons, so that nothing takes it back once it erred; BI-FLOW also learned to
-remove noise, which does. Everything but the points and the tiny network is the library's own.
+remove noise, which does. (Solved backward, FLOW undoes itself: what pushes off the moons in one direction pulls towards
+them in the other. Removing noise pulls in both.) Everything but the points and the tiny network is the library's own.
 """
 
 import argparse
@@ -28,8 +29,8 @@ EPS = 0.1  # noise added to a frame before the next is solved, in BI-FLOW's stre
 def moon(which: Tensor, phase: Tensor) -> Tensor:
     """Points (..., 2) at a phase (one turn: 1) of moon 0 or 1, each the closed outline of a crescent."""
     angle = math.pi / 2 * (1 + torch.cos(2 * math.pi * phase))
-    radius = 2 - 0.8 * torch.sin(2 * math.pi * phase)
-    x = torch.stack([radius * torch.cos(angle) - 1, radius * torch.sin(angle) - 0.2], -1)
+    radius = 2 + 0.8 * torch.sin(2 * math.pi * phase)
+    x = torch.stack([radius * torch.cos(angle) - 1, radius * torch.sin(angle) + 0.2], -1)
     return torch.where(which[..., None] == 0, x, -x)  # the second is the first, turned by half a turn
 
 
@@ -44,9 +45,8 @@ class Network(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        sizes = [14, width, width, width]
-        layers = [m for i, o in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(i, o), nn.SiLU())]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 4))
+        hidden = [m for size in (14, width, width) for m in (nn.Linear(size, width), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, 4))
 
     def forward(self, x: Tensor, t: Tensor, alpha: Tensor | None = None) -> Fields:
         alpha = torch.zeros_like(t) if alpha is None else alpha  # FLOW knows no noise
@@ -70,14 +70,13 @@ def train(method: str, clips: Tensor, steps: int, seed: int) -> Network:
         x0, x1 = clips[video, frame], clips[video, frame + 1]  # a frame and its next, (x0, x1) ~ P(X0, X1)
         t, alpha = torch.rand(2, batch, generator=generator)
         n = torch.randn(batch, 2, generator=generator)
-        if method == "noise":
-            terms = flow_loss(network, n, x1, t)  # Eq. (1): from noise to any frame
-        elif method == "flow":
-            terms = flow_loss(network, x0, x1, t)  # Eq. (3): from a frame to the next
+        if method == "flow":
+            loss = flow_loss(network, x0, x1, t)["v"]  # Eq. (3): from a frame to the next
         else:
-            terms = biflow_loss(network, x0, x1, n, t, alpha)  # Eq. (5): that, off the lines too, and denoise
+            terms = biflow_loss(network, x0, x1, n, t, alpha)  # Eq. (5): that off the lines too, and back to them
+            loss = terms["v"] + terms["n"]
         optimizer.zero_grad()
-        torch.stack([*terms.values()]).sum(0).mean().backward()
+        loss.mean().backward()
         optimizer.step()
         schedule.step()
     return network
@@ -85,14 +84,14 @@ def train(method: str, clips: Tensor, steps: int, seed: int) -> Network:
 
 @torch.no_grad()
 def stream(network: Network, first: Tensor, frames: int, eps: float, *, backward: bool = False) -> Tensor:
-    """(b, frames + 1, 2): `first` and the frames solved from it, each from the one before. For images: biflow.stream."""
+    """(b, frames + 1, 2): `first`, then each frame solved from the one before. For images it is `biflow.stream`."""
     generator = torch.Generator().manual_seed(1)
     curve, k0, k1 = (backward_line(eps), 1.0, 0.0) if backward else (forward_line(eps), 0.0, 1.0)
     field = field_along(network, curve)  # Eq. (8); with eps = 0 it is f^v alone, Eq. (7)
     made = [first]
     for _ in range(frames):
         noisy = made[-1] + eps * torch.randn(first.shape, generator=generator)
-        made.append(solve(field, noisy, k0, k1, solver=Solver("heun", steps=3)).x)  # Eq. (9)
+        made.append(solve(field, noisy, k0, k1, solver=Solver("heun", steps=2)).x)  # Eq. (9)
     return torch.stack(made, 1)
 
 
@@ -103,94 +102,123 @@ def distance(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(out: Path, networks: dict[str, Network], clips: Tensor, streamed: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Top row: Fig. 2 of the paper, here learned. Bottom row: what comes of it."""
-    gray, blue, red, orange = "#d4d4d4", "#1f6fb4", "#d1342b", "#e07b00"
-    plt.rcParams.update({"font.size": 11, "axes.titlesize": 11.5, "axes.titlelocation": "left"})
-    fig, axes = plt.subplot_mosaic([["a", "b", "c", "d"], ["e", "f", "g", "g"]], figsize=(17, 8.6), layout="constrained")
+def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Top row: Fig. 2 of the paper with learned fields. Bottom row: what they do over many frames."""
+    gray, blue, red, orange = "#d9d9d9", "#1f6fb4", "#d1342b", "#e07b00"
+    plt.rcParams.update({"font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left"})
+    fig, axes = plt.subplot_mosaic("abcd;efgg", figsize=(17, 8.4), layout="constrained")
     generator = torch.Generator().manual_seed(2)
     outline = moon(torch.tensor([[0], [1]]), torch.linspace(0, 1, 200))
-    for name in "abcdef":
-        axes[name].set(xticks=[], yticks=[], aspect="equal", xlim=(-4.6, 4.6), ylim=(-4.2, 4.2))
     for name in "abef":
+        axes[name].set(xlim=(-4.3, 4.3), ylim=(-4.3, 4.3))
         for one in outline:
-            axes[name].plot(*one.T, color="0.75" if name in "ab" else "0.35", lw=1.2, zorder=1)
+            axes[name].plot(*one.T, color="0.7", lw=5 if name in "ef" else 1.2, zorder=0)
+    for name in "abcdef":
+        axes[name].set(xticks=[], yticks=[], aspect="equal")
 
-    ax = axes["a"]
-    ax.set_title("a)  Flow matching, Eq. (1): from noise to a frame")
-    field, path = field_along(networks["noise"], forward_line(0)), [torch.randn(160, 2, generator=generator)]
-    for i in range(20):
-        path.append(solve(field, path[-1], i / 20, (i + 1) / 20, solver=Solver("heun", steps=1)).x)
-    lines = torch.stack(path, 1)
-    ax.plot(*lines.permute(2, 1, 0), color=blue, lw=0.6, alpha=0.45)
-    ax.scatter(*lines[:, 0].T, s=12, color="0.6", label="noise", zorder=2)
-    ax.scatter(*lines[:, -1].T, s=12, color="k", label="solved to t = 1", zorder=3)
-    ax.legend(loc="lower left", frameon=False)
+    axes["a"].set_title("a)  Flow matching, Eq. (1): noise to frame")
+    pairs = torch.stack([torch.randn(60, 2, generator=generator), clips[:60, 0]], 1)  # no two belong together
+    axes["a"].plot(*pairs.permute(2, 1, 0), color=blue, lw=0.7, alpha=0.4)
+    axes["a"].scatter(*pairs[:, 0].T, s=16, color="w", edgecolor="0.4", zorder=2, label="noise")
+    axes["a"].scatter(*pairs[:, 1].T, s=16, color="k", zorder=3, label="a random frame")
+    axes["a"].legend(loc="upper right", frameon=False)
 
-    # Four frames in a row, x0 … x3, on the flank of a moon, and the links between them
-    frames = moon(torch.zeros(4), 0.16 + torch.arange(4) / PERIOD)
-    middle = frames.mean(0)
-    ax = axes["b"]
-    ax.set_title("b)  A video: a point that walks around a moon")
-    for start in (moon(torch.zeros(PERIOD), 0.16 + torch.arange(PERIOD) / PERIOD), clips[1]):
-        ax.scatter(*start.T, s=16, color="0.6", zorder=2)
-    ax.scatter(*frames.T, s=30, color="k", zorder=3)
+    # Four frames in a row on the outside of a moon, and the window around them that c) and d) show.
+    frames = moon(torch.zeros(4), 0.19 + torch.arange(4) / PERIOD)
+    middle = frames.mean(0) - torch.tensor([0.0, 0.3])
+    (left, low), (right, high) = (middle - 1.75).tolist(), (middle + 1.75).tolist()
+    axes["b"].set_title(f"b)  Videos: a point walks a moon in {PERIOD} frames")
+    axes["b"].scatter(*clips[:2].flatten(0, 1).T, s=16, color="0.6", zorder=2)
+    axes["b"].add_patch(plt.Rectangle((left, low), 3.5, 3.5, fill=False, ls=":", color="0.4"))
+    axes["b"].annotate("c, d", (right, low), (-4, 5), textcoords="offset points", ha="right", color="0.4")
 
-    ax = axes["c"]
-    ax.set_title("c)  FLOW, Eq. (3): trained on the lines alone")
-    ax = axes["d"]
-    ax.set_title("d)  BI-FLOW, Eq. (5): trained off the lines too")
-    window = {"xlim": (middle[0] - 1.7, middle[0] + 1.7), "ylim": (middle[1] - 1.55, middle[1] + 1.55)}
-    x0, x1 = clips[:, :-1].reshape(-1, 2), clips[:, 1:].reshape(-1, 2)
+    x0, x1 = clips[:, :-1].repeat(4, 1, 1).flatten(0, 1), clips[:, 1:].repeat(4, 1, 1).flatten(0, 1)
     t, alpha = torch.rand(2, len(x0), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    for name, level in (("c", 0 * alpha), ("d", alpha)):
-        ax = axes[name]
-        ax.set(**window)
-        ax.scatter(*bilinear(x0, x1, noise, t, level).T, s=14, color=gray, lw=0, zorder=0)  # seen in training, Eq. (4)
-        ax.plot(*frames.T, "ko-", ms=7, lw=1.6, zorder=4)
-        for i, frame in enumerate(frames):
-            ax.annotate(f"$x^{i}$", frame.tolist(), (7, 6), textcoords="offset points", fontsize=13, zorder=5)
+    seen = {
+        "c": bilinear(x0, x1, x0, t, 0 * t),
+        "d": bilinear(x0, x1, torch.randn(x0.shape, generator=generator), t, alpha),
+    }
+    for name, points in seen.items():
+        axes[name].set(xlim=(left, right), ylim=(low, high))
+        axes[name].scatter(*points.T, s=20, color=gray, lw=0, zorder=0)  # where training asked for the field
+    for name in "bcd":
+        axes[name].plot(*frames.T, "ko-", ms=4 if name == "b" else 7, lw=1.5, zorder=4)
+    for name in "cd":
+        for i, (x, y) in enumerate(frames.tolist()):
+            axes[name].annotate(
+                f"$x^{i}$", (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=14, zorder=7
+            )
 
-    # c: f^v beside the links; d: the same for noised points, and -alpha f^n, which takes the noise off
-    a, b = frames[:-1].repeat_interleave(3, 0), frames[1:].repeat_interleave(3, 0)
-    t = torch.tensor([0.1, 0.45, 0.8]).repeat(3)
-    normal = (b - a).flip(1) * torch.tensor([1.0, -1.0]) / (b - a).norm(dim=1, keepdim=True)
-    arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.006, "zorder": 3}
+    # c: f^v on the lines, and beside them, where it was never trained
+    a, b = frames[:-1].repeat_interleave(2, 0), frames[1:].repeat_interleave(2, 0)
+    t = torch.tensor([0.25, 0.75]).repeat(3)
+    side = (b - a).flip(1) * torch.tensor([-1.0, 1.0]) / (b - a).norm(dim=1, keepdim=True)
+    arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.007, "zorder": 5}
     for offset in (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9):
-        x = bilinear(a, b, normal, t, torch.full_like(t, offset))
-        v = 0.45 * networks["flow"](x, t).v
-        axes["c"].quiver(*x.T, *v.T, color=blue, alpha=1.0 if offset == 0 else 0.4, **arrow)
-    fig.savefig(out, dpi=130)
+        x = bilinear(a, b, side, t, torch.full_like(t, offset))
+        v = 0.4 * networks["flow"](x, t).v
+        axes["c"].quiver(*x.T, *v.T, color=blue, alpha=0.35 if offset else 1, **arrows)
+    axes["c"].plot([], [], color=blue, lw=2.5, label="$f^v$ (pale: never trained)")
+    axes["c"].set_title("c)  FLOW: frame to frame, Eq. (3)")
+    # d: at noised points of the lines, f^v forward and -alpha f^n back to the line
+    n = side * torch.tensor([1.4, -1.0, 1.5, -1.0, 1.2, -0.8])[:, None] + 0.2 * (b - a)
+    alpha = torch.full_like(t, 0.4)
+    x = bilinear(a, b, n, t, alpha)
+    v_hat, n_hat = networks["biflow"](x, t, alpha)
+    axes["d"].scatter(*x.T, s=30, color="w", edgecolor="k", zorder=6)
+    axes["d"].quiver(*x.T, *(0.6 * v_hat).T, color=blue, **arrows, label="$f^v$, forward")
+    axes["d"].quiver(*x.T, *(-alpha[:, None] * n_hat).T, color=red, **arrows, label=r"$-\alpha f^n$, denoise")
+    axes["d"].legend(loc="lower left", framealpha=0.9)
+    axes["c"].scatter([], [], s=60, color=gray, label="seen in training")
+    axes["c"].legend(loc="lower left", framealpha=0.9)
+    axes["d"].set_title("d)  BI-FLOW: and back from noise, Eq. (5)")
+
+    shown = 150
+    for name, run, color in (("e", "FLOW", orange), ("f", f"BI-FLOW, eps {EPS:g}", blue)):
+        for video in streams[run][0][:2, : shown + 1]:
+            axes[name].plot(*video.T, "o-", color=color, ms=2.5, lw=0.7, alpha=0.8)
+            axes[name].plot(*video[0], "o", color="k", ms=7, zorder=5)
+        axes[name].set_title(f"{name})  {run}: two streams, {shown} frames")
+    colors = dict(zip(streams, (orange, "#8ab8dc", blue, "#0b2f57"), strict=True))
+    for run, both in streams.items():
+        for x, style in zip(both, ("-", ":"), strict=True):
+            axes["g"].semilogy(
+                distance(x).mean(0)[1:], style, color=colors[run], lw=1.8, label=run if style == "-" else None
+            )
+    axes["g"].plot([], [], "k:", label="streamed backward in time")
+    axes["g"].set_title("g)  Distance from the moons, mean of 32 held-out videos")
+    axes["g"].set(xlabel="frame", xlim=(0, len(streams["FLOW"][0][0])))
+    axes["g"].legend(ncols=2, frameon=False)
+    axes["g"].spines[["top", "right"]].set_visible(False)
+    fig.savefig(out, dpi=110)
     plt.close(fig)
 
 
 def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
-    """Returns the mean distance over the last 50 frames, forward and backward, that it prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Returns what it prints: each run's mean distance from the moons at the end, forward and backward in time."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/two_moons.png"))
-    parser.add_argument("--steps", type=int, default=2000, help="of training")
+    parser.add_argument("--steps", type=int, default=2500, help="of training")
     parser.add_argument("--frames", type=int, default=300, help="to stream")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(args)
     begun = time.perf_counter()
     generator = torch.Generator().manual_seed(options.seed)
     clips, held_out = videos(400, generator), videos(32, generator)
-    networks = {method: train(method, clips, options.steps, options.seed) for method in ("noise", "flow", "biflow")}
-    print(f"trained in {time.perf_counter() - begun:.1f} s", flush=True)
-    runs = {"FLOW": ("flow", 0.0)} | {f"BI-FLOW, eps {eps:g}": ("biflow", eps) for eps in (0.0, 0.05, EPS, 0.2)}
-    streamed, result = {}, {}
-    for name, (method, eps) in runs.items():
-        both = [stream(networks[method], held_out[:, 0], options.frames, eps, backward=back) for back in (False, True)]
-        streamed[name] = both
-        d = [distance(x).mean(0) for x in both]
-        result[name] = tuple(x[-50:].mean().item() for x in d)
-        print(f"{name:18}", " ".join(f"{d[0][i]:.3f}/{d[1][i]:.3f}" for i in (1, 10, 50, 100, 200, options.frames)), result[name], flush=True)
-    print(f"streamed in {time.perf_counter() - begun:.1f} s")
+    networks = {method: train(method, clips, options.steps, options.seed) for method in ("flow", "biflow")}
+    print(f"Distance from the moons over the last 50 of {options.frames} frames (from frame to frame it is 0.56):")
+    runs = {"FLOW": ("flow", 0.0)} | {f"BI-FLOW, eps {eps:g}": ("biflow", eps) for eps in (0.0, EPS, 2 * EPS)}
+    streams, ends = {}, {}
+    for run, (method, eps) in runs.items():
+        first = held_out[:, 0]
+        both = [stream(networks[method], first, options.frames, eps, backward=back) for back in (False, True)]
+        streams[run] = both
+        ends[run] = tuple(distance(x[:, -50:]).mean().item() for x in both)
+        print(f"  {run:16} forward {ends[run][0]:7.3f}   backward {ends[run][1]:7.3f}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(options.out, networks, clips, streamed)
-    print(f"{options.out}, {time.perf_counter() - begun:.1f} s")
-    return result
+    draw(options.out, networks, clips, streams)
+    print(f"{options.out}, after {time.perf_counter() - begun:.0f} s")
+    return ends
 
 
 if __name__ == "__main__":

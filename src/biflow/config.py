@@ -63,6 +63,10 @@ class TrainConfig:
         clip: largest norm of the gradient.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
+        v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).
+            None: the rms of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does.
+            1 is the paper's plain sum; adjacent frames differ by so little (some 1 % of the noise's variance) that f^v
+            then learns almost nothing in a run of a few hours.
         precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX).
         compile: compile the network with torch.compile; the first step then takes minutes.
         seed: of the initial weights, the order of the pairs and the noise.
@@ -82,6 +86,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.9999
     alpha_max: float = 1.0
+    v_scale: float | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     seed: int = 0
@@ -98,6 +103,8 @@ class TrainConfig:
         for name in ("lr", "clip", "alpha_max"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+        if self.v_scale is not None and not self.v_scale > 0:
+            raise UserError(f"v_scale is {self.v_scale}, but must be positive, or left out to be measured.")
         if not 0 <= self.ema < 1:
             raise UserError(f"ema is {self.ema}, but must be in [0, 1).")
         if self.eps < 0:

@@ -68,6 +68,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         size: (height, width) of the frames it was trained on.
         eps: the noise level that streams best with this model, the default of `biflow sample`.
         fps: the frame rate of the videos it was trained on, if known.
+        v_scale: unit of the f^v head: its output is multiplied by this.
     """
 
     @register_to_config
@@ -78,6 +79,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
         size: Sequence[int] = (64, 64),
         eps: float = 0.1,
         fps: float | None = None,
+        v_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if method not in METHODS:
@@ -88,7 +90,7 @@ class VideoUNet(ModelMixin, ConfigMixin):
             network = NetworkConfig(**{**lists, **tuples})
         check_size(network, *size)
         self.register_to_config(network=asdict(network), size=list(size))
-        self.network, self.method = network, method
+        self.network, self.method, self.v_scale = network, method, v_scale
         heads, frames_in = (2 if method == "biflow" else 1), (2 if method == "condiff" else 1)
         if network.pair and method == "biflow":
             self.nets = nn.ModuleList(_unet(network, frames_in, 1, True) for _ in range(2))
@@ -110,7 +112,8 @@ class VideoUNet(ModelMixin, ConfigMixin):
         labels = alpha * scale if alpha is not None and self.method == "biflow" else None
         out = torch.cat([net(x, t * scale, class_labels=labels, return_dict=False)[0] for net in self.nets], dim=1)
         out = F.pixel_shuffle(out, patch) if patch > 1 else out
-        return Fields(*out.chunk(2, dim=1)) if self.method == "biflow" else Fields(out)
+        v, n = out.chunk(2, dim=1) if self.method == "biflow" else (out, None)
+        return Fields(v * self.v_scale, n)
 
 
 def weights_file(folder: Path, *, ema: bool = True) -> Path:
@@ -133,7 +136,7 @@ def load_model(folder: Path | str, *, ema: bool = True) -> VideoUNet:
         raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
     try:
         settings = json.loads(config.read_text())
-        names = ("method", "network", "size", "eps", "fps")
+        names = ("method", "network", "size", "eps", "fps", "v_scale")
         model = VideoUNet(**{k: settings[k] for k in names if k in settings})
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{config} does not describe a biflow model: {error}") from error

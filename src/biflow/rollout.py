@@ -126,6 +126,8 @@ def denoise(
     model: VideoUNet, x: Float[Tensor, "b 3 h w"], t: float, alpha: float, *, solver: Solver | None = None
 ) -> tuple[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]]:
     """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)"""
+    if model.method != "biflow":
+        raise UserError(f"Denoising needs a BI-FLOW model: this one was trained with {model.method}.")
     field = model_field(model, paths.denoising_line(t, alpha))
     solution = solve(field, x, 0.0, 1.0, solver=solver or Solver())
     return solution.x, solution.nfe

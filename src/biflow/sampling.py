@@ -124,7 +124,8 @@ def sample(
     model = load_model(folder)
     model.to(device=device())
     solver = solver or Solver()
-    start = first_frames(first or folder / "first", model.config["size"], samples, seed)
+    height, width = model.config["size"]
+    start = first_frames(first or folder / "first", (height, width), samples, seed)
     frames = frames * fps_factor
     rate = (fps or model.config["fps"] or 25.0) * fps_factor
     done = _Done()

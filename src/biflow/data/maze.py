@@ -13,6 +13,8 @@ import random
 import struct
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from biflow.errors import UserError
+from biflow.files import write_json
 
 CELL = 128  # side of a grid cell and height of a wall, in map units
-THRUST = 25  # gives about 7.7 map units a frame against Doom's friction
-MAX_TURN = 6.0  # degrees a frame
-WALLS = ("BRICK7", "GSTONE1", "REDWALL")  # one a maze, so that a frame tells what its next one is made of
-FLOOR, CEILING = "FLAT5_4", "CEIL5_1"
+THRUST = 17  # gives about 5 map units a frame against Doom's friction
+MAX_TURN = 4.0  # degrees a frame
+# Smooth surfaces: the edges between them carry the motion, and fine patterns would only hide it at 64x64. One wall a
+# maze, so that a frame tells what its next one is made of.
+WALLS = ("COMPBLUE", "BRICK4")
+FLOOR, CEILING = "FLAT19", "CEIL5_1"
 EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 
@@ -166,19 +171,24 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
     return images, actions[: frames - 1]
 
 
-def render(dst: Path, *, clips: int = 240, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+def render(dst: Path, *, clips: int = 200, frames: int = 150, size: int = 64, seed: int = 0) -> None:
     """Write `clips` walks as folders of PNG frames under `dst`, with `actions.json` beside them. Resumes."""
     dst.mkdir(parents=True, exist_ok=True)
     actions_path = dst / "actions.json"
     actions = json.loads(actions_path.read_text()) if actions_path.exists() else {}
-    for clip in tqdm(range(clips), desc="rendering mazes", unit="clip"):
-        name = f"clip_{clip:04d}"
-        if name in actions:
-            continue
-        images, actions[name] = walk(seed * 100_000 + clip, frames=frames, size=size)
-        (dst / name).mkdir(exist_ok=True)
-        for index, image in enumerate(images):
-            image.save(dst / name / f"{index:06d}.png")
-        partial = actions_path.with_suffix(".tmp")
-        partial.write_text(json.dumps(actions))
-        partial.replace(actions_path)
+    names = {f"clip_{clip:04d}": seed * 100_000 + clip for clip in range(clips)}
+    missing = {name: walk_seed for name, walk_seed in names.items() if name not in actions}
+    # Spawned, not forked: a game engine does not survive a fork of its parent's threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(_write_walk, dst / name, s, frames, size): name for name, s in missing.items()}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering mazes", unit="clip"):
+            actions[jobs[job]] = job.result()
+            write_json(actions_path, dict(sorted(actions.items())), indent=None)
+
+
+def _write_walk(folder: Path, seed: int, frames: int, size: int) -> list[tuple[float, float]]:
+    images, actions = walk(seed, frames=frames, size=size)
+    folder.mkdir(exist_ok=True)
+    for index, image in enumerate(images):
+        image.save(folder / f"{index:06d}.png")
+    return actions

@@ -50,9 +50,9 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
         raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
     pairs = FramePairs(data, split="train")
     torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
-    model = VideoUNet(
-        config.method, config.network, pairs.size, eps=config.eps if config.method == "biflow" else 0.0, fps=pairs.fps
-    )
+    v_scale = 1.0 if config.method == "condiff" else config.v_scale or rms_change(pairs)
+    eps = config.eps if config.method == "biflow" else 0.0
+    model = VideoUNet(config.method, config.network, pairs.size, eps=eps, fps=pairs.fps, v_scale=v_scale)
     ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     model.to(accelerator.device)
@@ -93,7 +93,8 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
                 generator = _generator(accelerator.device, config.seed, step, accelerator.process_index, part)
                 with accelerator.autocast():
                     terms, t, alpha = losses(config, network, x0, x1, generator)
-                loss = torch.stack([term.mean() for term in terms.values()]).sum()
+                weights = {"v": v_scale**-2, "n": 1.0}
+                loss = torch.stack([weights[name] * term.mean() for name, term in terms.items()]).sum()
                 accelerator.backward(loss / config.accumulate)
                 log.add(terms, t, alpha)
                 finite &= torch.isfinite(loss)
@@ -136,6 +137,13 @@ def losses(
         return objectives.biflow_loss(network, x0, x1, n, t, alpha), t, alpha
     # CONDIFF has one time, from noise to the next frame; it is logged as t.
     return objectives.condiff_loss(network, x0, x1, n, t), t, torch.zeros_like(t)
+
+
+def rms_change(pairs: FramePairs, samples: int = 512) -> float:
+    """Root mean square of x1 - x0 over (at most `samples`, evenly spread) pairs of a set, in [-1, 1] units."""
+    picks = np.linspace(0, len(pairs) - 1, min(samples, len(pairs))).round().astype(int)
+    x0, x1 = to_float(pairs.batch(picks)).unbind(1)
+    return max((x1 - x0).square().mean().sqrt().item(), 1e-3)  # positive for a still video too
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
