@@ -30,7 +30,7 @@ def moon(which: Tensor, phase: Tensor) -> Tensor:
     """Points (..., 2) at a phase (one turn: 1) of moon 0 or 1, each the closed outline of a crescent."""
     angle = math.pi / 2 * (1 + torch.cos(2 * math.pi * phase))
     radius = 2 + 0.8 * torch.sin(2 * math.pi * phase)
-    x = torch.stack([radius * torch.cos(angle) - 1, radius * torch.sin(angle) + 0.2], -1)
+    x = torch.stack([radius * torch.cos(angle) + 1, radius * torch.sin(angle) + 0.4], -1)
     return torch.where(which[..., None] == 0, x, -x)  # the second is the first, turned by half a turn
 
 
@@ -45,14 +45,14 @@ class Network(nn.Module):
 
     def __init__(self, width: int = 64):
         super().__init__()
-        hidden = [m for size in (14, width, width) for m in (nn.Linear(size, width), nn.SiLU())]
+        hidden = [m for size in (16, width, width) for m in (nn.Linear(size, width), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 4))
 
     def forward(self, x: Tensor, t: Tensor, alpha: Tensor | None = None) -> Fields:
         alpha = torch.zeros_like(t) if alpha is None else alpha  # FLOW knows no noise
         waves = torch.cat([x / 2, x, 2 * x], 1)
         numbers = torch.stack([t, (alpha + 0.02).log()], 1)
-        return Fields(*self.layers(torch.cat([waves.sin(), waves.cos(), numbers], 1)).chunk(2, 1))
+        return Fields(*self.layers(torch.cat([x, waves.sin(), waves.cos(), numbers], 1)).chunk(2, 1))
 
 
 def train(method: str, clips: Tensor, steps: int, seed: int) -> Network:
@@ -110,7 +110,7 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
     generator = torch.Generator().manual_seed(2)
     outline = moon(torch.tensor([[0], [1]]), torch.linspace(0, 1, 200))
     for name in "abef":
-        axes[name].set(xlim=(-4.3, 4.3), ylim=(-4.3, 4.3))
+        axes[name].set(xlim=(-4.4, 4.4), ylim=(-4.4, 4.4))
         for one in outline:
             axes[name].plot(*one.T, color="0.7", lw=5 if name in "ef" else 1.2, zorder=0)
     for name in "abcdef":
@@ -121,16 +121,16 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
     axes["a"].plot(*pairs.permute(2, 1, 0), color=blue, lw=0.7, alpha=0.4)
     axes["a"].scatter(*pairs[:, 0].T, s=16, color="w", edgecolor="0.4", zorder=2, label="noise")
     axes["a"].scatter(*pairs[:, 1].T, s=16, color="k", zorder=3, label="a random frame")
-    axes["a"].legend(loc="upper right", frameon=False)
+    axes["a"].legend(loc="upper left", frameon=False)
 
     # Four frames in a row on the outside of a moon, and the window around them that c) and d) show.
     frames = moon(torch.zeros(4), 0.19 + torch.arange(4) / PERIOD)
-    middle = frames.mean(0) - torch.tensor([0.0, 0.3])
+    middle = frames.mean(0) - torch.tensor([0.0, 0.4])
     (left, low), (right, high) = (middle - 1.75).tolist(), (middle + 1.75).tolist()
     axes["b"].set_title(f"b)  Videos: a point walks a moon in {PERIOD} frames")
     axes["b"].scatter(*clips[:2].flatten(0, 1).T, s=16, color="0.6", zorder=2)
     axes["b"].add_patch(plt.Rectangle((left, low), 3.5, 3.5, fill=False, ls=":", color="0.4"))
-    axes["b"].annotate("c, d", (right, low), (-4, 5), textcoords="offset points", ha="right", color="0.4")
+    axes["b"].annotate("c, d", (right, high), (5, -11), textcoords="offset points", color="0.4")
 
     x0, x1 = clips[:, :-1].repeat(4, 1, 1).flatten(0, 1), clips[:, 1:].repeat(4, 1, 1).flatten(0, 1)
     t, alpha = torch.rand(2, len(x0), generator=generator)
@@ -178,7 +178,7 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
         for video in streams[run][0][:2, : shown + 1]:
             axes[name].plot(*video.T, "o-", color=color, ms=2.5, lw=0.7, alpha=0.8)
             axes[name].plot(*video[0], "o", color="k", ms=7, zorder=5)
-        axes[name].set_title(f"{name})  {run}: two streams, {shown} frames")
+        axes[name].set_title(f"{name})  {run}: {shown} frames, twice")
     colors = dict(zip(streams, (orange, "#8ab8dc", blue, "#0b2f57"), strict=True))
     for run, both in streams.items():
         for x, style in zip(both, ("-", ":"), strict=True):
@@ -187,7 +187,7 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
             )
     axes["g"].plot([], [], "k:", label="streamed backward in time")
     axes["g"].set_title("g)  Distance from the moons, mean of 32 held-out videos")
-    axes["g"].set(xlabel="frame", xlim=(0, len(streams["FLOW"][0][0])))
+    axes["g"].set(xlabel="frame", xlim=(0, len(streams["FLOW"][0][0])), ylim=(2e-3, None))
     axes["g"].legend(ncols=2, frameon=False)
     axes["g"].spines[["top", "right"]].set_visible(False)
     fig.savefig(out, dpi=110)

@@ -17,6 +17,6 @@ def test_two_moons_flow_leaves_and_biflow_stays(tmp_path):
     rows = [line.split(" forward ") for line in printed.splitlines() if " forward " in line]
     forward = {run.strip(): float(rest.split()[0]) for run, rest in rows}
     backward = {run.strip(): float(rest.split()[-1]) for run, rest in rows}
-    assert forward["BI-FLOW, eps 0.1"] < 0.2 < 2 * forward["BI-FLOW, eps 0.1"] + 0.2 < forward["FLOW"]
-    assert backward["BI-FLOW, eps 0.1"] < 0.2
+    assert 3 * forward["BI-FLOW, eps 0.1"] < forward["FLOW"]
+    assert max(forward["BI-FLOW, eps 0.1"], backward["BI-FLOW, eps 0.1"]) < 0.15
     assert out.stat().st_size > 10_000

@@ -307,18 +307,12 @@ def test_nfe_is_each_samples_own():
 
 
 def test_a_frame_starts_from_the_step_that_the_last_one_ended_on():
-    # The same field for every frame: only the first one has to find its step size. The reference looks for it anew.
-    for solver, reuses in ((Solver(), True), (Solver(reference=True), False)):
-        swinging = Stub("flow", lambda x, t, *_: torch.cos(40 * t) + 0 * x)
-        frames = stream(swinging, torch.zeros(1, 3, *SIZE), generators=generators(1), solver=solver)
-        one, two = (frame.nfe.item() for frame in islice(frames, 2))
-        starts = [i for i, (_, t, *_) in enumerate(swinging.calls) if t.item() == 0]
-        second_steps = [swinging.calls[i + 1][1].item() for i in starts]
-        if reuses:
-            assert two < one
-            assert second_steps[0] == 1 > second_steps[-1]
-        else:
-            assert two > 4
+    swinging = Stub("flow", lambda x, t, *_: torch.cos(40 * t) + 0 * x)
+    list(islice(stream(swinging, torch.zeros(1, 3, *SIZE), generators=generators(1)), 2))
+    times = [t.item() for _, t, *_ in swinging.calls]
+    first, second = (i for i, t in enumerate(times) if t == 0)
+    assert times[first + 1] == 1  # the whole interval is tried, and found too long
+    assert times[second + 1] < 0.2
 
 
 @pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])

@@ -2,8 +2,8 @@
 
 Each map is a random maze without dead ends, written as a UDMF level and rendered by ViZDoom with Freedoom's textures.
 The walker keeps to the middle of the corridors and looks where it goes; at a junction it goes straight on if it can,
-else right, else left. The next frame thus follows from the current one, which is all that a model with a context of one
-frame can use. Needs the extra `maze` (`pip install "biflow[maze]"`).
+else right, and it starts where that rule never leads into a left turn. So the next frame follows from the current one,
+which is all that a model with a context of one frame can use. Needs the extra `maze` (`pip install "biflow[maze]"`).
 """
 
 import json
@@ -14,6 +14,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from biflow.errors import UserError
 from biflow.files import write_json
 
 CELL = 128  # side of a grid cell and height of a wall, in map units
-THRUST = 17  # gives about 5 map units a frame against Doom's friction
+THRUST, STEP = 17, 5.3  # a thrust of 17 gives steps of at most 5.3 map units a frame against Doom's friction
 MAX_TURN = 4.0  # degrees a frame
 # Smooth surfaces: the edges between them carry the motion, and fine patterns would only hide it at 64x64. One wall a
 # maze, so that a frame tells what its next one is made of.
@@ -67,15 +68,28 @@ def _ways(open_cells: set[Cell], cell: Cell) -> list[Cell]:
 
 
 def route(open_cells: set[Cell], start: Cell, heading: Cell) -> Iterator[Cell]:
-    """Cells of an endless walk from `start`: straight on if open, else right, else left, else back."""
+    """Cells of a walk from `start`: straight on if open, else right; it ends where neither is."""
     cell, (dx, dy) = start, heading
     while True:
         yield cell
-        for turn in ((dx, dy), (dy, -dx), (-dy, dx), (-dx, -dy)):
-            if (cell[0] + turn[0], cell[1] + turn[1]) in open_cells:
-                dx, dy = turn
-                break
+        ways = _ways(open_cells, cell)
+        if (dx, dy) not in ways:
+            dx, dy = dy, -dx
+            if (dx, dy) not in ways:
+                return
         cell = (cell[0] + dx, cell[1] + dy)
+
+
+def plan(rng: random.Random, rooms: int, cells: int) -> tuple[set[Cell], list[Cell], Cell]:
+    """A maze, and in it a walk of `cells` cells that the rule of `route` allows, with its first heading."""
+    while True:
+        open_cells = carve(rng, rooms)
+        starts = [(cell, way) for cell in sorted(open_cells) for way in _ways(open_cells, cell)]
+        rng.shuffle(starts)
+        for start, heading in starts:
+            walk = list(islice(route(open_cells, start, heading), cells))
+            if len(walk) == cells:
+                return open_cells, walk, heading
 
 
 def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, rng: random.Random) -> None:
@@ -141,17 +155,16 @@ def _game(level: Path) -> Any:
 def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Image.Image], list[tuple[float, float]]]:
     """One walk: `frames` RGB images of size² and, for each but the last, (forward units, turn in degrees, left > 0)."""
     rng = random.Random(seed)
-    open_cells = carve(rng, rooms)
-    start = rng.choice(sorted(cell for cell in open_cells if cell[0] % 2 and cell[1] % 2))
-    heading = rng.choice(_ways(open_cells, start))
+    skip = rng.randrange(10, 40)  # get up to speed, and start anywhere along a corridor
+    longest = (skip + frames) * STEP / CELL + 3  # cells, the last ones only to look ahead
+    open_cells, cells, heading = plan(rng, rooms, math.ceil(longest))
     images, actions = [], []
     with tempfile.TemporaryDirectory() as folder:
         level = Path(folder) / "maze.wad"
-        write_level(level, open_cells, start, heading, rng)
+        write_level(level, open_cells, cells[0], heading, rng)
         game = _game(level)
-        cells = route(open_cells, start, heading)
-        target = next(cells)
-        skip = rng.randrange(10, 40)  # get up to speed, and start anywhere along a corridor
+        targets = iter(cells)
+        target = next(targets)
         for step in range(skip + frames):
             state = game.get_state()
             x, y, angle = state.game_variables
@@ -159,7 +172,7 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
                 shot = Image.fromarray(state.screen_buffer).crop((40, 0, 280, 240))
                 images.append(shot.resize((size, size), Image.Resampling.BOX))
             while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
-                target = next(cells)
+                target = next(targets)
             bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))
             turn = (bearing - angle + 180) % 360 - 180
             turn = max(-MAX_TURN, min(MAX_TURN, 0.3 * turn))
