@@ -86,6 +86,13 @@ def test_the_first_network_of_a_pair_is_v_and_the_second_n():
     assert (n == 2).all()
 
 
+@pytest.mark.parametrize("method", ["flow", "biflow"])
+def test_v_scale_is_the_unit_of_v_and_of_nothing_else(method):
+    plain, scaled = call(tiny(method)), call(tiny(method, v_scale=0.25))
+    assert torch.equal(scaled.v, 0.25 * plain.v)
+    assert scaled.n is plain.n is None if method == "flow" else torch.equal(scaled.n, plain.n)
+
+
 class PassThrough(nn.Module):
     """In place of a UNet: returns some of its input channels."""
 
@@ -204,7 +211,7 @@ def test_the_sizes_that_fit_are_those_that_run():
 @pytest.mark.parametrize("network", [TINY, RAW_TINY])
 @pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
 def test_a_saved_model_comes_back_the_same(tmp_path, method, network):
-    model = tiny(method, network, eps=0.25, fps=12.5)
+    model = tiny(method, network, eps=0.25, fps=12.5, v_scale=0.5)
     model.save_pretrained(tmp_path)
     assert {"config.json", "diffusion_pytorch_model.safetensors"} == {path.name for path in tmp_path.iterdir()}
     for loaded in (VideoUNet.from_pretrained(tmp_path), load_model(tmp_path), load_model(str(tmp_path))):
@@ -213,6 +220,7 @@ def test_a_saved_model_comes_back_the_same(tmp_path, method, network):
         assert loaded.config["size"] == [8, 8]
         assert loaded.config["eps"] == 0.25
         assert loaded.config["fps"] == 12.5
+        assert loaded.config["v_scale"] == 0.5
         assert not loaded.training
         assert same_outputs(loaded, model)
 
