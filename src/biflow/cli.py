@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import inspect
 import json
 import logging
 import re
@@ -70,7 +71,7 @@ def fetch(name: str, out: Path = Path("datasets")) -> None:
     run(name, out)
 
 
-def render(dst: Path, clips: int = 200, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+def render(dst: Path, clips: int = 120, frames: int = 150, size: int = 64, seed: int = 0) -> None:
     """Render first-person walks through mazes, the set that the shipped model was trained on (needs ViZDoom).
 
     Args:
@@ -183,7 +184,7 @@ def demo(out: Path = Path("out"), frames: int = 200, samples: int = 4, seed: int
 
 
 def import_reference(
-    weights: Path, out: Path, method: Method, width: int, size: int, shape: Literal["default", "small"] = "default"
+    weights: Path, out: Path, *, method: Method, width: int, size: int, shape: Literal["default", "small"] = "default"
 ) -> None:
     """Import a checkpoint of the paper's own code (ryushinn/ode-video) as a model of ours that gives the same frames.
 
@@ -225,6 +226,7 @@ class _Parser(ArgumentParser):
                 raise cause
             cause = cause.__cause__ or cause.__context__
         message = " ".join(message.split())
+        message = re.sub(r"Group '([\w.]+)' does not accept option '(\w+)'", r"Option '\1.\2' is not accepted", message)
         unknown = re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.\-]+)", message)
         hint = ""
         if unknown:
@@ -236,8 +238,12 @@ class _Parser(ArgumentParser):
 
 
 def _verb(function) -> _Parser:
+    parameters = inspect.signature(function).parameters.values()
+    required = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
     parser = _Parser()
-    parser.add_function_arguments(function, as_positional=True)
+    parser.add_function_arguments(function, as_positional=True, skip=set(required))
+    for name, parameter in required.items():
+        parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
     return parser
 
 

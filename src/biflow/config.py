@@ -61,8 +61,8 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
         clip: largest norm of the gradient.
-        n_weight: of the term of f^n beside that of f^v in the loss (biflow). 1 is the paper's; less lets motion come first,
-            which is the harder to learn.
+        n_weight: of the term of f^n beside that of f^v in the loss (biflow). 1 is the paper's; less lets motion come
+            first, which is the harder to learn.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
         v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).

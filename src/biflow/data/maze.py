@@ -184,7 +184,7 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
     return images, actions[: frames - 1]
 
 
-def render(dst: Path, *, clips: int = 200, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+def render(dst: Path, *, clips: int = 120, frames: int = 150, size: int = 64, seed: int = 0) -> None:
     """Write `clips` walks as folders of PNG frames under `dst`, with `actions.json` beside them. Resumes."""
     dst.mkdir(parents=True, exist_ok=True)
     actions_path = dst / "actions.json"
