@@ -165,6 +165,7 @@ def test_frames_in_between_are_denoised_and_on_the_way(direction, eps):
     for i, frame in enumerate(frames, start=1):
         assert torch.allclose(frame.x, x0 + sign * i / 4 * d, atol=1e-5)
         assert frame.time == sign * i / 4
+    assert sum(frame.nfe for frame in frames).tolist() == [len(model.calls)] * 2  # the denoising counts, too
     whole = next(stream(model, x0, **(settings | {"generators": generators()})))
     assert torch.allclose(frames[-1].x, whole.x, atol=1e-5)
     assert whole.time == sign
@@ -313,6 +314,14 @@ def test_a_frame_starts_from_the_step_that_the_last_one_ended_on():
     first, second = (i for i, t in enumerate(times) if t == 0)
     assert times[first + 1] == 1  # the whole interval is tried, and found too long
     assert times[second + 1] < 0.2
+
+
+def test_the_reference_looks_for_the_first_step_of_every_frame():
+    model = Stub("flow", constant(0.1))
+    solver = Solver(reference=True)
+    list(islice(stream(model, images(1), generators=generators(1), solver=solver), 3))
+    # Twice at t = 0 in each frame: once to choose the step, once to take it.
+    assert [t.item() for _, t, *_ in model.calls].count(0) == 6
 
 
 @pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
