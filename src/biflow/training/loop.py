@@ -240,8 +240,9 @@ def _anyone(accelerator: Accelerator, flag: bool) -> bool:
     """Whether any process raised its flag: all must leave the loop at the same step."""
     if accelerator.num_processes == 1:
         return flag
-    flags = torch.tensor([float(flag)], device=accelerator.device)
-    return bool(accelerator.reduce(flags, reduction="sum").item())
+    flags = torch.tensor(float(flag), device=accelerator.device)
+    torch.distributed.all_reduce(flags)
+    return bool(flags.item())
 
 
 def _not_finite(step: int, out: Path) -> str:
