@@ -61,8 +61,6 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         weight_decay: AdamW's decoupled weight decay.
         clip: largest norm of the gradient.
-        n_weight: of the term of f^n beside that of f^v in the loss (biflow). 1 is the paper's; less lets motion come
-            first, which is the harder to learn.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
         v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).
@@ -89,7 +87,6 @@ class TrainConfig:
     ema: float = 0.9999
     alpha_max: float = 1.0
     v_scale: float | None = None
-    n_weight: float = 1.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     seed: int = 0
@@ -103,7 +100,7 @@ class TrainConfig:
         for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("log_every", 1), ("save_every", 1)):
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
-        for name in ("lr", "clip", "alpha_max", "n_weight"):
+        for name in ("lr", "clip", "alpha_max"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
         if self.v_scale is not None and not self.v_scale > 0:

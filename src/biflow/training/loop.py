@@ -93,7 +93,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
                 generator = _generator(accelerator.device, config.seed, step, accelerator.process_index, part)
                 with accelerator.autocast():
                     terms, t, alpha = losses(config, network, x0, x1, generator)
-                weights = {"v": v_scale**-2, "n": config.n_weight}
+                weights = {"v": v_scale**-2, "n": 1.0}
                 loss = torch.stack([weights[name] * term.mean() for name, term in terms.items()]).sum()
                 accelerator.backward(loss / config.accumulate)
                 log.add(terms, t, alpha)
