@@ -133,6 +133,7 @@ def _game(level: Path) -> Any:
     game = vizdoom.DoomGame()
     game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
     game.set_doom_scenario_path(str(level))
+    game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # it would write one where we are
     game.set_doom_map("map01")
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_640X480)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
