@@ -56,10 +56,11 @@ class TrainConfig:
         steps: optimiser steps in all.
         batch: samples a step, over all processes and `accumulate` parts.
         accumulate: parts of a batch whose gradients are summed before the step.
-        lr: learning rate of AdamW after the warm-up.
+        optimizer: "adamw", the paper's, or "muon", which needs about half the steps (docs/lab-notes.md).
+        lr: learning rate after the warm-up.
         schedule: "constant", or "cosine" down to zero at `steps`.
         warmup: steps of linear warm-up.
-        weight_decay: AdamW's decoupled weight decay.
+        weight_decay: decoupled weight decay.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
@@ -79,6 +80,7 @@ class TrainConfig:
     steps: int = 200_000
     batch: int = 128
     accumulate: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-4
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0

@@ -87,6 +87,17 @@ def test_two_processes_train_on_the_batch_that_one_would(prepared, tmp_path):
     assert (state["step"], state["samples"]) == (3, 12)
 
 
+def test_muon_goes_on_to_bit_equal_parameters(prepared, tmp_path):
+    config = replace(CONFIG, optimizer="muon")
+    train(config, prepared, tmp_path / "whole")
+    train(replace(config, steps=3), prepared, tmp_path / "cut")
+    train(config, prepared, tmp_path / "cut")
+    for name in FILES:
+        whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
+
+
 def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):
     config = replace(CONFIG, steps=100_000, save_every=100_000)
     process = subprocess.Popen(

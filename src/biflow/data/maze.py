@@ -8,7 +8,6 @@ which is all that a model with a context of one frame can use. Needs the extra `
 
 import json
 import math
-import os
 import random
 import struct
 import tempfile
@@ -30,8 +29,9 @@ THRUST, STEP = 17, 5.3  # a thrust of 17 gives steps of at most 5.3 map units a 
 MAX_TURN = 4.0  # degrees a frame
 # Smooth surfaces: the edges between them carry the motion, and fine patterns would only hide it at 64x64. One wall a
 # maze, so that a frame tells what its next one is made of.
-WALLS = ("COMPBLUE", "BRICK4")
+WALLS = ("BRICK1", "BRICK4", "BROWNGRN")
 FLOOR, CEILING = "FLAT19", "CEIL5_1"
+GAIN = 1.8  # Doom is dark: its surfaces fill a third of the range that the noise is measured against
 EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 
@@ -127,11 +127,11 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
 
 def _game(level: Path) -> Any:
     try:
-        import vizdoom
+        import vizdoom  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise UserError('Rendering mazes needs ViZDoom: pip install "biflow[maze]".') from error
     game = vizdoom.DoomGame()
-    game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
+    game.set_doom_game_path(str(Path(str(vizdoom.__file__)).with_name("freedoom2.wad")))
     game.set_doom_scenario_path(str(level))
     game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # it would write one where we are
     game.set_doom_map("map01")
@@ -171,7 +171,8 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
             x, y, angle = state.game_variables
             if step >= skip:  # 7.5 pixels averaged into one: Doom's textures flicker otherwise
                 shot = Image.fromarray(state.screen_buffer).crop((80, 0, 560, 480))
-                images.append(shot.resize((size, size), Image.Resampling.BOX))
+                shot = shot.resize((size, size), Image.Resampling.BOX)
+                images.append(shot.point(lambda value: min(255, round(GAIN * value))))
             while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
                 target = next(targets)
             bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))

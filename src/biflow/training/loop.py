@@ -24,6 +24,7 @@ from biflow.networks import VideoUNet
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
 from biflow.training import checkpoint
+from biflow.training.muon import Muon
 from biflow.video import contact_sheet, to_float, to_uint8
 
 BINS = 10  # of the losses against t and alpha
@@ -54,7 +55,10 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     eps = config.eps if config.method == "biflow" else 0.0
     model = VideoUNet(config.method, config.network, pairs.size, eps=eps, fps=pairs.fps, v_scale=v_scale)
     ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    if config.optimizer == "muon":
+        optimizer = Muon(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     model.to(accelerator.device)
     if ema:
         ema.to(accelerator.device)
