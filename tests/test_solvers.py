@@ -162,7 +162,10 @@ def test_tighter_tolerances_give_smaller_errors(name, k0, k1):
         assert (solution.x - end).abs().max() < 20 * tol
 
 
-@pytest.mark.parametrize("solver", [Solver("heun", rtol=1e-5, atol=1e-5), Solver("bosh3", steps=20), Solver("dopri5")])
+@pytest.mark.parametrize(
+    "solver",
+    [Solver("heun", rtol=1e-5, atol=1e-5), Solver("bosh3", steps=20), Solver("dopri5"), Solver("adams", rtol=1e-4)],
+)
 def test_forward_then_backward_returns_to_the_start(solver):
     x = torch.rand(4, 3, 2, 2, dtype=torch.float64)
 
@@ -174,7 +177,7 @@ def test_forward_then_backward_returns_to_the_start(solver):
     assert torch.allclose(solve(rotation, there, 1.0, 0.0, solver=solver).x, x, atol=1e-3)
 
 
-@pytest.mark.parametrize("solver", [Solver("heun"), Solver("heun", reference=True), Solver("bosh3"), Solver("dopri5")])
+@pytest.mark.parametrize("solver", [Solver("heun"), Solver("heun", reference=True), Solver("bosh3"), Solver("adams")])
 def test_each_sample_is_solved_as_if_alone(solver):
     x, rate = torch.rand(4, 3) + 0.5, torch.tensor([30.0, 0.1, 3.0, 60.0])
     f = Counted(decay)
@@ -251,7 +254,15 @@ def test_the_field_is_never_called_outside_the_interval(solver, k0, k1):
 
 
 @pytest.mark.parametrize(
-    "solver", [Solver("heun", steps=8), Solver("heun"), Solver("heun", reference=True), Solver("bosh3")]
+    "solver",
+    [
+        Solver("heun", steps=8),
+        Solver("heun"),
+        Solver("heun", reference=True),
+        Solver("bosh3"),
+        Solver("adams"),
+        Solver("adams", steps=4),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 4, 4), (0, 2)])
@@ -273,7 +284,14 @@ def test_any_shape_and_floating_dtype(solver, dtype, shape):
 
 
 @pytest.mark.parametrize(
-    "solver", [Solver("rk4", steps=10), Solver("heun", rtol=1e-4, atol=1e-4), Solver("dopri5", rtol=1e-5, atol=1e-5)]
+    "solver",
+    [
+        Solver("rk4", steps=10),
+        Solver("heun", rtol=1e-4, atol=1e-4),
+        Solver("dopri5", rtol=1e-5, atol=1e-5),
+        Solver("adams", rtol=1e-3, atol=1e-3),
+        Solver("adams", steps=60),
+    ],
 )
 def test_gradients_flow_through(solver):
     x = torch.tensor([[0.3], [0.5]], dtype=torch.float64, requires_grad=True)
@@ -284,6 +302,67 @@ def test_gradients_flow_through(solver):
     exact = (torch.asinh(torch.exp(-rate) * torch.sinh(rate * x[:, 0])) / rate).sum()
     for grad, known in zip((x.grad, rate.grad), torch.autograd.grad(exact, (x, rate)), strict=True):
         assert torch.allclose(grad, known, atol=2e-3)
+
+
+# Adams
+
+
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, -0.5)])
+def test_adams_fixed_steps_converge_with_order_2(k0, k1):
+    start = nonlinear_solution(torch.tensor([[0.5], [0.4]], dtype=torch.float64), k0)
+    end = nonlinear_solution(torch.tensor([[0.5], [0.4]], dtype=torch.float64), k1)
+    errors = [
+        (solve(nonlinear, start, k0, k1, solver=Solver("adams", steps=n)).x - end).abs().max() for n in (256, 512)
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.35)
+
+
+@pytest.mark.parametrize("solver", [Solver("adams", steps=2), Solver("adams", steps=5), Solver("adams")])
+def test_adams_is_exact_for_a_field_linear_in_k(solver):
+    def quadratic(x, k):
+        return (3 * k - 1)[:, None].expand_as(x)
+
+    x = solve(quadratic, torch.zeros(2, 1, dtype=torch.float64), 0.25, 1.0, solver=solver).x
+    assert torch.allclose(x, torch.tensor(1.5 * (1 - 0.25**2) - 0.75, dtype=torch.float64), rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_adams_costs_one_evaluation_a_step_none_of_them_at_the_end(steps):
+    f = Counted(nonlinear)
+    solution = solve(f, torch.full((3, 1), 0.5), 0.0, 1.0, solver=Solver("adams", steps=steps))
+    ks = torch.stack(f.ks)[:, 0]
+    assert len(ks) == steps
+    assert solution.nfe.tolist() == solution.accepted.tolist() == [steps] * 3
+    assert ks[0] == 0
+    assert ks[-1] < 1
+    assert (ks.diff().diff() < 0).all()  # the steps get smaller towards the end
+
+
+@pytest.mark.parametrize(("k0", "k1"), [(0.0, 1.0), (1.0, 0.0), (-0.7, 0.3)])
+def test_adaptive_adams_keeps_to_its_tolerance(k0, k1):
+    x = torch.linspace(0.2, 0.6, 5, dtype=torch.float64)[:, None]
+    start, end = nonlinear_solution(x, k0), nonlinear_solution(x, k1)
+    costs = []
+    for tol in (1e-2, 1e-3, 1e-4):
+        f = Counted(nonlinear)
+        solution = solve(f, start, k0, k1, solver=Solver("adams", rtol=tol, atol=tol))
+        assert (solution.x - end).abs().max() < tol
+        assert torch.equal(solution.nfe, solution.accepted + solution.rejected)
+        ks = torch.cat(f.ks)
+        assert min(k0, k1) <= ks.min()
+        assert ks.max() <= max(k0, k1)
+        costs.append(int(solution.nfe.max()))
+    assert costs[0] < costs[1] < costs[2]
+
+
+def test_adams_learns_its_first_step_from_the_last_solve():
+    x, rate = torch.ones(2, 1), torch.tensor([25.0, 0.01])
+    cold = solve(decay, x, 0.0, 1.0, solver=Solver("adams"), args=(rate,))
+    warm = solve(decay, x, 0.0, 1.0, solver=Solver("adams"), args=(rate,), first_step=cold.next_step)
+    assert cold.next_step[0] < 0.25 < cold.next_step[1]  # the stiff one should start smaller, and the easy one larger
+    assert cold.rejected.tolist() == [1, 0]
+    assert warm.rejected.tolist() == [0, 0]
+    assert warm.nfe[1] <= cold.nfe[1]
 
 
 # The reference implementation's solver
@@ -348,7 +427,15 @@ def test_reference_takes_a_first_step_as_torchode_takes_dt0():
 
 
 @pytest.mark.parametrize(
-    "solver", [Solver("euler", steps=3), Solver("heun"), Solver("heun", reference=True), Solver("bosh3")]
+    "solver",
+    [
+        Solver("euler", steps=3),
+        Solver("heun"),
+        Solver("heun", reference=True),
+        Solver("bosh3"),
+        Solver("adams"),
+        Solver("adams", steps=3),
+    ],
 )
 def test_nan_names_the_sample(solver):
     with pytest.raises(SolverError, match=r"(?i)sample 1\b.*look for it in the field") as error:
@@ -357,15 +444,17 @@ def test_nan_names_the_sample(solver):
     assert "k = " in str(error.value)
 
 
-def test_an_overflowing_state_is_an_error():
+@pytest.mark.parametrize("method", ["heun", "adams"])
+def test_an_overflowing_state_is_an_error(method):
     with pytest.raises(SolverError, match="sample 0 at k = 0: look"):
-        solve(lambda x, k: x**2 * 1e30, torch.ones(1, 1), 0.0, 1.0, solver=Solver("heun"))
+        solve(lambda x, k: x**2 * 1e30, torch.ones(1, 1), 0.0, 1.0, solver=Solver(method))
 
 
-def test_a_solution_that_explodes_is_an_error():
+@pytest.mark.parametrize("method", ["bosh3", "adams"])
+def test_a_solution_that_explodes_is_an_error(method):
     # dx/dk = x², x(0) = 1 has a pole at k = 1.
     with pytest.raises(SolverError, match=r"sample 0 at k = (0\.99|1)"):
-        solve(lambda x, k: x**2, torch.ones(1, 1), 0.0, 2.0, solver=Solver("bosh3"))
+        solve(lambda x, k: x**2, torch.ones(1, 1), 0.0, 2.0, solver=Solver(method))
 
 
 def test_step_underflow_is_an_error():
@@ -377,10 +466,11 @@ def test_step_underflow_is_an_error():
         solve(rough, torch.ones(2, 1), 0.0, 1.0, solver=Solver("heun"))
 
 
-def test_too_many_evaluations_is_an_error():
+@pytest.mark.parametrize("method", ["heun", "adams"])
+def test_too_many_evaluations_is_an_error(method):
     rate, f = torch.tensor([1.0, 1000.0]), Counted(decay)
     with pytest.raises(SolverError, match=r"50 evaluations were not enough for sample 1 at k = .*looser tolerances"):
-        solve(f, torch.ones(2, 1), 0.0, 1.0, solver=Solver("heun", max_nfe=50), args=(rate,))
+        solve(f, torch.ones(2, 1), 0.0, 1.0, solver=Solver(method, max_nfe=50), args=(rate,))
     assert len(f.ks) < 110
 
 

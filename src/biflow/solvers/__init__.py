@@ -1,0 +1,69 @@
+"""ODE solvers on batches: explicit Runge-Kutta and Adams, fixed steps, or steps adapted to every sample.
+
+Samples never share a step size. In an adaptive solve each sample pays for its own difficulty only: it leaves the batch
+when it is done, and its number of function evaluations (NFE) is what it would have been alone.
+
+The interval may run either way (k0 < k1 or k0 > k1), and f is never called outside it.
+"""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from biflow.solvers import adams, runge_kutta
+from biflow.solvers.runge_kutta import runge_kutta_step
+from biflow.solvers.settings import METHODS, TABLEAUS, Solver, Tableau
+from biflow.solvers.solution import Field, Solution, SolverError
+
+__all__ = [
+    "METHODS",
+    "TABLEAUS",
+    "Field",
+    "Solution",
+    "Solver",
+    "SolverError",
+    "Tableau",
+    "runge_kutta_step",
+    "solve",
+]
+
+
+def solve(
+    f: Field,
+    x: Float[Tensor, "b *shape"],
+    k0: float,
+    k1: float,
+    *,
+    solver: Solver,
+    args: tuple[Tensor, ...] = (),
+    first_step: Float[Tensor, " b"] | Float[Tensor, ""] | float | None = None,
+) -> Solution:
+    """Solve dx/dk = f(x, k, *args) from k0 to k1, either of which may be the larger one.
+
+    Args:
+        f: the field. It gets k of shape (b,) in the dtype of x, but at least float32. In an adaptive solve b shrinks as
+            samples finish, and is smaller still where only some of them need a new first stage.
+        x: the state at k0, of any floating dtype; left unchanged.
+        solver: the settings.
+        args: tensors with x's leading size b, handed to f with the samples they belong to.
+        first_step: size (> 0) of the first adaptive step, one for all or one a sample; it is clipped to the interval.
+            None: the whole interval (Adams: a quarter), or the Hairer rule if `solver.reference`. Ignored with fixed
+            steps.
+
+    Returns:
+        The state at k1 and the costs of each sample. Differentiable where f is; the step sizes count as constants.
+
+    Raises:
+        ValueError: an interval of no length, an arg whose leading size is not b, or a first_step that is not positive.
+        SolverError: NaN or inf (fixed steps look for it at the end only, once), a step too small to represent, or
+            more than `solver.max_nfe` evaluations; it names the sample and k.
+    """
+    if not 0 < abs(k1 - k0) < math.inf:
+        raise ValueError(f"k0 and k1 must be finite and differ, but are {k0} and {k1}.")
+    if sizes := [len(arg) for arg in args if len(arg) != len(x)]:
+        raise ValueError(f"Every one of args needs one entry for each of the {len(x)} samples, but one has {sizes[0]}.")
+    method = adams if solver.method == "adams" else runge_kutta
+    if solver.steps is not None:
+        return method.solve_fixed(f, x, k0, k1, solver, args)
+    return method.solve_adaptive(f, x, k0, k1, solver, args, first_step)

@@ -1,0 +1,87 @@
+"""What a solve returns or raises, and the arithmetic that the methods share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Field = Callable[..., Tensor]
+"""f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
+
+
+class SolverError(ArithmeticError):
+    """The solve cannot go on: NaN or inf, a step too small to represent, or too many evaluations."""
+
+
+@dataclass
+class Solution:
+    """What `solve` returns, for each sample of the batch.
+
+    Attributes:
+        x: the state at k1.
+        nfe: evaluations of f that this sample cost.
+        accepted: accepted steps.
+        rejected: rejected steps.
+        next_step: a good `first_step` for a similar solve, such as the next frame's; > 0 in either direction. Of
+            Runge-Kutta the last size that the controller proposed, before it was clipped to the interval's end; of
+            Adams the size that its first step should have had.
+    """
+
+    x: Float[Tensor, "b *shape"]
+    nfe: Int[Tensor, " b"]
+    accepted: Int[Tensor, " b"]
+    rejected: Int[Tensor, " b"]
+    next_step: Float[Tensor, " b"]
+
+
+def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -> Solution:
+    """The Solution of `steps` fixed steps. Raises SolverError if x is not finite: the one look at it, at the end."""
+    finite = torch.isfinite(rows(x)).all(dim=1)
+    if not finite.all():
+        sample = int((~finite).nonzero()[0])
+        raise SolverError(f"Sample {sample} is NaN or inf at k = {k1:g}: take more steps, or look for it in the field.")
+    count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    size = torch.full((len(x),), step, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    return Solution(x, nfe=count + nfe, accepted=count + steps, rejected=count, next_step=size)
+
+
+def failure(
+    nonfinite: Bool[Tensor, " b"],
+    underflow: Bool[Tensor, " b"],
+    exhausted: Bool[Tensor, " b"],
+    live: Int[Tensor, " b"],
+    k: Float[Tensor, " b"],
+    max_nfe: int,
+) -> SolverError:
+    """The error for the first sample in trouble: at k stands the start of the step that failed."""
+    row = int((nonfinite | underflow | exhausted).nonzero()[0])
+    where = f"sample {int(live[row])} at k = {float(k[row]):g}"
+    if nonfinite[row]:
+        return SolverError(f"NaN or inf in the step of {where}: look for it in the field, or try fixed steps.")
+    if underflow[row]:
+        return SolverError(f"The step size of {where} underflows: try looser tolerances, or fixed steps.")
+    return SolverError(f"{max_nfe} evaluations were not enough for {where}: try looser tolerances, or fixed steps.")
+
+
+def choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The new value of the samples that accept it, the old one of the others."""
+    return torch.where(columns(accept, new), new, old)
+
+
+def columns(per_sample: Tensor, x: Tensor) -> Tensor:
+    """(b,) to (b, 1, ...), to go with x of (b, ...)."""
+    return per_sample.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def rows(x: Tensor) -> Tensor:
+    """One row a sample: (b, ...) to (b, n), also when b is 0 or x is (b,)."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over each sample's elements: (b, ...) to (b,)."""
+    flat = rows(x)
+    return torch.linalg.vector_norm(flat / math.sqrt(flat.shape[1]), dim=1)
