@@ -8,19 +8,15 @@ map larger than the caches of the processor is two to three times slower. The ta
 """
 
 import argparse
-import json
-import platform
-import subprocess
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
 from PIL import Image, ImageDraw
 
+from benchmarks import record
 from biflow.data.pairs import FramePairs
 from biflow.data.prepare import prepare
 from biflow.video import read_image
@@ -85,28 +81,6 @@ def measure() -> dict:
     }
 
 
-def provenance() -> dict:
-    """Machine, versions and commit."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-    cpu = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
-        if (cpu.exists())
-        else []
-    )
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip() or None,
-        "machine": {"system": platform.platform(), "cpu": models[0] if models else platform.processor(), "threads": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-        },
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the result here, with machine, versions and commit")
@@ -115,9 +89,7 @@ def main() -> None:
     for name, rate in result["pairs_per_second"].items():
         print(f"{name:16} {rate:12,.1f} pairs/s")
     print(f"batches of {BATCH}: {result['ratio_batch']}x, single pairs: {result['ratio_single']}x (target {TARGET}x)")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({**result, **provenance()}, indent=1) + "\n")
+    record.write(options.json, result)
 
 
 if __name__ == "__main__":

@@ -117,10 +117,11 @@ def sample(
     frames: int = 512,
     eps: float | None = None,
     direction: Literal["forward", "backward"] = "forward",
-    solver: str = "heun",
+    solver: str = "adams",
     steps: int | None = None,
     rtol: float = 1e-2,
     atol: float | None = None,
+    engine: Literal["auto", "torch", "compile", "openvino"] = "auto",
     fps: float | None = None,
     fps_factor: int = 1,
     samples: int | None = None,
@@ -137,10 +138,11 @@ def sample(
         frames: Steps of the model, each one frame of the training videos apart.
         eps: Noise level added before each frame (BI-FLOW); the model's own default if left out.
         direction: In time.
-        solver: euler, midpoint, heun, ralston, rk4, bosh3, dopri5, or reference (the paper's, to the evaluation).
-        steps: That many equal steps a frame instead of adaptive ones.
+        solver: adams, euler, midpoint, heun, ralston, rk4, bosh3, dopri5, or reference (the paper's own).
+        steps: That many steps a frame instead of adaptive ones.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance; rtol if left out.
+        engine: What evaluates the network; auto takes OpenVINO on a CPU where it is installed, otherwise torch.
         fps: Frame rate of the mp4; that of the training videos, or 25, if left out.
         fps_factor: Frames a step of the model, in between ones included; the video plays as many times faster.
         samples: How many videos; one a first frame (at most 8) if left out.
@@ -160,6 +162,7 @@ def sample(
         eps=eps,
         direction=direction,
         solver=solver_settings(solver, steps=steps, rtol=rtol, atol=atol),
+        engine=engine,
         fps=fps,
         fps_factor=fps_factor,
         samples=samples,

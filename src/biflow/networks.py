@@ -122,8 +122,8 @@ def weights_file(folder: Path, *, ema: bool = True) -> Path:
     return averaged if ema and averaged.exists() else folder / "diffusion_pytorch_model.safetensors"
 
 
-def load_model(folder: Path | str, *, ema: bool = True) -> VideoUNet:
-    """The model in `folder` (a run, or a published model), in evaluation mode, EMA weights where there are any.
+def load_model(folder: Path | str, *, ema: bool = True, device: torch.device | str = "cpu") -> VideoUNet:
+    """The model in `folder` (a run, or a published model) on `device`, for evaluation, EMA weights where there are any.
 
     Raises:
         UserError: no model there, weights that are not safetensors, or weights of another shape.
@@ -141,6 +141,7 @@ def load_model(folder: Path | str, *, ema: bool = True) -> VideoUNet:
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{config} does not describe a biflow model: {error}") from error
     load_weights(model, weights)
+    model.to(device=device)  # pyright: ignore[reportCallIssue] (diffusers wraps `to`)
     return model.eval()
 
 

@@ -3,7 +3,7 @@
 Sampling to a file, previews while training, evaluation and the web page all drain `stream`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
@@ -16,7 +16,7 @@ from torch import Tensor
 from biflow import paths
 from biflow.errors import UserError
 from biflow.networks import VideoUNet
-from biflow.solvers import Solver, solve
+from biflow.solvers import Field, Solver, solve
 
 Direction = Literal["forward", "backward"]
 
@@ -51,6 +51,7 @@ def stream(
     direction: Direction = "forward",
     solver: Solver | None = None,
     in_between: int = 1,
+    fields: Callable[..., paths.Fields] | None = None,
 ) -> Iterator[Frame]:
     """Endless frames that follow (or, backward, precede) `first`; memory does not grow.
 
@@ -63,20 +64,24 @@ def stream(
         generators: one a sample, for its noise; see `sample_generators`.
         eps: noise level, BI-FLOW only; None for the model's own.
         direction: in time. CONDIFF only runs forward.
-        solver: None for the adaptive Heun solver at rtol = atol = 1e-2.
+        solver: None for the default, adaptive Adams at rtol = atol = 1e-2.
         in_between: frames a step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
             left with noise (eps > 0) is shown denoised at its time (Eq. 6), while the solution itself goes on.
+        fields: what evaluates the model, `biflow.engines.fields(model)`; None for the model itself.
 
     Raises:
         UserError: frames that do not fit the model, or something that its method cannot do.
         SolverError: the solution is not finite, or takes too many evaluations.
     """
     eps = _check(model, first, eps, direction, in_between, len(generators))
-    return _frames(model, first, generators, eps, direction == "backward", solver or Solver(), in_between)
+    return _frames(
+        model, fields or model, first, generators, eps, direction == "backward", solver or Solver(), in_between
+    )
 
 
 def _frames(
     model: VideoUNet,
+    fields: Callable[..., paths.Fields],
     last: Tensor,
     generators: Sequence[torch.Generator],
     eps: float,
@@ -87,7 +92,7 @@ def _frames(
     curve = paths.backward_line(eps) if backward else paths.forward_line(eps)
     legs = np.linspace(1.0, 0.0, in_between + 1) if backward else np.linspace(0.0, 1.0, in_between + 1)
     leg_solver = _share_steps(solver, in_between)
-    field = model_field(model, curve)
+    field = model_field(fields, model.method, curve)
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index in count(1):
@@ -106,8 +111,9 @@ def _frames(
                 shown = x
                 if leg < in_between - 1 and eps:
                     k = torch.tensor([k1])
-                    shown, extra = denoise(model, x, curve.t(k).item(), curve.alpha(k).item(), solver=leg_solver)
-                    nfe = nfe + extra
+                    line = paths.denoising_line(curve.t(k).item(), curve.alpha(k).item())
+                    clean = solve(model_field(fields, model.method, line), x, 0.0, 1.0, solver=leg_solver)
+                    shown, nfe = clean.x, nfe + clean.nfe
                 shown = shown.clamp(-1, 1)
                 if leg == in_between - 1:
                     last = shown
@@ -128,16 +134,16 @@ def denoise(
     """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)"""
     if model.method != "biflow":
         raise UserError(f"Denoising needs a BI-FLOW model: this one was trained with {model.method}.")
-    field = model_field(model, paths.denoising_line(t, alpha))
+    field = model_field(model, model.method, paths.denoising_line(t, alpha))
     solution = solve(field, x, 0.0, 1.0, solver=solver or Solver())
     return solution.x, solution.nfe
 
 
-def model_field(model: VideoUNet, curve: paths.Curve):
-    """f(x, k, *conditions) → dx/dk of a model along a curve; CONDIFF's one condition is the current frame."""
-    if model.method == "condiff":
-        return lambda x, k, condition: model(x, k, condition=condition).v
-    return paths.field_along(model, curve)
+def model_field(fields: Callable[..., paths.Fields], method: str, curve: paths.Curve) -> Field:
+    """f(x, k, *conditions) → dx/dk along a curve; CONDIFF's one condition is the current frame."""
+    if method == "condiff":
+        return lambda x, k, condition: fields(x, k, condition=condition).v
+    return paths.field_along(fields, curve)
 
 
 def _noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from biflow import __version__
+from biflow import __version__, engines
 from biflow.data.clips import natural
 from biflow.data.pairs import FramePairs, is_prepared
+from biflow.engines import Engine
 from biflow.errors import UserError
 from biflow.files import hardware, write_json
 from biflow.networks import load_model, weights_file
@@ -32,7 +33,7 @@ COLUMNS = 9  # of a contact sheet, the given frame included
 TITLES = {"flow": "FLOW", "biflow": "BI-FLOW", "condiff": "CONDIFF"}
 
 
-def solver_settings(name: str = "heun", *, steps: int | None, rtol: float = 1e-2, atol: float | None = None) -> Solver:
+def solver_settings(name: str, *, steps: int | None, rtol: float = 1e-2, atol: float | None = None) -> Solver:
     """The Solver of these command-line options; "reference" is the paper's. Raises UserError."""
     if name == "reference":
         name, reference = "heun", True
@@ -101,6 +102,7 @@ def sample(
     eps: float | None = None,
     direction: Direction = "forward",
     solver: Solver | None = None,
+    engine: Engine = "auto",
     fps: float | None = None,
     fps_factor: int = 1,
     samples: int | None = None,
@@ -121,15 +123,19 @@ def sample(
     for name, value in (("frames", frames), ("batch", batch), ("samples", samples or 1), ("fps-factor", fps_factor)):
         if value < 1:
             raise UserError(f"{name} is {value}, but must be at least 1.")
-    model = load_model(folder)
-    model.to(device=device())  # pyright: ignore[reportCallIssue] (diffusers wraps `to`)
+    model = load_model(folder, device=device())
     solver = solver or Solver()
+    begun = time.perf_counter()
+    evaluate, used = engines.fields(model, engine)
+    making = time.perf_counter() - begun
     height, width = model.config["size"]
     start = first_frames(first or folder / "first", (height, width), samples, seed)
     frames = frames * fps_factor
     rate = (fps or model.config["fps"] or 25.0) * fps_factor
     done = _Done()
     with tqdm(total=len(start) * frames, unit="frame", desc="streaming") as bar:
+        if making > 1:
+            bar.set_postfix_str(f"{used} took {making:.0f} s to get ready")
         for low in range(0, len(start), batch):
             part = range(low, min(low + batch, len(start)))
             made = stream(
@@ -140,6 +146,7 @@ def sample(
                 direction=direction,
                 solver=solver,
                 in_between=fps_factor,
+                fields=evaluate,
             )
             _write(made, done, out=out, part=part, frames=frames, rate=rate, png=png, bar=bar)
             if done.stopped:
@@ -163,6 +170,7 @@ def sample(
             "direction": direction,
             "solver": asdict(solver),
             "fps_factor": fps_factor,
+            "engine": used,
             "batch": min(batch, len(start)),
             "device": str(device()),
             "hardware": hardware(),
@@ -241,9 +249,7 @@ def demo(out: Path, *, frames: int, samples: int, seed: int) -> dict:
     Writes `demo.mp4` (the first video), `demo.png` (a sheet of all), `demo.json` (`frames`, `nfe_per_frame`, `fps`,
     `settings` …), and what `sample` writes into `demo/`.
     """
-    # Adaptive steps cost several times as much, and the model's own errors are larger than these.
-    solver = Solver("midpoint", steps=1)
-    stats = sample(shipped_model(), out / "demo", frames=frames, samples=samples, batch=1, seed=seed, solver=solver)
+    stats = sample(shipped_model(), out / "demo", frames=frames, samples=samples, batch=1, seed=seed)
     shutil.copyfile(out / "demo" / "sample_000.mp4", out / "demo.mp4")
     shutil.copyfile(out / "demo" / "sheet.png", out / "demo.png")
     write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})

@@ -172,7 +172,7 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
             if step >= skip:  # 7.5 pixels averaged into one: Doom's textures flicker otherwise
                 shot = Image.fromarray(state.screen_buffer).crop((80, 0, 560, 480))
                 shot = shot.resize((size, size), Image.Resampling.BOX)
-                images.append(shot.point(lambda value: min(255, round(GAIN * value))))
+                images.append(shot.point([min(255, round(GAIN * value)) for value in range(256)] * 3))
             while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
                 target = next(targets)
             bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))

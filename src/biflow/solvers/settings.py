@@ -77,7 +77,8 @@ class Solver:
     """How to solve: a method, and either a number of fixed steps or tolerances. `dataclasses.asdict` of it is JSON.
 
     Args:
-        method: a key of `TABLEAUS`, or "adams": second order with one evaluation a step.
+        method: a key of `TABLEAUS`, or "adams": second order with one evaluation a step, the fewest at the deviation of
+            the reference's solver (benchmarks/README.md).
         steps: that many steps (equal ones; those of "adams" get smaller towards the end); None adapts the step size of
             every sample to rtol and atol.
         rtol, atol: tolerated error of one step, for each element atol + rtol * |x|. Adaptive solves only.
@@ -90,7 +91,7 @@ class Solver:
         ValueError: settings that are unknown, out of range, or do not go together.
     """
 
-    method: str = "heun"
+    method: str = "adams"
     steps: int | None = None
     rtol: float = 1e-2
     atol: float = 1e-2

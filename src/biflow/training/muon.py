@@ -32,29 +32,30 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "Muon evaluates nothing again"
         for group in self.param_groups:
             lr = group["lr"]
-            moved = [p for p in group["params"] if p.grad is not None]
-            for p in moved:
+            moved = [(p, p.grad) for p in group["params"] if p.grad is not None]
+            for p, grad in moved:
                 p.mul_(1 - lr * group["weight_decay"])
                 if not is_matrix(p):
-                    p.sub_(lr * self._adam(p))
-            matrices = [p for p in moved if is_matrix(p)]
-            for p, update in zip(matrices, _orthogonal([self._nesterov(p) for p in matrices]), strict=True):
+                    p.sub_(lr * self._adam(p, grad))
+            matrices = [(p, self._nesterov(p, grad)) for p, grad in moved if is_matrix(p)]
+            updates = _orthogonal([momentum for _, momentum in matrices])
+            for (p, _), update in zip(matrices, updates, strict=True):
                 p.sub_(update, alpha=lr * 0.2 * max(p.shape[0], p[0].numel()) ** 0.5)
 
-    def _nesterov(self, p: Tensor) -> Tensor:
+    def _nesterov(self, p: Tensor, grad: Tensor) -> Tensor:
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-        return p.grad.lerp(state["momentum"], MOMENTUM)
+        state["momentum"].lerp_(grad, 1 - MOMENTUM)
+        return grad.lerp(state["momentum"], MOMENTUM)
 
-    def _adam(self, p: Tensor) -> Tensor:
+    def _adam(self, p: Tensor, grad: Tensor) -> Tensor:
         state = self.state[p]
         if not state:
             state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         state["step"] += 1
-        state["exp_avg"].lerp_(p.grad, 1 - BETAS[0])
-        state["exp_avg_sq"].lerp_(p.grad.square(), 1 - BETAS[1])
+        state["exp_avg"].lerp_(grad, 1 - BETAS[0])
+        state["exp_avg_sq"].lerp_(grad.square(), 1 - BETAS[1])
         step = state["step"].item()
         mean = state["exp_avg"] / (1 - BETAS[0] ** step)
         square = state["exp_avg_sq"] / (1 - BETAS[1] ** step)
@@ -78,13 +79,11 @@ def orthogonalise(g: Tensor, iterations: int = 5) -> Tensor:
     gram = x @ x.mT
     size = gram.diagonal().sum().clamp(min=1e-30)
     gram = gram / size
-    product = None
-    for i in range(iterations):
+    product = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+    for _ in range(iterations):
         factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         factor.diagonal().add_(a)
-        product = factor if product is None else product @ factor
-        if i < iterations - 1:
-            gram = factor @ gram @ factor
+        product, gram = product @ factor, factor @ gram @ factor
     x = (product / size.sqrt()) @ x
     return (x.mT if tall else x).reshape(g.shape)
 

@@ -1,0 +1,209 @@
+"""How much faster is a stream than by the reference implementation's pipeline, at the same weights and noise?
+
+    python -m benchmarks.against_reference [MODEL ...] [--batch 1 8] [--device cpu|cuda] [--json FILE]
+        [--train PREPARED --steps 300 --width 32 --size 64] [--compile]
+
+The reference's pipeline is benchmarks/reference_pipeline.py; ours is `biflow sample` as it comes. Both stream the same
+frames, frame by frame in turns, so that a loaded machine slows both; the ratio is that of the medians. `--compile` also
+gives the reference torch.compile, as its own sample.py does (minutes at first). `--train` first trains a
+pair of networks of the reference's "small" shape on a prepared set, for weights of its very form.
+
+Deviation is that of single frames from the exact solution (Dormand-Prince at 1e-5) from the same start.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmarks import record, reference_pipeline
+from benchmarks.solvers import TRUTH
+from biflow import engines
+from biflow.config import TrainConfig
+from biflow.networks import load_model, reference_network
+from biflow.rollout import sample_generators, stream
+from biflow.sampling import first_frames, shipped_model
+from biflow.solvers import Solver, solve
+from biflow.video import to_float
+
+FRAMES, WARM = 16, 3  # frames timed, and frames before them that build engines and learn step sizes
+
+
+class Timed:
+    """A callable, and the seconds spent in it."""
+
+    def __init__(self, inner: Callable) -> None:
+        self.inner, self.seconds = inner, 0.0
+
+    def __call__(self, *args, **kwargs):
+        begun = time.perf_counter()
+        result = self.inner(*args, **kwargs)
+        _wait(result[0])
+        self.seconds += time.perf_counter() - begun
+        return result
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def ours(folder: Path, eps: float, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
+    model = load_model(folder, device=first.device)
+    fields, _ = engines.fields(model)
+    timer.append(Timed(fields))
+    level = eps if model.method == "biflow" else None
+    made = stream(model, first, generators=sample_generators(0, range(len(first))), eps=level, fields=timer[-1])
+    for frame in made:
+        yield frame.x, frame.nfe.float().mean().item()
+
+
+def reference(folder: Path, eps: float, first: Tensor, timer: list[Timed], compiled: bool = False):
+    model = load_model(folder, device=first.device)
+    timer.append(Timed(torch.compile(model) if compiled else model))
+    made = reference_pipeline.frames(model.method, timer[-1], first, eps, sample_generators(0, range(len(first))))
+    for frame, nfe in made:
+        yield frame, float(nfe)
+
+
+def race(pipelines: dict[str, Iterator], timers: dict[str, list[Timed]]) -> dict[str, dict]:
+    """Frame by frame in turns: seconds a frame, evaluations a frame, time to the first, share outside the network."""
+    seconds: dict[str, list[float]] = {name: [] for name in pipelines}
+    nfe: dict[str, list[float]] = {name: [] for name in pipelines}
+    inside = dict.fromkeys(pipelines, 0.0)
+    for i in range(WARM + FRAMES):
+        for name, made in pipelines.items():
+            before = timers[name][-1].seconds if timers[name] else 0.0
+            begun = time.perf_counter()
+            x, evaluations = next(made)
+            _wait(x)
+            seconds[name].append(time.perf_counter() - begun)
+            if i >= WARM:
+                nfe[name].append(evaluations)
+                inside[name] += timers[name][-1].seconds - before
+    return {
+        name: {
+            "seconds": median(taken[WARM:]),
+            "nfe": sum(nfe[name]) / FRAMES,
+            "first_frame": taken[0],
+            "outside": 1 - inside[name] / sum(taken[WARM:]),
+        }
+        for name, taken in seconds.items()
+    }
+
+
+def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
+    """Root mean square deviation of ours and of the reference's solver, over four frames from the same starts."""
+    model = load_model(folder, device=first.device)
+    generators = sample_generators(0, range(len(first)))
+    frame, step, off = first, None, {"ours": [], "reference": []}
+    with torch.inference_mode():
+        for _ in range(4):
+            x = reference_pipeline.start(model.method, frame, eps, generators)
+            f = reference_pipeline.field(model.method, model, eps, frame)
+            truth = solve(f, x, 0.0, 1.0, solver=TRUTH).x
+            solution = solve(
+                lambda x, k, c: reference_pipeline.field(model.method, model, eps, c)(x, k),
+                x,
+                0.0,
+                1.0,
+                solver=Solver(),
+                args=(frame,),
+                first_step=step,
+            )
+            step = solution.next_step
+            off["ours"].append((solution.x - truth).square().mean())
+            off["reference"].append((reference_pipeline.solve(f, x)[0] - truth).square().mean())
+            frame = truth.clamp(-1, 1)
+    return {name: round(torch.stack(squares).mean().sqrt().item(), 5) for name, squares in off.items()}
+
+
+def _peak(pipeline: Callable, folder: Path, eps: float, first: Tensor, queue) -> None:
+    made = pipeline(folder, eps, first, [])
+    for _ in range(4):
+        next(made)
+    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def peak_memory(pipeline: Callable, folder: Path, eps: float, first: Tensor) -> float:
+    """MiB of resident memory at most, of a fresh process that streams four frames."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(pipeline, folder, eps, first, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return round(peak)
+
+
+def measure(folder: Path, eps: float, batch: int, device: str, first: Path | None, compiled: bool) -> dict:
+    model = load_model(folder)
+    start = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), batch, 0)).to(device)
+    timers: dict[str, list[Timed]] = {"ours": [], "reference": []}
+    pipelines = {
+        "ours": ours(folder, eps, start, timers["ours"]),
+        "reference": reference(folder, eps, start, timers["reference"]),
+    }
+    if compiled:
+        timers["compiled"] = []
+        pipelines["compiled"] = reference(folder, eps, start, timers["compiled"], compiled=True)
+    found = race(pipelines, timers)
+    rmse = deviation(folder, eps, start[:2])
+    row = {"model": folder.name, "method": model.method, "eps": eps, "batch": batch, "device": device}
+    row["ratio_eager"] = round(found["reference"]["seconds"] / found["ours"]["seconds"], 2)
+    row["ratio_compile"] = round(found["compiled"]["seconds"] / found["ours"]["seconds"], 2) if compiled else None
+    for name, suffix in (("ours", ""), ("reference", "_reference")):
+        row[f"nfe{suffix}"] = round(found[name]["nfe"], 2)
+        row[f"rmse{suffix}"] = rmse[name]
+        row[f"first_frame_s{suffix}"] = round(found[name]["first_frame"], 2)
+        row[f"outside_network{suffix}"] = round(found[name]["outside"], 3)
+    if device == "cpu":
+        row["peak_mib"] = peak_memory(ours, folder, eps, start)
+        row["peak_mib_reference"] = peak_memory(reference, folder, eps, start)
+    print(row, flush=True)
+    return row
+
+
+def train_pair(data: Path, width: int, steps: int, out: Path) -> Path:
+    """Train BI-FLOW as the reference's pair of "small" networks; goes on from what is there."""
+    from biflow.training.loop import train
+
+    network = reference_network("small", width, pair=True)
+    train(TrainConfig(network=network, steps=steps, batch=8, optimizer="muon", lr=2e-3, schedule="cosine"), data, out)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("--eps", nargs="+", type=float, default=[0.1, 0.3])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--first", type=Path, help="first frames, for models that bring none")
+    parser.add_argument("--compile", action="store_true", help="also against the reference under torch.compile")
+    parser.add_argument("--train", type=Path, help="prepared set to train a pair of the reference's networks on")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench_pair"), help="of --train")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    models = options.models or [shipped_model()]
+    if options.train:
+        models.append(train_pair(options.train, options.width, options.steps, options.out))
+    rows = []
+    for folder in models:
+        levels = options.eps if load_model(folder).method == "biflow" else [0.0]
+        first = options.train if folder == options.out else options.first
+        for eps in levels:
+            rows += [measure(folder, eps, b, options.device, first, options.compile) for b in options.batch]
+    record.write(options.json, {"question": "frames/s against the reference's pipeline, as ratios", "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

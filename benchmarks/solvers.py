@@ -1,0 +1,111 @@
+"""How many evaluations does a frame take, and how far off is it, for each solver?
+
+    python -m benchmarks.solvers [MODEL ...] [--eps 0 0.1 0.2 0.3] [--json FILE] [--plot FILE.png]
+
+Each model streams a few frames by Dormand-Prince at 1e-5: these are the truth. Every solver then solves each frame from
+the true start of that frame, one frame after the other, so that it may use what it learnt from the frames before.
+Deviation is the rms over all pixels before clamping, in [-1, 1] units (a grey level is 0.0078). NFE is each sample's
+own; torchode counts a batch's slowest sample, so "reference" is our exact twin of it (tests/test_reference_parity.py).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import record, reference_pipeline
+from biflow import engines
+from biflow.networks import load_model
+from biflow.rollout import sample_generators
+from biflow.sampling import first_frames, shipped_model
+from biflow.solvers import Solver, solve
+from biflow.video import to_float
+
+TRUTH = Solver("dopri5", rtol=1e-5, atol=1e-5, max_nfe=10_000)
+FIXED = [("euler", 1), ("euler", 4), ("midpoint", 1), ("midpoint", 2), ("heun", 2), ("rk4", 1), ("bosh3", 2)]
+SOLVERS = {
+    "reference": Solver("heun", reference=True),
+    **{f"{name} adaptive": Solver(name) for name in ("heun", "midpoint", "bosh3", "dopri5", "adams")},
+    **{f"{name} x{steps}": Solver(name, steps=steps) for name, steps in FIXED},
+    **{f"adams x{steps}": Solver("adams", steps=steps) for steps in (2, 3, 4, 6)},
+}
+
+
+def measure(folder: Path, eps: float, *, samples: int, frames: int, first: Path | None) -> list[dict]:
+    """A row for each solver: model, method, eps, solver, nfe, rmse, worst."""
+    model = load_model(folder)
+    fields, _ = engines.fields(model)
+    frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
+    generators = sample_generators(0, range(samples))
+    problems: list[tuple[Tensor, Tensor, Tensor]] = []  # condition, start, true end
+    for _ in range(frames):
+        x = reference_pipeline.start(model.method, frame, eps, generators)
+        f = reference_pipeline.field(model.method, fields, eps, frame)
+        end = solve(f, x, 0.0, 1.0, solver=TRUTH).x
+        problems.append((frame, x, end))
+        frame = end.clamp(-1, 1)
+    rows = []
+    for name, solver in SOLVERS.items():
+        nfe, off, step = [], [], None
+        for condition, x, end in problems:
+            # The condition goes along as an arg, since samples leave the batch as they finish.
+            f = lambda x, k, c: reference_pipeline.field(model.method, fields, eps, c)(x, k)  # noqa: E731
+            solution = solve(f, x, 0.0, 1.0, solver=solver, args=(condition,), first_step=step)
+            step = None if solver.reference else solution.next_step
+            nfe.append(solution.nfe.float())
+            off.append((solution.x - end).square().mean(dim=(1, 2, 3)).sqrt())
+        deviation = torch.stack(off)
+        row = {"model": folder.name, "method": model.method, "eps": eps, "solver": name}
+        row |= {"nfe": round(torch.stack(nfe).mean().item(), 2)}
+        row |= {"rmse": round(deviation.square().mean().sqrt().item(), 5), "worst": round(deviation.max().item(), 5)}
+        print(
+            "{model:10} {method:8} eps {eps:<4} {solver:18} NFE {nfe:6.2f}  rmse {rmse:.5f}".format(**row), flush=True
+        )
+        rows.append(row)
+    return rows
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """NFE against deviation, a panel for each model and eps."""
+    import matplotlib.pyplot as plt
+
+    cases = sorted({(row["model"], row["method"], row["eps"]) for row in rows})
+    figure, panels = plt.subplots(1, len(cases), figsize=(3.6 * len(cases), 3.8), squeeze=False, sharey=True)
+    for panel, case in zip(panels[0], cases, strict=True):
+        for row in (row for row in rows if (row["model"], row["method"], row["eps"]) == case):
+            point, name = (row["nfe"], row["rmse"]), row["solver"]
+            colour = "tab:red" if name.startswith("adams") else "black" if name == "reference" else "tab:grey"
+            panel.scatter(*point, color=colour, marker="o" if " x" in name else "D", s=24)
+            panel.annotate(name, point, fontsize=6, color=colour, xytext=(3, 2), textcoords="offset points")
+        panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
+        panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
+        panel.grid(alpha=0.3, which="both")
+    panels[0][0].set_ylabel("rms deviation from the exact solution")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path, default=[shipped_model()])
+    parser.add_argument("--eps", nargs="+", type=float, default=[0.0, 0.1, 0.2, 0.3])
+    parser.add_argument("--first", type=Path, help="first frames, for models that bring none")
+    parser.add_argument("--samples", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    rows = []
+    with torch.inference_mode():
+        for folder in options.models:
+            levels = options.eps if load_model(folder).method == "biflow" else [0.0]
+            for eps in levels:
+                rows += measure(folder, eps, samples=options.samples, frames=options.frames, first=options.first)
+    record.write(options.json, {"question": "evaluations a frame and deviation, by solver", "rows": rows})
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

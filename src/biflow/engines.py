@@ -1,0 +1,131 @@
+"""What evaluates a network: PyTorch as it is, torch.compile, or OpenVINO; the same fields from each.
+
+Weights stay in float32 on a CPU. The numbers behind "auto" are in benchmarks/README.md.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from biflow.networks import VideoUNet
+from biflow.paths import Fields
+
+Engine = Literal["auto", "torch", "compile", "openvino"]
+log = logging.getLogger("biflow")
+
+
+def cache_folder() -> Path:
+    """Where what engines build is kept between runs: ~/.cache/biflow, or under XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
+
+
+def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fields], str]:
+    """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of the engine used.
+
+    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch. An engine that is missing or fails is replaced by
+    PyTorch, and the logger says so in a sentence.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if engine == "auto":
+        engine = "openvino" if on_cpu and find_spec("openvino") else "torch"
+    try:
+        if engine == "openvino":
+            if not on_cpu:
+                raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
+            return openvino_fields(model), engine
+        if engine == "compile":
+            return compiled_fields(model), engine
+    except Exception as error:  # whatever a compiler may raise: the video matters more
+        reason = "it is not installed; pip install openvino" if isinstance(error, ImportError) else str(error)
+        log.warning("The engine %s cannot be used (%s); using torch.", engine, reason.splitlines()[0])
+    return model, "torch"
+
+
+def compiled_fields(model: VideoUNet) -> Callable[..., Fields]:
+    """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    return torch.compile(model, dynamic=None)
+
+
+def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
+    """By OpenVINO in float32; the first call ever for a model takes some seconds, as its graph is traced and kept.
+
+    Each batch size gets a network of its own (half a second): at batch 1 it is a third faster than one for any size.
+    """
+    import openvino
+
+    core, path = openvino.Core(), _graph(model, openvino)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+    }
+
+    @cache
+    def request(batch: int):
+        graph = core.read_model(path)
+        graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
+        return core.compile_model(graph, "CPU", settings).create_infer_request()
+
+    def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
+        inputs = [i.numpy() for i in (x, t, alpha, condition) if i is not None]
+        outputs = request(len(x)).infer(inputs)
+        # Copies, since the request writes its next result to the same memory.
+        v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
+        return Fields(v, n[0] if n else None)
+
+    return evaluate
+
+
+class _Outputs(nn.Module):
+    """The fields as a plain tuple, of positional inputs: what a tracer understands."""
+
+    def __init__(self, model: VideoUNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor, other: Tensor | None = None) -> tuple[Tensor, ...]:
+        name = "condition" if self.model.method == "condiff" else "alpha"
+        found = self.model(x, t, **({} if other is None else {name: other}))
+        return tuple(f for f in found if f is not None)
+
+
+def _graph(model: VideoUNet, openvino) -> Path:
+    """The model's graph in OpenVINO's form, in the cache; traced and written if it is not there yet."""
+    digest = hashlib.sha256(f"{openvino.__version__} {model.to_json_string()}".encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
+    if not (folder / "model.xml").exists():
+        height, width = model.config["size"]
+        examples = [torch.zeros(2, 3, height, width), torch.full((2,), 0.5)]
+        shapes = [[-1, 3, height, width], [-1]]
+        if model.method != "flow":
+            other = 1 if model.method == "biflow" else 0
+            examples.append(examples[other].clone())
+            shapes.append(shapes[other])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
+            graph = openvino.convert_model(_Outputs(model), example_input=tuple(examples), input=shapes)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent))
+        try:
+            openvino.save_model(graph, partial / "model.xml", compress_to_fp16=False)
+            os.replace(partial, folder)
+        except OSError:  # another process was faster: its folder is as good
+            if not (folder / "model.xml").exists():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder / "model.xml"

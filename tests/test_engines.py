@@ -1,0 +1,94 @@
+import logging
+import sys
+
+import pytest
+import torch
+
+from biflow import engines
+from biflow.config import NetworkConfig
+from biflow.networks import VideoUNet
+from biflow.rollout import rollout, sample_generators
+
+TINY = NetworkConfig(channels=(32, 32), attention=(1,), patch=2)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def network(method: str, *, pair: bool = False) -> VideoUNet:
+    torch.manual_seed(0)
+    config = NetworkConfig(**{**vars(TINY), "pair": pair})
+    return VideoUNet(method, config, (16, 16), v_scale=0.5).eval()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("method", "pair"), [("flow", False), ("biflow", False), ("biflow", True), ("condiff", False)])
+def test_openvino_gives_the_fields_of_torch_at_any_batch(method, pair):
+    pytest.importorskip("openvino")
+    model = network(method, pair=pair)
+    evaluate, used = engines.fields(model, "openvino")
+    assert used == "openvino"
+    kept = []
+    for batch in (1, 3, 1):
+        x, t = torch.randn(batch, 3, 16, 16), torch.rand(batch)
+        more = {"biflow": {"alpha": torch.rand(batch)}, "condiff": {"condition": torch.randn_like(x)}}.get(method, {})
+        got, expected = evaluate(x, t, **more), model(x, t, **more)
+        kept.append((got.v, expected.v))
+        torch.testing.assert_close(got.v, expected.v, atol=1e-4, rtol=1e-4)
+        if expected.n is None:
+            assert got.n is None
+        else:
+            torch.testing.assert_close(got.n, expected.n, atol=1e-4, rtol=1e-4)
+    for got, expected in kept:  # a later call leaves earlier results alone
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path):
+    pytest.importorskip("openvino")
+    graphs = tmp_path / "cache" / "biflow" / "openvino"
+    model = network("biflow")
+    engines.fields(model, "openvino")
+    (first,) = graphs.iterdir()
+    written = (first / "model.xml").stat().st_mtime_ns
+    engines.fields(network("biflow"), "openvino")
+    assert [folder.name for folder in graphs.iterdir()] == [first.name]
+    assert (first / "model.xml").stat().st_mtime_ns == written
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    engines.fields(model, "openvino")
+    assert len(list(graphs.iterdir())) == 2
+
+
+def test_a_stream_by_openvino_is_the_stream_by_torch():
+    pytest.importorskip("openvino")
+    model = network("biflow")
+    first = torch.rand(2, 3, 16, 16) * 2 - 1
+    videos = [
+        rollout(model, first, frames=3, generators=sample_generators(0, [0, 1]), fields=engines.fields(model, name)[0])
+        for name in ("torch", "openvino")
+    ]
+    torch.testing.assert_close(videos[0], videos[1], atol=1e-3, rtol=0)
+
+
+def test_an_engine_that_is_missing_is_replaced_and_said(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # import openvino now raises ImportError
+    model = network("flow")
+    with caplog.at_level(logging.WARNING, logger="biflow"):
+        evaluate, used = engines.fields(model, "openvino")
+    assert (evaluate, used) == (model, "torch")
+    assert "openvino cannot be used (it is not installed; pip install openvino); using torch" in caplog.text
+
+
+def test_an_engine_that_fails_is_replaced_and_said(monkeypatch, caplog):
+    monkeypatch.setattr(engines, "openvino_fields", lambda model: 1 / 0)
+    model = network("flow")
+    with caplog.at_level(logging.WARNING, logger="biflow"):
+        assert engines.fields(model, "openvino") == (model, "torch")
+    assert "division by zero" in caplog.text
+
+
+def test_auto_is_torch_where_openvino_is_not_installed(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert engines.fields(network("flow"))[1] == "torch"
