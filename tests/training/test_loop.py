@@ -46,6 +46,7 @@ def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
     assert lines[-1]["samples"] == 160
     assert lines[-1]["v"] < 0.8 * lines[0]["v"]
     assert len(lines[0]["v_against_t"]) == 10
+    assert 0 <= lines[0]["waiting_for_data"] < 1
     assert ("n" in lines[0], "n_against_alpha" in lines[0]) == (method == "biflow",) * 2
     model = load_model(tmp_path)
     assert (model.method, model.config["size"]) == (method, [16, 16])

@@ -1,6 +1,5 @@
 """The training loop: FLOW, BI-FLOW or CONDIFF on pairs of frames."""
 
-import json
 import math
 import signal
 import time
@@ -24,10 +23,9 @@ from biflow.networks import VideoUNet
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
 from biflow.training import checkpoint
+from biflow.training.log import TrainingLog
 from biflow.training.muon import Muon
 from biflow.video import contact_sheet, to_float, to_uint8
-
-BINS = 10  # of the losses against t and alpha
 
 
 def train(config: TrainConfig, data: Path, out: Path) -> dict:
@@ -74,13 +72,14 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic() - history["seconds"]
     step = start = history["step"]
-    log = _Log(out, start, config.batch, accelerator.is_main_process)
+    log = TrainingLog(out, start, config.batch, active=accelerator.is_main_process)
     finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
 
     def save() -> None:
         if not finite.item():
             raise UserError(_not_finite(step, out))
-        history.update(step=step, seconds=time.monotonic() - started, losses=log.means)
+        seconds = time.monotonic() - started
+        history.update(step=step, seconds=seconds, losses=log.means, processes=accelerator.num_processes)
         if accelerator.is_main_process:
             checkpoint.save(out, step, model, optimizer.optimizer, ema, config, history)
         accelerator.wait_for_everyone()
@@ -89,7 +88,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
         total=config.steps, initial=start, unit="step", desc=config.method, disable=not accelerator.is_main_process
     )
     with _interruptible() as interrupted, bar:
-        for step, batch in _batches(config, pairs, start, accelerator):
+        for step, batch in _batches(config, pairs, start, accelerator, log):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
             for part, frames in enumerate(batch.chunk(config.accumulate)):
@@ -189,7 +188,7 @@ def _generator(device: torch.device, *key: int) -> torch.Generator:
 
 
 def _batches(
-    config: TrainConfig, pairs: FramePairs, start: int, accelerator: Accelerator
+    config: TrainConfig, pairs: FramePairs, start: int, accelerator: Accelerator, log: TrainingLog
 ) -> Iterator[tuple[int, Tensor]]:
     """(step, this process's share of its batch, uint8 (b, 2, 3, h, w)) from `start` on, read one step ahead."""
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -202,7 +201,9 @@ def _batches(
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, start)
         for step in range(start, config.steps):
+            begun = time.monotonic()
             batch = ahead.result()
+            log.waited += time.monotonic() - begun
             if step + 1 < config.steps:
                 ahead = reader.submit(read, step + 1)
             yield step, batch
@@ -253,71 +254,3 @@ def _not_finite(step: int, out: Path) -> str:
     last = checkpoint.latest(out)
     kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
     return f"The loss became NaN or infinite before step {step}; {kept}. Try a lower lr or a longer warmup."
-
-
-class _Log:
-    """Means between two log lines, in `log.jsonl` and TensorBoard; losses also against t and alpha."""
-
-    def __init__(self, out: Path, step: int, batch: int, active: bool) -> None:
-        self._step, self._batch = step, batch
-        self.means: dict[str, float] = {}
-        self._active, self._file, self._board = active, out / "log.jsonl", None
-        self._reset()
-        if not active:
-            return
-        if self._file.exists():  # lines after the checkpoint that the run goes on from will be written again
-            lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self._file.write_text("".join(f"{line}\n" for line in lines))
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-        except ImportError:
-            tqdm.write("No TensorBoard log: pip install tensorboard for one.")
-
-    def _reset(self) -> None:
-        self._seen: list[tuple[objectives.Terms, Tensor, Tensor]] = []
-        self._since = time.monotonic()
-
-    def add(self, terms: objectives.Terms, t: Tensor, alpha: Tensor) -> None:
-        if self._active:
-            self._seen.append(({name: term.detach() for name, term in terms.items()}, t, alpha))
-
-    def write(self, step: int, lr: float, norm: float, samples: int) -> dict[str, str]:
-        if not self._active:
-            return {}
-        seen_terms, seen_t, seen_alpha = zip(*self._seen, strict=True)
-        t, alpha = torch.cat(seen_t).cpu(), torch.cat(seen_alpha).cpu()
-        terms = {name: torch.cat([seen[name] for seen in seen_terms]).cpu() for name in seen_terms[0]}
-        self.means = {name: term.mean().item() for name, term in terms.items()}
-        rate = (step - self._step) * self._batch / (time.monotonic() - self._since)
-        self._step = step
-        line: dict = {
-            "step": step,
-            "samples": samples,
-            **self.means,
-            "lr": lr,
-            "grad_norm": norm,
-            "samples_per_s": rate,
-        }
-        for name, term in terms.items():
-            line[f"{name}_against_t"] = _binned(term, t)
-            if alpha.any():
-                line[f"{name}_against_alpha"] = _binned(term, alpha / alpha.max())
-        with self._file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        if self._board:
-            for name, value in line.items():
-                values = enumerate(value) if isinstance(value, list) else [(None, value)]
-                for position, number in values:
-                    if name != "step" and number is not None:
-                        tag = name if position is None else f"{name}/{position / BINS:.1f}"
-                        self._board.add_scalar(tag, number, step)
-        self._reset()
-        return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
-
-
-def _binned(term: Tensor, position: Tensor) -> list[float | None]:
-    """Mean of `term` in each of BINS equal bins of `position` in [0, 1]; None where there is no sample."""
-    bins = (position * BINS).long().clamp(0, BINS - 1)
-    return [term[bins == i].mean().item() if (bins == i).any() else None for i in range(BINS)]

@@ -1,0 +1,88 @@
+"""What a training run says of itself."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from biflow.objectives import Terms
+
+BINS = 10  # of the losses against t and alpha
+
+
+class TrainingLog:
+    """Means between two log lines, in `log.jsonl` and TensorBoard; losses also against t and alpha.
+
+    Attributes:
+        means: of the loss terms, at the last line.
+        waited: seconds since the last line in which the loop had to wait for data.
+    """
+
+    def __init__(self, out: Path, step: int, batch: int, *, active: bool) -> None:
+        self._step, self._batch = step, batch
+        self.means: dict[str, float] = {}
+        self._active, self._file, self._board = active, out / "log.jsonl", None
+        self._reset()
+        if not active:
+            return
+        if self._file.exists():  # lines after the checkpoint that the run goes on from will be written again
+            lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
+            self._file.write_text("".join(f"{line}\n" for line in lines))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        except ImportError:
+            tqdm.write("No TensorBoard log: pip install tensorboard for one.")
+
+    def _reset(self) -> None:
+        self._seen: list[tuple[Terms, Tensor, Tensor]] = []
+        self._since, self.waited = time.monotonic(), 0.0
+
+    def add(self, terms: Terms, t: Tensor, alpha: Tensor) -> None:
+        if self._active:
+            self._seen.append(({name: term.detach() for name, term in terms.items()}, t, alpha))
+
+    def write(self, step: int, lr: float, norm: float, samples: int) -> dict[str, str]:
+        if not self._active:
+            return {}
+        seen_terms, seen_t, seen_alpha = zip(*self._seen, strict=True)
+        t, alpha = torch.cat(seen_t).cpu(), torch.cat(seen_alpha).cpu()
+        terms = {name: torch.cat([seen[name] for seen in seen_terms]).cpu() for name in seen_terms[0]}
+        self.means = {name: term.mean().item() for name, term in terms.items()}
+        seconds = time.monotonic() - self._since
+        rate = (step - self._step) * self._batch / seconds
+        self._step = step
+        line: dict = {
+            "step": step,
+            "samples": samples,
+            **self.means,
+            "lr": lr,
+            "grad_norm": norm,
+            "samples_per_s": rate,
+            "waiting_for_data": self.waited / seconds,
+        }
+        for name, term in terms.items():
+            line[f"{name}_against_t"] = _binned(term, t)
+            if alpha.any():
+                line[f"{name}_against_alpha"] = _binned(term, alpha / alpha.max())
+        with self._file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board:
+            for name, value in line.items():
+                values = enumerate(value) if isinstance(value, list) else [(None, value)]
+                for position, number in values:
+                    if name != "step" and number is not None:
+                        tag = name if position is None else f"{name}/{position / BINS:.1f}"
+                        self._board.add_scalar(tag, number, step)
+        self._reset()
+        return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
+
+
+def _binned(term: Tensor, position: Tensor) -> list[float | None]:
+    """Mean of `term` in each of BINS equal bins of `position` in [0, 1]; None where there is no sample."""
+    bins = (position * BINS).long().clamp(0, BINS - 1)
+    return [term[bins == i].mean().item() if (bins == i).any() else None for i in range(BINS)]
