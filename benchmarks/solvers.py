@@ -9,6 +9,7 @@ own; torchode counts a batch's slowest sample, so "reference" is our exact twin 
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -32,8 +33,10 @@ SOLVERS = {
 }
 
 
-def measure(folder: Path, eps: float, *, samples: int, frames: int, first: Path | None) -> list[dict]:
-    """A row for each solver: model, method, eps, solver, nfe, rmse, worst."""
+def measure(
+    folder: Path, eps: float, *, samples: int, frames: int, first: Path | None, names: Iterable[str] = SOLVERS
+) -> list[dict]:
+    """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
     model = load_model(folder)
     fields, _ = engines.fields(model)
     frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
@@ -46,7 +49,8 @@ def measure(folder: Path, eps: float, *, samples: int, frames: int, first: Path 
         problems.append((frame, x, end))
         frame = end.clamp(-1, 1)
     rows = []
-    for name, solver in SOLVERS.items():
+    for name in names:
+        solver = SOLVERS[name]
         nfe, off, step = [], [], None
         for condition, x, end in problems:
             # The condition goes along as an arg, since samples leave the batch as they finish.

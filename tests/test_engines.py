@@ -92,3 +92,16 @@ def test_an_engine_that_fails_is_replaced_and_said(monkeypatch, caplog):
 def test_auto_is_torch_where_openvino_is_not_installed(monkeypatch):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     assert engines.fields(network("flow"))[1] == "torch"
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_compile_gives_the_fields_of_torch():
+    model = network("biflow")
+    evaluate, used = engines.fields(model, "compile")
+    assert used == "compile"
+    for batch in (2, 3):
+        x, t, alpha = torch.randn(batch, 3, 16, 16), torch.rand(batch), torch.rand(batch)
+        got, expected = evaluate(x, t, alpha), model(x, t, alpha)
+        torch.testing.assert_close(got.v, expected.v, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got.n, expected.n, atol=1e-4, rtol=1e-4)
