@@ -16,13 +16,14 @@ from torch import Tensor
 from biflow.paths import Fields
 
 
-def solve(f: Callable[[Tensor, Tensor], Tensor], x: Tensor) -> tuple[Tensor, int]:
-    """The state at k = 1 from x at k = 0, and torchode's number of evaluations for the batch."""
+def solve(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, k0: float = 0.0, k1: float = 1.0) -> tuple[Tensor, int]:
+    """The state at k1 from x at k0, and torchode's number of evaluations for the batch."""
     term = torchode.ODETerm(lambda k, y: f(y.unflatten(1, x.shape[1:]), k).flatten(1))
     controller = torchode.IntegralController(atol=1e-2, rtol=1e-2, term=term)
     adjoint = torchode.AutoDiffAdjoint(torchode.Heun(term), controller)
-    k = torch.tensor([[0.0, 1.0]], device=x.device).expand(len(x), 2)
+    k = torch.tensor([[k0, k1]], device=x.device).expand(len(x), 2)
     solution = adjoint.solve(torchode.InitialValueProblem(x.flatten(1), k[:, 0], k[:, 1], t_eval=k))
+    assert not solution.status.any(), "torchode gave up"
     return solution.ys[:, -1].reshape(x.shape), int(solution.stats["n_f_evals"].max())
 
 

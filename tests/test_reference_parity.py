@@ -12,11 +12,10 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import save_file
 
+from benchmarks.reference_pipeline import solve
 from biflow.networks import import_reference
 from biflow.rollout import sample_generators, stream
 from biflow.solvers import Solver
-
-torchode = pytest.importorskip("torchode")
 
 SIZE, SEED = 32, 5
 
@@ -56,17 +55,6 @@ def twins(tmp_path_factory):
     return make
 
 
-def solve_with_torchode(f, x, k0, k1):
-    """The state at k1, and torchode's number of evaluations for the batch."""
-    term = torchode.ODETerm(lambda k, y: f(y.unflatten(1, x.shape[1:]), k).flatten(1))
-    controller = torchode.IntegralController(atol=1e-2, rtol=1e-2, term=term)
-    adjoint = torchode.AutoDiffAdjoint(torchode.Heun(term), controller)
-    k = torch.tensor([[k0, k1]]).expand(len(x), 2)
-    solution = adjoint.solve(torchode.InitialValueProblem(x.flatten(1), k[:, 0], k[:, 1], t_eval=k))
-    assert solution.status.tolist() == [0] * len(x)
-    return solution.ys[:, -1].reshape(x.shape), int(solution.stats["n_f_evals"].max())
-
-
 def reference_frames(method, nets, first, generators, eps, direction):
     """Endless (frame, NFE)."""
 
@@ -88,7 +76,7 @@ def reference_frames(method, nets, first, generators, eps, direction):
         if eps or method == "condiff":
             noise = torch.stack([torch.randn(3, SIZE, SIZE, generator=generator) for generator in generators])
             x = noise if method == "condiff" else frame + eps * noise
-        x, nfe = solve_with_torchode(f, x, *ends)
+        x, nfe = solve(f, x, *ends)
         frame = x.clamp(-1, 1)
         yield frame, nfe
 

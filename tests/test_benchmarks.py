@@ -1,0 +1,46 @@
+"""The short form of `make bench`: only what does not depend on the machine's mood."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import solvers
+from biflow.networks import load_model
+from biflow.rollout import sample_generators, stream
+from biflow.sampling import first_frames, shipped_model
+from biflow.video import to_float
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3])
+@torch.inference_mode()
+def test_a_frame_of_the_shipped_model_costs_what_was_committed(eps):
+    rows = json.loads((RESULTS / "solvers.json").read_text())["rows"]
+    cost = {row["solver"]: row["nfe"] for row in rows if (row["model"], row["eps"]) == (shipped_model().name, eps)}
+    assert cost["adams adaptive"] <= (0.4 if eps == 0.1 else 0.55) * cost["reference"]
+    model = load_model(shipped_model())
+    first = to_float(first_frames(shipped_model() / "first", (64, 64), 2, 0))
+    made = islice(stream(model, first, generators=sample_generators(0, [0, 1]), eps=eps), 3)
+    now = torch.cat([frame.nfe for frame in made]).float().mean()
+    assert now <= 1.25 * cost["adams adaptive"]  # three frames, of which the first has not learnt its step yet
+
+
+def test_the_committed_defaults_deviate_no_more_than_the_reference():
+    rows = json.loads((RESULTS / "solvers.json").read_text())["rows"]
+    off = {(row["model"], row["eps"], row["solver"]): row["rmse"] for row in rows}
+    cases = {key[:2] for key in off}
+    assert len({model for model, _ in cases}) >= 2
+    for model, eps in cases:
+        if eps > 0:
+            assert off[(model, eps, "adams adaptive")] <= off[(model, eps, "reference")]
+
+
+def test_the_plot_shows_every_solver(tmp_path):
+    case = {"model": "m", "method": "biflow", "eps": 0.1, "nfe": 4.0, "rmse": 0.01}
+    solvers.plot([{**case, "solver": name} for name in solvers.SOLVERS], tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in solvers.SOLVERS)
