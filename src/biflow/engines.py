@@ -47,15 +47,20 @@ def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fie
         if engine == "compile":
             return compiled_fields(model), engine
     except Exception as error:  # whatever a compiler may raise: the video matters more
-        reason = "it is not installed; pip install openvino" if isinstance(error, ImportError) else str(error)
-        log.warning("The engine %s cannot be used (%s); using torch.", engine, reason.splitlines()[0])
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if engine == "openvino" and isinstance(error, ImportError):
+            reason = "it is not installed; pip install openvino"
+        log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
     return model, "torch"
 
 
 def compiled_fields(model: VideoUNet) -> Callable[..., Fields]:
     """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    return torch.compile(model, dynamic=None)
+    compiled = torch.compile(model)
+    with torch.inference_mode():
+        compiled(**_example(model))  # a compiler that fails does so here
+    return compiled
 
 
 def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
@@ -88,6 +93,14 @@ def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
     return evaluate
 
 
+def _example(model: VideoUNet) -> dict[str, Tensor]:
+    """Inputs of two samples, by name."""
+    device = next(model.parameters()).device
+    x, half = torch.zeros(2, 3, *model.config["size"], device=device), torch.full((2,), 0.5, device=device)
+    more = {"flow": {}, "biflow": {"alpha": half.clone()}, "condiff": {"condition": x.clone()}}[model.method]
+    return {"x": x, "t": half, **more}
+
+
 class _Outputs(nn.Module):
     """The fields as a plain tuple, of positional inputs: what a tracer understands."""
 
@@ -108,16 +121,11 @@ def _graph(model: VideoUNet, openvino) -> Path:
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
     if not (folder / "model.xml").exists():
-        height, width = model.config["size"]
-        examples = [torch.zeros(2, 3, height, width), torch.full((2,), 0.5)]
-        shapes = [[-1, 3, height, width], [-1]]
-        if model.method != "flow":
-            other = 1 if model.method == "biflow" else 0
-            examples.append(examples[other].clone())
-            shapes.append(shapes[other])
+        inputs = tuple(_example(model).values())
+        shapes = [[-1, *value.shape[1:]] for value in inputs]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
-            graph = openvino.convert_model(_Outputs(model), example_input=tuple(examples), input=shapes)
+            graph = openvino.convert_model(_Outputs(model), example_input=inputs, input=shapes)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
