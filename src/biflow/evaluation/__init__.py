@@ -1,0 +1,5 @@
+"""How good videos are, in numbers that can be compared.
+
+`i3d` turns clips into features and `weights` gets its weights, `windows` reads sets of videos as clips, `distances`
+compares sets of features, `fvd` does all of it and says by which protocol.
+"""

@@ -1,0 +1,140 @@
+"""I3D: Inception-v1 with its filters inflated to three dimensions, whose 400 logits on Kinetics-400 are FVD's features.
+
+Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", Fig. 3. Padding, batch norm and pooling are those of the
+published TensorFlow network, which the weights belong to (`biflow.evaluation.weights` gets them).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from biflow.video import to_float
+
+CLASSES = 400
+SIDE = 224
+SHORTEST = 10  # frames of a clip; the last average pool spans two steps of 8 frames each
+PREPROCESSING = "shorter side to 224, bilinear without antialias; centre crop to 224x224; [-1, 1]; logits, no softmax"
+
+# Per block: channels of the 1x1x1 branch, of the two 3x3x3 branches (reduced, then grown), and of the pooled branch.
+MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
+    "3b": (64, 96, 128, 16, 32, 32),
+    "3c": (128, 128, 192, 32, 96, 64),
+    "4b": (192, 96, 208, 16, 48, 64),
+    "4c": (160, 112, 224, 24, 64, 64),
+    "4d": (128, 128, 256, 24, 64, 64),
+    "4e": (112, 144, 288, 32, 64, 64),
+    "4f": (256, 160, 320, 32, 128, 128),
+    "5b": (256, 160, 320, 32, 128, 128),
+    "5c": (384, 192, 384, 48, 128, 128),
+}
+# Max pools before the block of that name: (kernel, stride), each (time, height, width).
+POOLS = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2))}
+
+
+def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
+    """Zeros around x so that a window gives ceil(size / stride) values a side, the odd one at the end (TensorFlow's SAME).
+
+    What an even total would put on both sides, and PyTorch's `padding` with it, is off by one wherever the stride is 2.
+    """
+    sides: list[int] = []
+    for size, window, step in zip(x.shape[2:], kernel, stride, strict=True):
+        total = max((-(-size // step) - 1) * step + window - size, 0)
+        sides = [total // 2, total - total // 2, *sides]  # F.pad counts from the last axis
+    return F.pad(x, sides) if any(sides) else x
+
+
+def max_pool(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
+    """A SAME max pool of values that are not negative (they come out of ReLUs), so that the zeros around never win."""
+    return F.max_pool3d(pad_same(x, kernel, stride), tuple(kernel), tuple(stride))
+
+
+class Unit(nn.Module):
+    """Convolution without bias, batch norm without scale (eps 1e-3, by stored statistics), ReLU.
+
+    The norm is an affine map of each channel: `settle` folds it into the convolution.
+    """
+
+    def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1):
+        super().__init__()
+        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
+        self.conv = nn.Conv3d(channels_in, channels, kernel, stride)
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d _ _ _"]:
+        return F.relu_(self.conv(pad_same(x, self.kernel, self.stride)))
+
+
+def fold_batch_norm(
+    weight: Float[Tensor, "d c *k"],
+    mean: Float[Tensor, " d"],
+    variance: Float[Tensor, " d"],
+    shift: Float[Tensor, " d"],
+    eps: float = 1e-3,
+) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
+    """Weight and bias of the convolution that gives (w * x - mean) / sqrt(variance + eps) + shift; in float64."""
+    scale = (variance.double() + eps).rsqrt()
+    folded = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
+    return folded.to(weight.dtype), (shift.double() - mean.double() * scale).to(weight.dtype)
+
+
+class Mixed(nn.Module):
+    """An Inception block: four branches side by side, joined over channels."""
+
+    def __init__(self, channels_in: int, widths: tuple[int, int, int, int, int, int]):
+        super().__init__()
+        one, reduced, grown, reduced_more, grown_more, pooled = widths
+        self.branch_0 = Unit(channels_in, one, 1)
+        self.branch_1 = nn.Sequential(Unit(channels_in, reduced, 1), Unit(reduced, grown, 3))
+        self.branch_2 = nn.Sequential(Unit(channels_in, reduced_more, 1), Unit(reduced_more, grown_more, 3))
+        self.branch_3 = Unit(channels_in, pooled, 1)
+        self.channels = one + grown + grown_more + pooled
+
+    def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
+        pooled = max_pool(x, (3, 3, 3), (1, 1, 1))
+        return torch.cat([self.branch_0(x), self.branch_1(x), self.branch_2(x), self.branch_3(pooled)], 1)
+
+
+class I3D(nn.Module):
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400). Without weights until they are loaded."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Unit(3, 64, 7, 2)
+        self.stem_1x1 = Unit(64, 64, 1)
+        self.stem_3x3 = Unit(64, 192, 3)
+        channels, blocks = 192, {}
+        for name, widths in MIXED.items():
+            blocks[name] = Mixed(channels, widths)
+            channels = blocks[name].channels
+        self.mixed = nn.ModuleDict(blocks)
+        self.logits = nn.Conv3d(channels, CLASSES, 1)
+
+    def forward(self, x: Float[Tensor, "b 3 t h w"]) -> Float[Tensor, "b 400"]:
+        x = max_pool(self.stem(x), (1, 3, 3), (1, 2, 2))
+        x = self.stem_3x3(self.stem_1x1(x))
+        for name, block in self.mixed.items():
+            x = block(max_pool(x, *POOLS[name]) if name in POOLS else x)
+        x = F.avg_pool3d(x, (2, 7, 7), stride=1)  # no padding
+        return self.logits(x).flatten(2).mean(2)
+
+
+def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
+    """What FVD's common implementations feed I3D: see `PREPROCESSING`. On the device where the frames are."""
+    clips, length, _, height, width = frames.shape
+    side = (SIDE, max(SIDE, int(width * SIDE / height))) if height <= width else (max(SIDE, int(height * SIDE / width)), SIDE)
+    x = F.interpolate(to_float(frames.flatten(0, 1)), size=side, mode="bilinear", align_corners=False)
+    top, left = (side[0] - SIDE) // 2, (side[1] - SIDE) // 2
+    x = x[..., top : top + SIDE, left : left + SIDE]
+    return x.unflatten(0, (clips, length)).transpose(1, 2).contiguous()
+
+
+def load_i3d(path: Path, device: torch.device | None = None) -> I3D:
+    """The network with the converted weights at `path` (`biflow.evaluation.weights.i3d_weights` finds them)."""
+    with torch.device("meta"):
+        network = I3D()
+    network.load_state_dict(load_file(path), assign=True)
+    return network.eval().requires_grad_(False).to(device or torch.device("cpu"))

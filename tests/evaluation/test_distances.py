@@ -1,0 +1,144 @@
+import pytest
+import torch
+
+from biflow.evaluation.distances import (
+    Moments,
+    frechet_distance,
+    frechet_estimate,
+    kernel_distance,
+    kernel_estimate,
+)
+
+
+def seeded(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def gaussian(mean, covariance) -> Moments:
+    """Moments that have exactly this mean and covariance."""
+    moments = Moments(len(mean), 101.0)
+    moments.mean, moments.scatter = mean.double(), covariance.double() * 100
+    return moments
+
+
+def test_two_gaussians_that_commute_are_as_far_apart_as_the_closed_form_says():
+    # |m1 - m2|² + Σ (σ1 - σ2)² where both covariances share their axes.
+    turn = torch.linalg.qr(normal(5, 5))[0]
+    s1, s2 = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([2.0, 2, 1, 0, 7]).double()
+    a = gaussian(torch.zeros(5), turn @ torch.diag(s1**2) @ turn.T)
+    b = gaussian(torch.arange(5), turn @ torch.diag(s2**2) @ turn.T)
+    assert frechet_distance(a, b) == pytest.approx(30 + float(((s1 - s2) ** 2).sum()), rel=1e-10)
+
+
+def test_two_gaussians_in_the_plane_that_do_not_commute():
+    # In 2-D, tr (S1 S2)^1/2 = (tr S1 S2 + 2 (det S1 S2)^1/2)^1/2.
+    s1, s2 = torch.tensor([[2.0, 1], [1, 3]]), torch.tensor([[4.0, -1], [-1, 1]])
+    cross = (torch.trace(s1 @ s2) + 2 * torch.det(s1 @ s2).sqrt()).sqrt()
+    expected = 5 + 5 - 2 * float(cross)
+    assert frechet_distance(gaussian(torch.zeros(2), s1), gaussian(torch.zeros(2), s2)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [10, 60])  # a singular covariance, and one of full rank
+def test_a_set_is_at_no_distance_from_itself(n):
+    x = normal(n, 40) * 3 + 5
+    a, b = Moments(40).add(x), Moments(40).add(x.flip(0))
+    assert frechet_distance(a, b) == pytest.approx(0, abs=1e-6 * float(a.covariance.trace()))
+
+
+def test_moments_are_those_of_numpy_whatever_the_batches_and_their_order():
+    x = normal(257, 12) * 10 + 1000
+    whole = Moments(12).add(x)
+    pieces = Moments(12)
+    for piece in x[torch.randperm(257, generator=seeded())].split(19):
+        pieces.add(piece)
+    torch.testing.assert_close(whole.mean, x.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole.covariance, x.T.cov(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(pieces.mean, whole.mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(pieces.covariance, whole.covariance, rtol=1e-6, atol=1e-9)
+    other = Moments(12).add(normal(50, 12, seed=3))
+    assert frechet_distance(pieces, other) == pytest.approx(frechet_distance(whole, other), rel=1e-6)
+
+
+def test_two_processes_merge_to_the_whole():
+    x = normal(90, 6)
+    merged = Moments(6).add(x[:20]).merge(Moments(6)).merge(Moments(6).add(x[20:]))
+    assert merged.count == 90
+    torch.testing.assert_close(merged.mean, x.mean(0))
+    torch.testing.assert_close(merged.covariance, x.T.cov())
+
+
+def test_weights_are_repetitions():
+    x, w = normal(8, 3), torch.tensor([0, 1, 2, 3, 0, 1, 1, 2])
+    weighted, repeated = Moments(3).add(x, w.double()), Moments(3).add(x.repeat_interleave(w, 0))
+    torch.testing.assert_close(weighted.mean, repeated.mean)
+    torch.testing.assert_close(weighted.covariance, repeated.covariance)
+
+
+def test_nan_and_single_features_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        Moments(2).add(torch.tensor([[0.0, torch.nan]]))
+    with pytest.raises(ValueError, match="at least 2"):
+        _ = Moments(2).add(torch.zeros(1, 2)).covariance
+    with pytest.raises(ValueError, match="at least 2"):
+        kernel_distance(torch.zeros(1, 2), torch.zeros(4, 2))
+
+
+def test_kernel_distance_of_three_points_by_hand():
+    # d = 1, k(a, b) = (ab + 1)³: within x k(1, 2) = 27, within y k(0, 3) = 1, across 1, 64, 1, 343.
+    x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [3.0]])
+    assert kernel_distance(x, y) == pytest.approx(27 + 1 - 2 * (1 + 64 + 1 + 343) / 4)
+
+
+def test_kernel_distance_is_unbiased_where_the_expectation_is_known():
+    # x ~ N(0, 1), y ~ N(1, 1), d = 1, E k = E (xy + 1)³ = 1 + 3 E x E y + 3 E x² E y² + E x³ E y³, with moments
+    # (0, 1, 0) and (1, 2, 4): 1 + 3, 1 + 3 + 12 + 16 and 1 + 6, so MMD² = 4 + 32 - 2 · 7 = 22.
+    drawn = normal(1500, 2, 6, 1)
+    values = torch.tensor([kernel_distance(x, y + 1) for x, y in drawn]).double()
+    error = float(values.std() / len(values) ** 0.5)
+    assert abs(float(values.mean()) - 22) < 3 * error
+    assert error < 2
+
+
+def test_the_jackknife_standard_error_is_the_spread_over_repeated_draws():
+    draws = normal(80, 2, 60, 4)
+    estimates = [kernel_estimate(x, y + 0.5, resamples=2, generator=seeded()) for x, y in draws]
+    spread = torch.tensor([estimate.value for estimate in estimates]).std()
+    stated = torch.tensor([estimate.standard_error for estimate in estimates]).mean()
+    assert float(stated / spread) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("estimate", [kernel_estimate, frechet_estimate])
+def test_intervals_hold_their_value_and_follow_the_seed(estimate):
+    x, y = normal(30, 4), normal(40, 4, seed=1) + 1
+    first, again, other = (estimate(x, y, resamples=100, generator=seeded(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert first.interval[0] < first.value < first.interval[1]
+
+
+def test_intervals_cover_the_expected_distance_about_as_often_as_they_say():
+    drawn = normal(60, 2, 40, 1)
+    centre = 22
+    hits = 0
+    for i, (x, y) in enumerate(drawn):
+        low, high = kernel_estimate(x, y + 1, resamples=200, generator=seeded(i)).interval
+        hits += low <= centre <= high
+    assert hits / 60 > 0.75  # a skewed statistic at n = 40: under 95 %, but no fiction
+
+
+def test_copies_of_one_video_add_no_certainty():
+    x, y = normal(20, 4), normal(20, 4, seed=1) + 1
+    twice = torch.arange(20).repeat_interleave(4)
+    one = kernel_estimate(x, y, generator=seeded())
+    copies = [z.repeat_interleave(4, 0) for z in (x, y)]
+    grouped = kernel_estimate(*copies, x_groups=twice, y_groups=twice, generator=seeded())
+    naive = kernel_estimate(*copies, generator=seeded())
+    assert grouped.standard_error == pytest.approx(one.standard_error, rel=0.25)
+    assert naive.standard_error < 0.7 * one.standard_error
+
+
+def test_two_single_features_have_no_standard_error():
+    assert kernel_estimate(normal(2, 3), normal(2, 3, seed=1), generator=seeded()).standard_error is None
