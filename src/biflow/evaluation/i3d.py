@@ -17,7 +17,7 @@ from biflow.video import to_float
 
 CLASSES = 400
 SIDE = 224
-SHORTEST = 10  # frames of a clip; the last average pool spans two steps of 8 frames each
+SHORTEST = 10  # frames a clip; the network itself takes 9, the common implementations ask for 10
 PREPROCESSING = "shorter side to 224, bilinear without antialias; centre crop to 224x224; [-1, 1]; logits, no softmax"
 
 # Per block: channels of the 1x1x1 branch, of the two 3x3x3 branches (reduced, then grown), and of the pooled branch.
@@ -37,9 +37,9 @@ POOLS = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 
 
 
 def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
-    """Zeros around x so that a window gives ceil(size / stride) values a side, the odd one at the end (TensorFlow's SAME).
+    """Zeros around x so that there are ceil(size / stride) windows a side, an odd zero at the end (TensorFlow's SAME).
 
-    What an even total would put on both sides, and PyTorch's `padding` with it, is off by one wherever the stride is 2.
+    PyTorch's own `padding` is the same on both sides, and off by one wherever the stride is 2.
     """
     sides: list[int] = []
     for size, window, step in zip(x.shape[2:], kernel, stride, strict=True):
@@ -54,10 +54,7 @@ def max_pool(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Seque
 
 
 class Unit(nn.Module):
-    """Convolution without bias, batch norm without scale (eps 1e-3, by stored statistics), ReLU.
-
-    The norm is an affine map of each channel: `settle` folds it into the convolution.
-    """
+    """Convolution, batch norm, ReLU; `fold_batch_norm` has made the norm part of the convolution."""
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -75,7 +72,10 @@ def fold_batch_norm(
     shift: Float[Tensor, " d"],
     eps: float = 1e-3,
 ) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
-    """Weight and bias of the convolution that gives (w * x - mean) / sqrt(variance + eps) + shift; in float64."""
+    """Weight and bias of the convolution that gives (w * x - mean) / sqrt(variance + eps) + shift.
+
+    I3D's norms have no scale. Worked out in float64, since it is done once.
+    """
     scale = (variance.double() + eps).rsqrt()
     folded = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
     return folded.to(weight.dtype), (shift.double() - mean.double() * scale).to(weight.dtype)
@@ -99,7 +99,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400). Without weights until they are loaded."""
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400); `load_i3d` gives it its weights."""
 
     def __init__(self):
         super().__init__()
@@ -125,7 +125,8 @@ class I3D(nn.Module):
 def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
     """What FVD's common implementations feed I3D: see `PREPROCESSING`. On the device where the frames are."""
     clips, length, _, height, width = frames.shape
-    side = (SIDE, max(SIDE, int(width * SIDE / height))) if height <= width else (max(SIDE, int(height * SIDE / width)), SIDE)
+    short = min(height, width)
+    side = (-(-height * SIDE // short), -(-width * SIDE // short))  # the longer one rounded up
     x = F.interpolate(to_float(frames.flatten(0, 1)), size=side, mode="bilinear", align_corners=False)
     top, left = (side[0] - SIDE) // 2, (side[1] - SIDE) // 2
     x = x[..., top : top + SIDE, left : left + SIDE]
