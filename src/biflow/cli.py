@@ -248,9 +248,11 @@ def fvd(
         json: The file to write.
     """
     from biflow.evaluation.fvd import compare, i3d_features, summary
-    from biflow.files import write_json
-    from biflow.sampling import device
+    from biflow.files import device, write_json
 
+    if json.is_dir():
+        raise UserError(f"--json {json} is a folder; name a file in it.")
+    json.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     result = compare(
         real,
         fake,
@@ -263,7 +265,6 @@ def fvd(
         batch=batch,
         seed=seed,
     )
-    json.parent.mkdir(parents=True, exist_ok=True)
     write_json(json, result)
     print(f"{summary(result)}\n{json}")
 

@@ -41,6 +41,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         partial.unlink(missing_ok=True)
 
 
+def device() -> torch.device:
+    """CUDA if there is one, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def hardware() -> str:
     """What this machine computes on, in words."""
     if torch.cuda.is_available():

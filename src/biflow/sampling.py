@@ -22,7 +22,7 @@ from biflow.data.clips import natural
 from biflow.data.pairs import FramePairs, is_prepared
 from biflow.engines import Engine
 from biflow.errors import UserError
-from biflow.files import hardware, write_json
+from biflow.files import device, hardware, write_json
 from biflow.networks import load_model, weights_file
 from biflow.rollout import Direction, Frame, sample_generators, stream
 from biflow.solvers import Solver, SolverError
@@ -43,13 +43,6 @@ def solver_settings(name: str, *, steps: int | None, rtol: float = 1e-2, atol: f
         return Solver(method=name, steps=steps, rtol=rtol, atol=rtol if atol is None else atol, reference=reference)
     except ValueError as error:
         raise UserError(str(error)) from error
-
-
-def device() -> torch.device:
-    """CUDA if there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def shipped_model() -> Path:
