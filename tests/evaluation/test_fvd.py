@@ -8,7 +8,7 @@ from biflow import cli
 from biflow.errors import UserError
 from biflow.evaluation import fvd as module
 from biflow.evaluation.distances import Moments, frechet_distance
-from biflow.evaluation.fvd import Features, compare, singular_note, summary
+from biflow.evaluation.fvd import Features, compare, summary
 
 
 def mean_and_motion(frames):
@@ -78,13 +78,19 @@ def test_the_protocol_says_all_that_the_number_depends_on(sets):
 
 
 def test_few_windows_are_told_of_in_result_and_line(sets):
-    assert singular_note(400, 400) is None
+    assert compare(*sets, CHEAP, window=12, stride=6, progress=False)["note"] is None
     wide = Features("wide", "none", "none", 30, 10, lambda x: mean_and_motion(x).repeat(1, 8)[:, :30])
     result = compare(*sets, wide, window=12, stride=6, progress=False)
-    assert "15 windows" in result["note"]
+    assert "N = 15 windows" in result["note"]
     assert "singular" in result["note"]
     assert "KVD is the steadier number" in summary(result)
     assert "from 15 real and 15 fake windows" in summary(result)
+
+
+def test_a_set_of_one_video_is_told_of(sets):
+    result = compare(sets[0], sets[1] / "0.npy", CHEAP, window=12, stride=3, progress=False)
+    assert result["protocol"]["bootstrap"]["redrawn"] == {"real": "videos", "fake": "windows"}
+    assert "The fake set is one video" in result["note"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 
 @dataclass
@@ -104,6 +105,7 @@ def frechet_estimate(
     y_groups: Int[Tensor, " m"] | None = None,
     resamples: int = 200,
     generator: torch.Generator,
+    progress: bool = False,
 ) -> Estimate:
     """The Fréchet distance of two sets of features with its bootstrap interval.
 
@@ -115,9 +117,10 @@ def frechet_estimate(
     value = frechet_distance(Moments(dim).add(x), Moments(dim).add(y))
     x_weights = _redrawn(_groups(x, x_groups), resamples, generator)
     y_weights = _redrawn(_groups(y, y_groups), resamples, generator)
+    pairs = zip(x_weights, y_weights, strict=True)
     drawn = [
         frechet_distance(Moments(dim).add(x, wx), Moments(dim).add(y, wy))
-        for wx, wy in zip(x_weights, y_weights, strict=True)
+        for wx, wy in tqdm(pairs, total=resamples, desc="bootstrap", disable=None if progress else True)
     ]
     return Estimate(value, None, _interval(value, torch.tensor(drawn, dtype=torch.float64)))
 

@@ -90,6 +90,8 @@ def compare(
     `fvd` and `kvd` hold `value`, `standard_error` (KVD's jackknife) and a bootstrap 95 % `interval`, both of which
     take videos, not windows, for independent; `windows` how many each set gave; `protocol` all that the numbers
     depend on; `note` a warning if they deserve one. The splits are those of prepared sets. The batch has no influence.
+    Overlapping windows of one video are alike, which the kernel's unbiasedness does not provide for: as everywhere in
+    the field, all pairs of windows count.
 
     Raises UserError for empty sets, too short or damaged videos, and mixed sizes.
     """
@@ -110,22 +112,29 @@ def compare(
                 videos, features, window=window, stride=stride, size=size, batch=batch, bar=bar
             )
     _warn_of_rates(sets)
-    estimates = {}
-    for name, estimate in (("fvd", frechet_estimate), ("kvd", kernel_estimate)):
-        estimates[name] = estimate(
-            rows["real"],
-            rows["fake"],
-            x_groups=numbers["real"],
-            y_groups=numbers["fake"],
-            resamples=RESAMPLES,
-            generator=torch.Generator().manual_seed(seed),
-        )
+    kernel = kernel_estimate(
+        rows["real"],
+        rows["fake"],
+        x_groups=numbers["real"],
+        y_groups=numbers["fake"],
+        resamples=RESAMPLES,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    frechet = frechet_estimate(
+        rows["real"],
+        rows["fake"],
+        x_groups=numbers["real"],
+        y_groups=numbers["fake"],
+        resamples=RESAMPLES,
+        generator=torch.Generator().manual_seed(seed),  # the same videos redrawn
+        progress=progress,
+    )
     windows = {name: len(numbers[name]) for name in sets}
     return {
-        "fvd": asdict(estimates["fvd"]),
-        "kvd": asdict(estimates["kvd"]),
+        "fvd": asdict(frechet),
+        "kvd": asdict(kernel),
         "windows": windows,
-        "note": singular_note(min(windows.values()), features.dim),
+        "note": warnings_of(sets, windows, features.dim),
         "protocol": {
             "features": {
                 "name": features.name,
@@ -139,7 +148,11 @@ def compare(
             "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
             **{name: _record(videos) for name, videos in sets.items()},
             "kernel": "(x.y / d + 1)^3, unbiased",
-            "bootstrap": {"resamples": RESAMPLES, "seed": seed, "of": "videos; windows where a set has one video"},
+            "bootstrap": {
+                "resamples": RESAMPLES,
+                "seed": seed,
+                "redrawn": {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()},
+            },
             "commit": commit(),
             "versions": {
                 "biflow": __version__,
@@ -152,14 +165,22 @@ def compare(
     }
 
 
-def singular_note(windows: int, dim: int) -> str | None:
-    """What to say of a Fréchet distance from that few windows, or None if there are enough."""
-    if windows >= dim:
-        return None
-    return (
-        f"Only {windows} windows, fewer than the {dim} feature dimensions: the covariance is singular and FVD far too "
-        "high. KVD is the steadier number; compare FVD only at the same number of windows."
-    )
+def warnings_of(sets: dict[str, VideoSet], windows: dict[str, int], dim: int) -> str | None:
+    """What must be said beside numbers from so few windows or videos, or None."""
+    told = []
+    fewest = min(windows.values())
+    if fewest <= dim:  # n features span n - 1 dimensions
+        told.append(
+            f"N = {fewest} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
+            "upwards. KVD is the steadier number; compare FVD only at the same N."
+        )
+    single = [name for name, videos in sets.items() if videos.videos == 1]
+    if single:
+        told.append(
+            f"The {' and the '.join(single)} set is one video, so its overlapping windows are taken for independent: "
+            "the intervals are too narrow."
+        )
+    return " ".join(told) or None
 
 
 def summary(result: dict) -> str:

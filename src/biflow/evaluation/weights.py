@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class _Arrays(pickle.Unpickler):
     """Builds NumPy arrays in plain containers; a pickle can name no other function to call."""
 
     # The name of the module differs between NumPy 1 and 2; an array itself knows what rebuilds it.
-    NAMES = dict.fromkeys(
+    NAMES: ClassVar[dict[tuple[str, str], Any]] = dict.fromkeys(
         [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")], np.empty(0).__reduce__()[0]
     ) | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
 

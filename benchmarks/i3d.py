@@ -1,0 +1,72 @@
+"""How many clips a second does I3D take in, batched against clip by clip?
+
+    python -m benchmarks.i3d [--frames 16] [--batch 4] [--rounds 3] [--json FILE]
+
+Random weights: they cost the same as the trained ones. The ways take turns in each round, so that none profits from a
+quiet moment of the machine; medians over rounds after one round that does not count. The target is a factor of 2 over
+clip by clip in the default memory layout.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import record
+from biflow.evaluation.i3d import I3D, preprocess
+
+TARGET = 2.0
+
+
+def measure(frames: int, batch: int, rounds: int) -> dict:
+    """Clips per second of each way, and how far its logits are from those of clip by clip."""
+    generator = torch.Generator().manual_seed(0)
+    clips = preprocess(torch.randint(256, (batch, frames, 3, 64, 64), dtype=torch.uint8, generator=generator))
+    torch.manual_seed(0)
+    plain = I3D().eval().requires_grad_(False)
+    last = I3D().eval().requires_grad_(False)
+    last.load_state_dict(plain.state_dict())
+    last.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    clips_last = clips.contiguous(memory_format=torch.channels_last_3d)
+    ways = {
+        "clip by clip": lambda: torch.cat([plain(clip[None]) for clip in clips]),
+        "batched": lambda: plain(clips),
+        "clip by clip, channels last": lambda: torch.cat([last(clip[None]) for clip in clips_last]),
+        "batched, channels last": lambda: last(clips_last),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    logits = {}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, way in ways.items():
+                begun = time.perf_counter()
+                logits[name] = way()
+                seconds[name].append(time.perf_counter() - begun)
+    rates = {name: batch / float(np.median(times[1:])) for name, times in seconds.items()}
+    base = "clip by clip"
+    return {
+        "question": f"I3D, clips/s of {frames} frames at 224x224, batch {batch}",
+        "clips_per_second": {name: round(rate, 4) for name, rate in rates.items()},
+        "ratio": {name: round(rate / rates[base], 2) for name, rate in rates.items()},
+        "largest_difference": {name: float((value - logits[base]).abs().max()) for name, value in logits.items()},
+        "target": TARGET,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the result here, with machine, versions and commit")
+    options = parser.parse_args()
+    result = measure(options.frames, options.batch, options.rounds)
+    for name, rate in result["clips_per_second"].items():
+        print(f"{name:28} {rate:8.3f} clips/s  {result['ratio'][name]:5.2f}x")
+    record.write(options.json, result)
+
+
+if __name__ == "__main__":
+    main()
