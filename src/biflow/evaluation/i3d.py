@@ -127,9 +127,12 @@ def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 2
     clips, length, _, height, width = frames.shape
     short = min(height, width)
     side = (-(-height * SIDE // short), -(-width * SIDE // short))  # the longer one rounded up
-    x = F.interpolate(to_float(frames.flatten(0, 1)), size=side, mode="bilinear", align_corners=False)
     top, left = (side[0] - SIDE) // 2, (side[1] - SIDE) // 2
-    x = x[..., top : top + SIDE, left : left + SIDE]
+    parts = []
+    for some in frames.flatten(0, 1).split(8):  # a batch of large frames as floats would take gigabytes
+        x = F.interpolate(to_float(some), size=side, mode="bilinear", align_corners=False)
+        parts.append(x[..., top : top + SIDE, left : left + SIDE].clone())
+    x = torch.cat(parts)
     return x.unflatten(0, (clips, length)).transpose(1, 2).contiguous()
 
 
