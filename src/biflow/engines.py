@@ -18,16 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from biflow.files import cache_folder
 from biflow.networks import VideoUNet
 from biflow.paths import Fields
 
 Engine = Literal["auto", "torch", "compile", "openvino"]
 log = logging.getLogger("biflow")
-
-
-def cache_folder() -> Path:
-    """Where what engines build is kept between runs: ~/.cache/biflow, or under XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
 
 
 def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fields], str]:

