@@ -176,10 +176,8 @@ def _mmd(kernels: tuple[Tensor, Tensor, Tensor], wx: Float[Tensor, "b n"], wy: F
 
 def _groups(features: Tensor, groups: Tensor | None) -> Int[Tensor, " n"]:
     """Group numbers 0, 1, …; a single group tells nothing of how groups differ, so then every row is its own."""
-    if groups is not None:
-        groups = groups.unique(return_inverse=True)[1]
-        if groups.max() > 0:
-            return groups
+    if groups is not None and len(groups.unique()) > 1:
+        return torch.searchsorted(groups.unique(), groups)
     return torch.arange(len(features))
 
 

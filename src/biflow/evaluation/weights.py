@@ -153,7 +153,8 @@ def convert(variables: dict) -> dict[str, Tensor]:
             weight, bias = kernel, torch.from_numpy(np.array(unit["Conv_0"]["bias"]))
         else:
             parts = (norm["BatchNorm_0"]["mean"], norm["BatchNorm_0"]["var"], unit["BatchNorm_0"]["bias"])
-            weight, bias = fold_batch_norm(kernel, *(torch.from_numpy(np.array(part)).flatten() for part in parts))
+            mean, variance, shift = (torch.from_numpy(np.array(part)).flatten() for part in parts)
+            weight, bias = fold_batch_norm(kernel, mean, variance, shift)
             name += ".conv"
         state |= {f"{name}.weight": weight.contiguous(), f"{name}.bias": bias.contiguous()}
     return state
