@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
     """
     import openvino
 
-    core, path = openvino.Core(), _graph(model, openvino)
+    core, path, names = openvino.Core(), _graph(model, openvino), list(_example(model))
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
@@ -80,8 +80,13 @@ def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
         return core.compile_model(graph, "CPU", settings).create_infer_request()
 
     def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
-        inputs = [i.numpy() for i in (x, t, alpha, condition) if i is not None]
-        outputs = request(len(x)).infer(inputs)
+        given: dict[str, Any] = {
+            "x": x,
+            "t": t,
+            "alpha": alpha,
+            "condition": condition,
+        }  # FLOW gets an alpha that it does not look at
+        outputs = request(len(x)).infer([given[name].numpy() for name in names])
         # Copies, since the request writes its next result to the same memory.
         v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
         return Fields(v, n[0] if n else None)
