@@ -80,12 +80,8 @@ def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
         return core.compile_model(graph, "CPU", settings).create_infer_request()
 
     def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
-        given: dict[str, Any] = {
-            "x": x,
-            "t": t,
-            "alpha": alpha,
-            "condition": condition,
-        }  # FLOW gets an alpha that it does not look at
+        # FLOW is handed an alpha as well, which it has no use for.
+        given: dict[str, Any] = {"x": x, "t": t, "alpha": alpha, "condition": condition}
         outputs = request(len(x)).infer([given[name].numpy() for name in names])
         # Copies, since the request writes its next result to the same memory.
         v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
