@@ -1,7 +1,7 @@
 """How much faster is a stream than by the reference implementation's pipeline, at the same weights and noise?
 
     python -m benchmarks.against_reference [MODEL ...] [--batch 1 8] [--device cpu|cuda] [--json FILE]
-        [--train PREPARED --steps 300 --width 32 --size 64] [--compile]
+        [--train PREPARED --steps 300 --width 32] [--compile]
 
 The reference's pipeline is benchmarks/reference_pipeline.py; ours is `biflow sample` as it comes. Both stream the same
 frames, frame by frame in turns, so that a loaded machine slows both; the ratio is that of the medians. `--compile` also

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from biflow.solvers.settings import Solver
-from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, rms, rows
+from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, given_step, rms, rows
 
 SHARE = 0.17
 REJECT = 6.0  # times SHARE: a step whose evaluation shows that much more than its slope had promised
@@ -58,17 +58,13 @@ def solve_adaptive(
     count = torch.zeros_like(k, dtype=torch.int64)
     solution = Solution(torch.empty_like(x), nfe=count + 1, accepted=count, rejected=count.clone(), next_step=k * 0)
 
-    h = torch.full_like(k, FIRST * interval)
-    if first_step is not None:
-        h = torch.as_tensor(first_step, dtype=k.dtype, device=k.device).detach().expand_as(k)
-        if not (h > 0).all():
-            raise ValueError("first_step must be positive for every sample, whichever way the interval runs.")
+    h = torch.full_like(k, FIRST * interval) if first_step is None else given_step(first_step, k)
     h = h.clamp(max=MOST * interval)
     v, slope, earlier = f(x, k, *args), None, torch.zeros_like(k)
     live = torch.arange(len(x), device=x.device)  # indices into the caller's batch
     while len(live) > 0:
         if slope is not None:
-            # The size that meets the tolerance; rather half of what is left than a sliver at the end.
+            # The size that meets the tolerance; rather two fair steps than a long one and a sliver at the end.
             # A slope may pass through zero and promise too much, hence the one before it counts as well.
             error = rms(slope.detach().abs() / (solver.atol + solver.rtol * x.detach().abs())).to(k.dtype) / 2
             meets = torch.minimum((SHARE / torch.maximum(error, earlier)).sqrt(), GROWTH * h)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.solvers.settings import Solver, Tableau
-from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, rms, rows
+from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, given_step, rms, rows
 
 
 def runge_kutta_step(
@@ -88,9 +88,7 @@ def solve_adaptive(
     solution = Solution(torch.empty_like(x), nfe=count, accepted=count.clone(), rejected=count.clone(), next_step=k * 0)
 
     if first_step is not None:
-        h = torch.as_tensor(first_step, dtype=k.dtype, device=k.device).detach().expand_as(k)
-        if not (h > 0).all():
-            raise ValueError("first_step must be positive for every sample, whichever way the interval runs.")
+        h = given_step(first_step, k)
     elif solver.reference:
         h = _hairer_first_step(f, x, k, torch.full_like(k, k1), direction, solver, args)
         solution.nfe += 2

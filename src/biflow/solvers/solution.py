@@ -37,6 +37,14 @@ class Solution:
     next_step: Float[Tensor, " b"]
 
 
+def given_step(first_step: Tensor | float, k: Tensor) -> Tensor:
+    """The caller's first step as one size a sample, in the dtype of k. Raises ValueError unless all are positive."""
+    h = torch.as_tensor(first_step, dtype=k.dtype, device=k.device).detach().expand_as(k)
+    if not (h > 0).all():
+        raise ValueError("first_step must be positive for every sample, whichever way the interval runs.")
+    return h
+
+
 def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -> Solution:
     """The Solution of `steps` fixed steps. Raises SolverError if x is not finite: the one look at it, at the end."""
     finite = torch.isfinite(rows(x)).all(dim=1)
