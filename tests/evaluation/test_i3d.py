@@ -11,7 +11,7 @@ from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_
 from biflow.evaluation.weights import i3d_weights
 from biflow.video import decode
 
-CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "../shared/data/i3d_check"))
+CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
 
 
 def line(*values):
