@@ -17,7 +17,7 @@ from tqdm import tqdm
 from biflow import __version__
 from biflow.errors import UserError
 from biflow.evaluation import i3d, weights
-from biflow.evaluation.distances import frechet_estimate, kernel_estimate
+from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
 from biflow.evaluation.windows import VideoSet
 from biflow.files import commit, hardware
 
@@ -112,27 +112,23 @@ def compare(
                 videos, features, window=window, stride=stride, size=size, batch=batch, bar=bar
             )
     _warn_of_rates(sets)
-    kernel = kernel_estimate(
-        rows["real"],
-        rows["fake"],
-        x_groups=numbers["real"],
-        y_groups=numbers["fake"],
-        resamples=RESAMPLES,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    frechet = frechet_estimate(
-        rows["real"],
-        rows["fake"],
-        x_groups=numbers["real"],
-        y_groups=numbers["fake"],
-        resamples=RESAMPLES,
-        generator=torch.Generator().manual_seed(seed),  # the same videos redrawn
-        progress=progress,
+    fvd, kvd = (
+        resample(
+            distances,
+            rows["real"],
+            [rows["fake"]],
+            x_groups=numbers["real"],
+            y_groups=numbers["fake"],
+            resamples=RESAMPLES,
+            jackknife=distances is kernel_distances,
+            generator=torch.Generator().manual_seed(seed),  # the same videos redrawn for both
+        ).estimate(torch.ones(1, dtype=torch.float64))
+        for distances in (frechet_distances, kernel_distances)
     )
     windows = {name: len(numbers[name]) for name in sets}
     return {
-        "fvd": asdict(frechet),
-        "kvd": asdict(kernel),
+        "fvd": asdict(fvd),
+        "kvd": asdict(kvd),
         "windows": windows,
         "note": warnings_of(sets, windows, features.dim),
         "protocol": {
