@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,11 +28,10 @@ class Protocol:
 
     Attributes:
         name: what to call it.
-        samples: videos to generate, from as many frames of `split`.
+        samples: videos to generate, from as many frames of the test split, whose windows the real ones are.
         frames: frames a video; the given one is not among them.
         window, stride: frames a window, and from window to window, in generated and real videos alike.
         real_windows: at most that many real windows, evenly spread over all; None for all.
-        split: of the prepared set; the real windows and the first frames are its.
         networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; lpips: to the frame before).
         frame_stride: every so manieth frame goes to the networks that compare frames.
         eps: noise level (BI-FLOW); None for the model's own.
@@ -49,7 +48,6 @@ class Protocol:
     window: int = 16
     stride: int = 16
     real_windows: int | None = 128
-    split: str = "test"
     networks: tuple[Network, ...] = ("i3d",)
     frame_stride: int = 8
     eps: float | None = None
@@ -123,6 +121,14 @@ def load_protocol(name: str) -> Protocol:
         return Protocol(**{"name": path.stem, **settings, **solver, **networks})
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def changed(protocol: Protocol, **settings: Any) -> Protocol:
+    """The protocol with those of `settings` that are not None; its name says so where counts are no longer its own."""
+    new = {key: value for key, value in settings.items() if value is not None and value != getattr(protocol, key)}
+    counts = [key for key in ("samples", "frames") if key in new]
+    name = f"{protocol.name}, other {' and '.join(counts)}" if counts else protocol.name
+    return replace(protocol, name=name, **new)
 
 
 def record(protocol: Protocol, model: VideoUNet, folder: Path, data: FramePairs, networks: list[dict]) -> dict:
