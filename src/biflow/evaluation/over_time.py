@@ -1,7 +1,7 @@
 """What cheap numbers show of a video over time: how much moves, how much is saturated, where the colours have gone."""
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 MEASURES = ("motion", "saturation", "colour_drift", "contrast")
@@ -31,7 +31,7 @@ def measure(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> 
     }
 
 
-def trend(times: Float[Tensor, " w"]) -> Float[Tensor, " w"]:
+def trend(times: Int[Tensor, " w"]) -> Float[Tensor, " w"]:
     """Weights whose sum over values at these times is the slope of the values' least-squares line; 0 for one time."""
     centred = times.double() - times.double().mean()
     return centred / centred.square().sum() if len(times) > 1 else torch.zeros(1, dtype=torch.float64)

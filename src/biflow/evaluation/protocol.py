@@ -4,10 +4,11 @@ import difflib
 import hashlib
 import json
 import platform
+from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,8 +66,6 @@ class Protocol:
             raise UserError(f"{self.frames} frames hold no window of {self.window}; give more frames.")
         if self.real_windows is not None and self.real_windows < 2:
             raise UserError(f"real_windows is {self.real_windows}, but must be at least 2, or null for all.")
-        if unknown := [name for name in self.networks if name not in get_args(Network)]:
-            raise UserError(f"There is no network {unknown[0]!r}; the networks are {', '.join(get_args(Network))}.")
         if self.nearest < 0:
             raise UserError(f"nearest is {self.nearest}, but must be 0 or more.")
 
@@ -115,12 +114,14 @@ def load_protocol(name: str) -> Protocol:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise UserError(f"{path}: a protocol has no setting {key!r}; the nearest is {near!r}.")
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Protocol)
     try:
-        solver = {"solver": Solver(**settings["solver"])} if "solver" in settings else {}
-        networks = {"networks": tuple(settings["networks"])} if "networks" in settings else {}
-        return Protocol(**{"name": path.stem, **settings, **solver, **networks})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
+        return Protocol(**vars(parser.instantiate(parser.parse_object({"name": path.stem, **settings}))))
+    except (TypeError, ValueError, ArgumentError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def changed(protocol: Protocol, **settings: Any) -> Protocol:

@@ -90,10 +90,10 @@ def read_runs(folders: list[Path]) -> list[Run]:
 def report(folders: list[Path], out: Path) -> Path:
     """Write the report of evaluated models into `out` and return the path of its page.
 
-    `report.md` and `report.csv` (tables), `scatter_*`, `time_*`, `measures_*` (plots, PNG and SVG), `methods_*.png` (Fig. 4: five
-    frames uniformly over time for each method), `directions_*.png` (Fig. 5: backward, first frame, forward), and
-    `report.html`, one file with all of it and the videos side by side. What was measured by another protocol or on
-    other data stands in a table of its own. Raises UserError for folders that hold no evaluation.
+    `report.md` and `report.csv` (tables), `scatter_*`, `time_*`, `measures_*` (plots, PNG and SVG), `methods_*.png`
+    (Fig. 4: five frames uniformly over time for each method), `directions_*.png` (Fig. 5: backward, first frame,
+    forward), and `report.html`, one file with all of it and the videos side by side. What was measured by another
+    protocol or on other data stands in a table of its own. Raises UserError for folders that hold no evaluation.
     """
     runs = read_runs(folders)
     out.mkdir(parents=True, exist_ok=True)
@@ -138,9 +138,9 @@ def markdown(sections: list[tuple[str, list[Run], list[Path]]]) -> str:
             f"## {stem}",
             "",
             f"Protocol **{settings['name']}**: {settings['samples']} videos of {settings['frames']} frames, from "
-            f"frames of the test split; windows of {settings['window']} frames every {settings['stride']}, {windows['fake']} "
-            f"generated ones at each time against {windows['real']} real ones; {protocol['networks'][0]['name']}; "
-            f"intervals are 95 % bootstrap over videos.",
+            f"frames of the test split; windows of {settings['window']} frames every {settings['stride']}, "
+            f"{windows['fake']} generated ones at each time against {windows['real']} real ones; "
+            f"{protocol['networks'][0]['name']}; intervals are 95 % bootstrap over videos.",
             "",
         ]
         if note := runs[0].metrics.get("note"):

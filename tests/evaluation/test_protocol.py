@@ -1,0 +1,64 @@
+import json
+from dataclasses import asdict
+
+import pytest
+
+from biflow.errors import UserError
+from biflow.evaluation.protocol import PROTOCOLS, Protocol, changed, differences, load_protocol
+from biflow.solvers import Solver
+
+
+def test_the_paper_s_protocol_is_that_of_section_3_1():
+    paper = load_protocol("paper")
+    assert (paper.samples, paper.frames, paper.window, paper.stride) == (128, 512, 32, 16)
+    assert paper.solver == Solver("heun", rtol=1e-2, atol=1e-2, reference=True)
+    assert paper.real_windows is None
+    assert list(paper.starts)[:3] == [0, 16, 32]
+    assert paper.starts[-1] == 480
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"protocol": {"settings": s}}, lambda s: {"settings": s}])
+def test_a_protocol_comes_back_from_what_an_evaluation_wrote(wrap, tmp_path):
+    protocol = Protocol(name="mine", samples=3, eps=0.2, solver=Solver("euler", steps=20), networks=("i3d", "lpips"))
+    (tmp_path / "p.json").write_text(json.dumps(wrap(asdict(protocol))))
+    assert load_protocol(str(tmp_path / "p.json")) == protocol
+
+
+def test_a_file_says_only_what_differs_from_the_default(tmp_path):
+    (tmp_path / "short.json").write_text('{"frames": 40}')
+    assert load_protocol(str(tmp_path / "short.json")) == Protocol(name="short", frames=40)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"sample": 3}', "no setting 'sample'; the nearest is 'samples'"),
+        ('{"solver": {"method": "huen"}}', "did you mean 'heun'"),
+        ('{"frames": 4}', "hold no window of 16"),
+        ('{"samples": 1}', "samples is 1, but must be at least 2"),
+        ('{"networks": ["i4d"]}', "networks.*i4d"),
+        ('{"frames": "many"}', "frames.*many"),
+        ("{", "is no JSON"),
+        ("[3]", "holds no protocol"),
+    ],
+)
+def test_a_bad_protocol_gets_a_sentence(content, sentence, tmp_path):
+    (tmp_path / "p.json").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        load_protocol(str(tmp_path / "p.json"))
+
+
+def test_an_unknown_protocol_names_the_known_ones():
+    with pytest.raises(UserError, match="quick, paper or a JSON file"):
+        load_protocol("quikc")
+
+
+def test_changed_counts_show_in_the_name_and_what_the_paper_varies_does_not():
+    quick = PROTOCOLS["quick"]
+    assert changed(quick, eps=0.3, samples=None).name == "quick"
+    assert changed(quick, samples=4, frames=quick.frames).name == "quick, other samples"
+
+
+def test_differences_name_the_key():
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c"]
+    assert differences({"a": [1]}, {"a": [1]}) == []
