@@ -74,7 +74,7 @@ def fold_batch_norm(
 ) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
     """Weight and bias of the convolution that gives (w * x - mean) / sqrt(variance + eps) + shift.
 
-    I3D's norms have no scale. Worked out in float64, since it is done once.
+    The norms of I3D and of FID's Inception have no scale. Worked out in float64, since it is done once.
     """
     scale = (variance.double() + eps).rsqrt()
     folded = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
@@ -137,7 +137,7 @@ def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 2
 
 
 def load_i3d(path: Path, device: torch.device | None = None) -> I3D:
-    """The network with the converted weights at `path` (`biflow.evaluation.weights.i3d_weights` finds them)."""
+    """The network with the converted weights at `path` (`biflow.evaluation.weights.find` finds them)."""
     with torch.device("meta"):
         network = I3D()
     network.load_state_dict(load_file(path), assign=True)
