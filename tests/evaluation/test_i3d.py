@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
+from biflow.evaluation import weights
 from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
-from biflow.evaluation.weights import i3d_weights
 from biflow.video import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
@@ -74,7 +74,7 @@ def test_preprocessing_leaves_frames_of_224_as_they_are():
 @pytest.mark.slow
 def test_the_cricket_clip_is_named_rightly():
     try:
-        network = load_i3d(i3d_weights())
+        network = load_i3d(weights.find("i3d"))
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch i3d")
     if not CRICKET.is_dir():

@@ -152,4 +152,6 @@ def load_inception(path: Path, device: torch.device | None = None) -> Inception:
     with torch.device("meta"):
         network = Inception()
     network.load_state_dict(load_file(path), assign=True)
-    return network.eval().requires_grad_(False).to(device or torch.device("cpu"))
+    # Channels last takes two thirds of the time on a CPU (0.47 s for 0.68 s, 2 images on 2 cores).
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(device or torch.device("cpu"))

@@ -94,4 +94,6 @@ def load_lpips(path: Path, net: Net, device: torch.device | None = None) -> LPIP
         network = LPIPS(net)
     mine = {name.partition(".")[2]: w for name, w in load_file(path).items() if name.startswith(f"{net}.")}
     network.load_state_dict(mine, assign=True)
-    return network.eval().requires_grad_(False).to(device or torch.device("cpu"))
+    # Channels last takes four fifths of the time on a CPU (2.3 s for 2.8 s, VGG16, 10 pairs of 100x100 on 2 cores).
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(device or torch.device("cpu"))

