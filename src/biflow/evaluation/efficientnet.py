@@ -1,7 +1,8 @@
-"""EfficientNet-lite0: 1280 features of a frame in a few milliseconds, a quick stand-in for FID's and FVD's networks.
+"""EfficientNet-lite0: 1280 features of a frame in a ninth of Inception's time, a stand-in for FID's and FVD's networks.
 
 What is measured with it is neither FID nor FVD and must not be called so: it serves to compare runs with each other.
-Tan & Le 2019, "EfficientNet", Table 1, in the lite form of github.com/tensorflow/tpu (no squeeze-and-excitation, ReLU6).
+Tan & Le 2019, "EfficientNet", Table 1, in the lite form of github.com/tensorflow/tpu: without squeeze-and-excitation,
+and with ReLU6.
 """
 
 from pathlib import Path
