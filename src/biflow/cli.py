@@ -228,6 +228,7 @@ def fvd(
     features: Literal["i3d"] = "i3d",
     real_split: Literal["train", "test", "all"] = "test",
     fake_split: Literal["train", "test", "all"] = "all",
+    mixed_rates: bool = False,
     batch: int = 4,
     seed: int = 0,
     json: Path = Path("fvd.json"),
@@ -243,6 +244,7 @@ def fvd(
         features: What the windows are compared by; i3d is what the field calls FVD.
         real_split: Of REAL, where it is a prepared set.
         fake_split: Of FAKE, where it is a prepared set.
+        mixed_rates: Compare videos of different frame rates all the same, frame by frame.
         batch: Windows computed at once; has no influence on the numbers.
         seed: Of the bootstrap.
         json: The file to write.
@@ -262,11 +264,73 @@ def fvd(
         window=window,
         stride=stride,
         size=size,
+        mixed_rates=mixed_rates,
         batch=batch,
         seed=seed,
     )
     write_json(json, result)
     print(f"{summary(result)}\n{json}")
+
+
+def evaluate(
+    model: Path,
+    *,
+    data: Path,
+    out: Path,
+    protocol: str = "quick",
+    eps: float | None = None,
+    direction: Literal["forward", "backward"] | None = None,
+    solver: str | None = None,
+    steps: int | None = None,
+    samples: int | None = None,
+    frames: int | None = None,
+    engine: Literal["auto", "torch", "compile", "openvino"] = "auto",
+    batch: int = 8,
+    feature_batch: int = 4,
+) -> None:
+    """Measure a model: FVD and KVD over time, NFE, collapse and memorisation, with the protocol beside them.
+
+    Args:
+        model: A run of `biflow train`, or a model folder.
+        data: A prepared set; its test split is what videos are compared with.
+        out: The folder for metrics.json and the videos; the same command goes on there after an interruption.
+        protocol: quick (for a CPU), paper (128 videos of 512 frames), or the JSON of one, metrics.json for instance.
+        eps: Noise level instead of the protocol's (BI-FLOW).
+        direction: In time, instead of the protocol's.
+        solver: Instead of the protocol's: as for `biflow sample`.
+        steps: That many steps a frame instead of adaptive ones.
+        samples: Videos, instead of as many as the protocol says.
+        frames: Frames a video, instead of as many as the protocol says.
+        engine: What evaluates the network; see `biflow sample`.
+        batch: Videos solved at once; has no influence on them.
+        feature_batch: Windows compared at once; has no influence on the numbers.
+    """
+    from biflow.evaluation.evaluate import evaluate as run
+    from biflow.evaluation.evaluate import summary
+    from biflow.evaluation.protocol import changed, load_protocol
+    from biflow.sampling import solver_settings
+
+    base = load_protocol(protocol)
+    how = None
+    if solver or steps:
+        name = solver or ("reference" if base.solver.reference and not steps else base.solver.method)
+        how = solver_settings(name, steps=steps, rtol=base.solver.rtol, atol=base.solver.atol)
+    settings = changed(base, eps=eps, direction=direction, solver=how, samples=samples, frames=frames)
+    result = run(model, data, out, settings, engine=engine, batch=batch, feature_batch=feature_batch)
+    if result:  # of several processes, one has it
+        print(f"{summary(result)}\n{out / 'metrics.json'}")
+
+
+def report(runs: list[Path], out: Path = Path("report")) -> None:
+    """Tables, plots and a page with videos from evaluated models: the paper's tables and figures of yours.
+
+    Args:
+        runs: Folders that `biflow evaluate` has written.
+        out: The folder for report.md, report.csv, report.html and the pictures.
+    """
+    from biflow.evaluation.report import report as run
+
+    print(run(runs, out))
 
 
 def fetch_weights(name: Literal["i3d", "inception", "lpips", "efficientnet"], archive: Path | None = None) -> None:
@@ -305,8 +369,11 @@ class _Parser(ArgumentParser):
 def _verb(function) -> _Parser:
     parameters = inspect.signature(function).parameters.values()
     required = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+    several = {p.name for p in parameters if p.annotation == list[Path]}  # jsonargparse would want them as JSON
     parser = _Parser()
-    parser.add_function_arguments(function, as_positional=True, skip=set(required))
+    parser.add_function_arguments(function, as_positional=True, skip={*required, *several})
+    for name in several:
+        parser.add_argument(name, nargs="+", type=Path)
     for name, parameter in required.items():
         parser.add_argument(f"--{name}", type=parameter.annotation, required=True)
     return parser
@@ -329,12 +396,17 @@ _VERBS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "demo": demo,
     "fvd": fvd,
+    "evaluate": evaluate,
+    "report": report,
     "export": export,
     "import reference": import_reference,
     "data fetch": fetch,
     "data render": render,
     "weights fetch": fetch_weights,
 }
+
+
+_EXTRAS = {"accelerate": "train", "matplotlib": "plot"}  # what they are imported for is not part of the core
 
 
 def _usage() -> str:
@@ -373,6 +445,11 @@ def main(argv: list[str] | None = None) -> None:
         _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         sys.exit(_told(str(error)))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        sys.exit(_told(f'This needs {error.name}, which is not installed: pip install "biflow[{extra}]"'))
     except KeyboardInterrupt as stop:
         _told(str(stop) or "Stopped.")
         sys.exit(130)

@@ -3,9 +3,11 @@
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,14 +22,21 @@ def commit() -> str:
         return "unknown"
 
 
-def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
+def write_text(path: Path, content: str) -> None:
     """Write `content` to `path` by way of a temporary name, so that the file is never half-written."""
     partial = path.with_name(path.name + ".tmp")
     try:
-        partial.write_text(json.dumps(content, indent=indent) + "\n")
+        partial.write_text(content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
+    """Write `content` as JSON like `write_text`; with an indent, a list of plain values stays on one line."""
+    text = json.dumps(content, indent=indent)
+    text = re.sub(r"\[\n[^\[\]{}]*\]", lambda m: "[" + re.sub(r"\n\s*", " ", m[0][1:-1]).strip() + "]", text)
+    write_text(path, text + "\n")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -36,6 +45,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     try:
         whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(whole, partial, metadata={"format": "pt", **(metadata or {})})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file to `path` by way of a temporary name."""
+    partial = path.with_name(path.name + ".tmp")
+    try:
+        with partial.open("wb") as file:  # given a name, NumPy would append .npy to it
+            np.save(file, array, allow_pickle=False)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

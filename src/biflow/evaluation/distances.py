@@ -5,6 +5,7 @@ intervals leave out and redraw whole groups of rows, where groups are told.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,41 +89,28 @@ def _roots(values: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     return torch.where(values > floor, values, 0).sqrt()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A distance, its standard error (None where it has none) and its bootstrap 95 % interval."""
+def frechet_distances(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], wx: Float[Tensor, "b n"], wy: Float[Tensor, "b m"]
+) -> Float[Tensor, " b"]:
+    """The Fréchet distance for each row of weights, which say how often each feature counts."""
+    x, y = (features.detach().to("cpu", torch.float64) for features in (x, y))
+    rows = zip(wx, wy, strict=True)
+    bar = tqdm(rows, total=len(wx), desc="bootstrap", leave=False, disable=None if len(wx) > 20 else True)
+    if min(len(x), len(y)) > x.shape[1]:
+        dim = x.shape[1]
+        values = [frechet_distance(Moments(dim).add(x, a), Moments(dim).add(y, b)) for a, b in bar]
+    else:
+        values = [_frechet_of_few(x, y, a, b) for a, b in bar]
+    return torch.tensor(values, dtype=torch.float64)
 
-    value: float
-    standard_error: float | None
-    interval: tuple[float, float]
 
-
-def frechet_estimate(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    *,
-    x_groups: Int[Tensor, " n"] | None = None,
-    y_groups: Int[Tensor, " m"] | None = None,
-    resamples: int = 200,
-    generator: torch.Generator,
-    progress: bool = False,
-) -> Estimate:
-    """The Fréchet distance of two sets of features with its bootstrap interval.
-
-    `*_groups` numbers the video that each row comes from; the bootstrap redraws whole groups (every row is a group of
-    its own if left out). A redrawn set has fewer distinct rows and so a greater distance: the interval is shifted by
-    that much. It shows the spread at this n, not how much smaller the distance would be with more features.
-    """
-    dim = x.shape[1]
-    value = frechet_distance(Moments(dim).add(x), Moments(dim).add(y))
-    x_weights = _redrawn(_groups(x, x_groups), resamples, generator)
-    y_weights = _redrawn(_groups(y, y_groups), resamples, generator)
-    pairs = zip(x_weights, y_weights, strict=True)
-    drawn = [
-        frechet_distance(Moments(dim).add(x, wx), Moments(dim).add(y, wy))
-        for wx, wy in tqdm(pairs, total=resamples, desc="bootstrap", disable=None if progress else True)
-    ]
-    return Estimate(value, None, _interval(value, torch.tensor(drawn, dtype=torch.float64)))
+def _frechet_of_few(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
+    """With S1 = A^T A and S2 = B^T B of few rows, tr (S1^1/2 S2 S1^1/2)^1/2 is the sum of A B^T's singular values."""
+    mean_x, mean_y = wx @ x / wx.sum(), wy @ y / wy.sum()
+    a = (x - mean_x) * (wx / (wx.sum() - 1)).sqrt()[:, None]
+    b = (y - mean_y) * (wy / (wy.sum() - 1)).sqrt()[:, None]
+    cross = torch.linalg.svdvals(a @ b.T).sum()
+    return max(0.0, float((mean_x - mean_y).square().sum() + a.square().sum() + b.square().sum() - 2 * cross))
 
 
 def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
@@ -133,30 +121,11 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     return float(_mmd(_kernels(x, y), torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double()))
 
 
-def kernel_estimate(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    *,
-    x_groups: Int[Tensor, " n"] | None = None,
-    y_groups: Int[Tensor, " m"] | None = None,
-    resamples: int = 200,
-    generator: torch.Generator,
-) -> Estimate:
-    """`kernel_distance` with its standard error and bootstrap interval; groups as for `frechet_estimate`.
-
-    The standard error is the jackknife's for two samples, which leaves out one group at a time (Arvesen 1969).
-    """
-    kernels = _kernels(x, y)
-    one_x, one_y = torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double()
-    value = float(_mmd(kernels, one_x, one_y))
-    x_groups, y_groups = _groups(x, x_groups), _groups(y, y_groups)
-    left_x, left_y = _left_out(x_groups), _left_out(y_groups)
-    variance = _jackknife(_mmd(kernels, left_x, one_y.expand(len(left_x), -1)))
-    variance += _jackknife(_mmd(kernels, one_x.expand(len(left_y), -1), left_y))
-    x_weights = _redrawn(x_groups, resamples, generator)
-    drawn = _mmd(kernels, x_weights, _redrawn(y_groups, resamples, generator))
-    # NaN where one group left out of two leaves a single row, hence no pair.
-    return Estimate(value, None if math.isnan(variance) else variance**0.5, _interval(value, drawn))
+def kernel_distances(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], wx: Float[Tensor, "b n"], wy: Float[Tensor, "b m"]
+) -> Float[Tensor, " b"]:
+    """`kernel_distance` for each row of weights, which say how often each feature counts."""
+    return _mmd(_kernels(x, y), wx, wy)
 
 
 def _kernels(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,6 +141,65 @@ def _mmd(kernels: tuple[Tensor, Tensor, Tensor], wx: Float[Tensor, "b n"], wy: F
     k_xx, k_yy, k_xy = kernels
     within = [((w @ k) * w).sum(1) / (w.sum(1) ** 2 - (w**2).sum(1)) for w, k in ((wx, k_xx), (wy, k_yy))]
     return within[0] + within[1] - 2 * ((wx @ k_xy) * wy).sum(1) / (wx.sum(1) * wy.sum(1))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its jackknife standard error and its bootstrap 95 % interval; None for an error there is none of."""
+
+    value: float
+    standard_error: float | None
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Distances from one set to each of w sets, and what they are when groups are redrawn, or left out one by one.
+
+    A redrawn set has fewer distinct rows and so a greater Fréchet distance: intervals are shifted by that much. They
+    show the spread at this n, not how much smaller the distance would be with more features.
+    """
+
+    values: Float[Tensor, " w"]
+    redrawn: Float[Tensor, "b w"]
+    left_out: tuple[Float[Tensor, "g w"], Float[Tensor, "h w"]] | None
+
+    def estimate(self, weights: Float[Tensor, " w"]) -> Estimate:
+        """Of the distances' sum in these weights: one of them, their mean, their trend."""
+        value, drawn = float(self.values @ weights), self.redrawn @ weights
+        variance = math.nan if self.left_out is None else sum(_jackknife(part @ weights) for part in self.left_out)
+        # NaN, too, where one group left out of two leaves a single row, hence no pair.
+        return Estimate(value, None if math.isnan(variance) else variance**0.5, _interval(value, drawn))
+
+
+def resample(
+    distances: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    x: Float[Tensor, "n d"],
+    ys: Sequence[Float[Tensor, "m d"]],
+    *,
+    x_groups: Int[Tensor, " n"] | None = None,
+    y_groups: Int[Tensor, " m"] | None = None,
+    resamples: int = 200,
+    jackknife: bool = False,
+    generator: torch.Generator,
+) -> Resampled:
+    """`distances` (`frechet_distances` or `kernel_distances`) from x to each of `ys`, redrawn `resamples` times.
+
+    `*_groups` numbers the video that each row comes from, alike in all of `ys`: whole groups are redrawn (Efron 1979),
+    the same in all of `ys`; every row is a group of its own if left out. The jackknife is that for two samples, which
+    leaves out one group at a time (Arvesen 1969).
+    """
+    x_groups, y_groups = _groups(x, x_groups), _groups(ys[0], y_groups)
+    one_x, one_y = torch.ones(1, len(x)).double(), torch.ones(1, len(ys[0])).double()
+    parts = [(one_x, one_y)]
+    parts += [(_redrawn(x_groups, resamples, generator), _redrawn(y_groups, resamples, generator))]
+    if jackknife:
+        left_x, left_y = _left_out(x_groups), _left_out(y_groups)
+        parts += [(left_x, one_y.expand(len(left_x), -1)), (one_x.expand(len(left_y), -1), left_y)]
+    wx, wy = (torch.cat(weights) for weights in zip(*parts, strict=True))
+    found = torch.stack([distances(x, y, wx, wy) for y in ys], dim=1)
+    values, redrawn, *left_out = found.split([len(weights) for weights, _ in parts])
+    return Resampled(values[0], redrawn, (left_out[0], left_out[1]) if jackknife else None)
 
 
 def _groups(features: Tensor, groups: Tensor | None) -> Int[Tensor, " n"]:

@@ -1,11 +1,9 @@
 """FVD and KVD of two sets of videos, with the whole protocol beside the numbers."""
 
 import logging
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
@@ -14,12 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biflow import __version__
 from biflow.errors import UserError
 from biflow.evaluation import i3d, weights
-from biflow.evaluation.distances import frechet_estimate, kernel_estimate
+from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
+from biflow.evaluation.protocol import made_by
 from biflow.evaluation.windows import VideoSet
-from biflow.files import commit, hardware
 
 log = logging.getLogger("biflow")
 RESAMPLES = 200
@@ -35,6 +32,10 @@ class Features:
     dim: int
     shortest: int  # frames a clip
     compute: Callable[[Tensor], Tensor]
+
+    def record(self) -> dict:
+        """What to say of it beside a number."""
+        return {name: getattr(self, name) for name in ("name", "sha256", "preprocessing", "dim")}
 
 
 def i3d_features(device: torch.device) -> Features:
@@ -80,6 +81,7 @@ def compare(
     window: int = 32,
     stride: int = 16,
     size: int | None = None,
+    mixed_rates: bool = False,
     batch: int = 4,
     seed: int = 0,
     progress: bool = True,
@@ -92,7 +94,7 @@ def compare(
     Overlapping windows of one video are alike, which the kernel's unbiasedness does not provide for: as everywhere in
     the field, all pairs of windows count.
 
-    Raises UserError for empty sets, too short or damaged videos, and mixed sizes.
+    Raises UserError for empty sets, too short or damaged videos, mixed sizes, and mixed frame rates unless allowed.
     """
     for name, value in (("window", window), ("stride", stride), ("size", size or 1), ("batch", batch)):
         if value < 1:
@@ -104,45 +106,42 @@ def compare(
     total = sum(videos.survey(window, stride, size) for videos in sets.values())
     if size is None and None not in (sets["real"].size, sets["fake"].size) and sets["real"].size != sets["fake"].size:
         raise _sizes_differ(sets)
+    rates = sorted({rate for videos in sets.values() for rate in videos.rates})
+    if not mixed_rates and rates and rates[-1] > 1.01 * rates[0]:  # 29.97 and 30 are one rate
+        raise UserError(
+            f"The videos run at {rates[0]:g} to {rates[-1]:g} frames a second, and a distance takes a frame for a "
+            "frame; bring them to one rate, or say --mixed-rates true."
+        )
     rows, numbers = {}, {}
     with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
         for name, videos in sets.items():
             rows[name], numbers[name] = extract(
                 videos, features, window=window, stride=stride, size=size, batch=batch, bar=bar
             )
-    _warn_of_rates(sets)
-    kernel = kernel_estimate(
-        rows["real"],
-        rows["fake"],
-        x_groups=numbers["real"],
-        y_groups=numbers["fake"],
-        resamples=RESAMPLES,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    frechet = frechet_estimate(
-        rows["real"],
-        rows["fake"],
-        x_groups=numbers["real"],
-        y_groups=numbers["fake"],
-        resamples=RESAMPLES,
-        generator=torch.Generator().manual_seed(seed),  # the same videos redrawn
-        progress=progress,
+    fvd, kvd = (
+        resample(
+            distances,
+            rows["real"],
+            [rows["fake"]],
+            x_groups=numbers["real"],
+            y_groups=numbers["fake"],
+            resamples=RESAMPLES,
+            jackknife=distances is kernel_distances,
+            generator=torch.Generator().manual_seed(seed),  # the same videos redrawn for both
+        ).estimate(torch.ones(1, dtype=torch.float64))
+        for distances in (frechet_distances, kernel_distances)
     )
     windows = {name: len(numbers[name]) for name in sets}
     return {
-        "fvd": asdict(frechet),
-        "kvd": asdict(kernel),
+        "fvd": asdict(fvd),
+        "kvd": asdict(kvd),
         "windows": windows,
         "note": warnings_of(sets, windows, features.dim),
         "protocol": {
-            "features": {
-                "name": features.name,
-                "sha256": features.sha256,
-                "dim": features.dim,
-                "preprocessing": features.preprocessing,
-            },
+            "features": features.record(),
             "window": window,
             "stride": stride,
+            "mixed_rates": mixed_rates,
             "size": size,
             "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
             **{name: _record(videos) for name, videos in sets.items()},
@@ -152,13 +151,7 @@ def compare(
                 "seed": seed,
                 "redrawn": {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()},
             },
-            "commit": commit(),
-            "versions": {
-                "biflow": __version__,
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("torch", "numpy", "av", "pillow")},
-            },
-            "hardware": hardware(),
+            **made_by(),
             "seconds": round(time.perf_counter() - begun, 1),
         },
     }
@@ -167,12 +160,8 @@ def compare(
 def warnings_of(sets: dict[str, VideoSet], windows: dict[str, int], dim: int) -> str | None:
     """What must be said beside numbers from so few windows or videos, or None."""
     told = []
-    fewest = min(windows.values())
-    if fewest <= dim:  # n features span n - 1 dimensions
-        told.append(
-            f"N = {fewest} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
-            "upwards. KVD is the steadier number; compare FVD only at the same N."
-        )
+    if few := too_few(min(windows.values()), dim):
+        told.append(few)
     single = [name for name, videos in sets.items() if videos.videos == 1]
     if single:
         told.append(
@@ -180,6 +169,16 @@ def warnings_of(sets: dict[str, VideoSet], windows: dict[str, int], dim: int) ->
             "the intervals are too narrow."
         )
     return " ".join(told) or None
+
+
+def too_few(windows: int, dim: int) -> str | None:
+    """What to say beside a distance of that many windows of `dim` features, or None. n features span n - 1 of them."""
+    if windows > dim:
+        return None
+    return (
+        f"N = {windows} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
+        "upwards. KVD is the steadier number; compare FVD only at the same N."
+    )
 
 
 def summary(result: dict) -> str:
@@ -209,11 +208,3 @@ def _record(videos: VideoSet) -> dict:
 def _sizes_differ(sets: dict[str, VideoSet]) -> UserError:
     real, fake = (f"{videos.path} has frames of {'x'.join(map(str, videos.size or ()))}" for videos in sets.values())
     return UserError(f"{real}, and {fake}; bring both to one size with --size N.")
-
-
-def _warn_of_rates(sets: dict[str, VideoSet]) -> None:
-    rates = {rate for videos in sets.values() for rate in videos.rates}
-    if len(rates) > 1:
-        log.warning(
-            "Frame rates differ (%s); a distance takes them for one.", ", ".join(f"{r:g}" for r in sorted(rates))
-        )

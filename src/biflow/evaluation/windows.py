@@ -30,8 +30,9 @@ class Clip:
 class VideoSet:
     """The videos of a prepared set (one `split` of it), or of anything that `biflow prepare` takes.
 
-    Reading it through once with `clips` counts what was used: `videos`, `frames`, `short` (videos shorter than a
-    window, which are left out), `size` (h, w) of the frames as they lie there, and the frame rates in `rates`.
+    `survey` finds the frame rates, `rates`. Reading it through once with `clips` counts what was used: `videos`,
+    `frames`, `short` (videos shorter than a window, which are left out), and `size` (h, w) of the frames as they lie
+    there.
     """
 
     def __init__(self, path: Path, split: str = "all"):
@@ -53,6 +54,7 @@ class VideoSet:
             length = window if video.length is None else video.length
             if first is not None and length >= window:
                 self._hold(name, (first.shape[-2], first.shape[-1]), size)
+                self.rates |= {round(video.fps, 3)} if video.fps else set()
                 total += (length - window) // stride + 1
         return total
 
@@ -76,7 +78,6 @@ class VideoSet:
                     if count == window:
                         self._hold(name, shape, size)
                         self.videos += 1
-                        self.rates |= {round(video.fps, 3)} if video.fps else set()
                     if count >= window and (count - window) % stride == 0:
                         yield Clip(self.videos - 1, torch.stack(tuple(kept)))
             if count < window:
