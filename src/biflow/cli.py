@@ -249,7 +249,8 @@ def fvd(
         seed: Of the bootstrap.
         json: The file to write.
     """
-    from biflow.evaluation.fvd import compare, i3d_features, summary
+    from biflow.evaluation.fvd import compare, summary
+    from biflow.evaluation.networks import i3d_features
     from biflow.files import device, write_json
 
     if json.is_dir():

@@ -1,27 +1,24 @@
 """Evaluate a model by a protocol: generate videos, compare them with the test split, and write metrics.json."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file
-from torch import Tensor
 from tqdm import tqdm
 
 from biflow import engines
 from biflow.data.pairs import FramePairs
 from biflow.engines import Engine
 from biflow.errors import UserError
-from biflow.evaluation.fvd import Features, i3d_features, too_few
-from biflow.evaluation.generate import generate, read_costs, read_video
-from biflow.evaluation.metrics import frames_over_time, nearest_training_frames, window_distances
+from biflow.evaluation import metrics
+from biflow.evaluation.features import jobs
+from biflow.evaluation.generate import generate
+from biflow.evaluation.networks import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, record
-from biflow.files import cache_folder, device, write_array, write_json, write_tensors
+from biflow.files import device, write_array, write_json
 from biflow.networks import load_model
 from biflow.sampling import first_frames
 
@@ -32,7 +29,7 @@ def evaluate(
     out: Path,
     protocol: Protocol,
     *,
-    features: Features | None = None,
+    networks: dict[str, Features] | None = None,
     engine: Engine = "auto",
     batch: int = 8,
     feature_batch: int = 4,
@@ -40,22 +37,24 @@ def evaluate(
 ) -> dict:
     """Evaluate the model in `folder` against the prepared set `data` and return what `out/metrics.json` says.
 
-    - `fvd`, `kvd`: `mean` over windows and its bootstrap 95 % `interval`, `per_window` with `per_window_intervals`,
-      and `slope`, the rise a frame of their least-squares line, with `slope_interval`; `kvd` with the jackknife's
-      `standard_error` of the mean. Bootstrap and jackknife take videos for independent.
+    - `fvd`, `kvd` (I3D), `fid`, `kid` (Inception, frames of a window), `efficientnet_frechet`, `…_kernel`: `mean`
+      over windows and its bootstrap 95 % `interval`, `per_window` with `per_window_intervals`, and `slope`, the rise a
+      frame of their least-squares line, with `slope_interval`; of kernel distances the jackknife's `standard_error` of
+      the mean. Bootstrap and jackknife take videos for independent.
     - `nfe`: `mean` and `p95` over all frames of all videos, and `over_time`, the mean at each frame.
-    - `over_time`: the measures of `biflow.evaluation.over_time` at each frame, and their mean in real videos.
+    - `over_time`: the measures of `biflow.evaluation.over_time`, and `lpips_to_previous`, at each of `frames`, and
+      their mean in real videos.
     - `nearest`: how near the last frames come to training frames, and how near real test frames do.
     - `seconds_per_frame`, `windows`, `note` (a warning that belongs beside the numbers, or None) and `protocol`.
 
     Videos are kept in `out/videos`, features beside them and those of the real set in the user's cache: interrupted,
-    the same call goes on at the next video. Several processes (torchrun, accelerate) share the work through `out`.
-    `features` replaces I3D, in tests. Neither batch has an influence on the numbers.
+    the same call goes on at the next video. Several processes (torchrun, accelerate) share the work through `out`; all
+    but the first return {}. `networks` replaces those that the protocol names, in tests. Neither batch has an influence
+    on the numbers.
 
     Raises UserError for settings, a model and data that do not go together, and an `out` that holds something else.
     """
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    state = PartialState(cpu=on_cpu)
+    state = PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
     model = load_model(folder, device=device())
     test = FramePairs(data, split="test")
     if list(test.size) != list(model.config["size"]):
@@ -63,64 +62,42 @@ def evaluate(
         raise UserError("{} holds {} frames, the model makes {}.".format(data, *sizes))
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.config["eps"]) if model.method == "biflow" else 0.0)
-    compares = features or (i3d_features(device()) if "i3d" in protocol.networks else None)
-    if compares and protocol.window < compares.shortest:
-        raise UserError(f"{compares.name} take at least {compares.shortest} frames, not windows of {protocol.window}.")
+    networks = load_networks(protocol.networks, device()) if networks is None else networks
+    for network in networks.values():
+        if (network.span or protocol.window) < network.shortest:
+            raise UserError(f"{network.name} takes at least {network.shortest} frames, not {protocol.window} a window.")
     windows = real_windows(test, protocol)
-    said = record(protocol, model, folder, test, [compares.record()] if compares else [])
+    said = record(protocol, model, folder, test, {name: network.record() for name, network in networks.items()})
     with state.main_process_first():
         _claim(out, said)
     first = first_frames(data, test.size, protocol.samples, protocol.seed)
-    if state.is_main_process:
-        write_array(out / "first.npy", first.numpy())
     mine = range(state.process_index, protocol.samples, state.num_processes)
     hidden = None if progress and state.is_main_process else True
     with tqdm(total=len(mine) * protocol.frames, unit="frame", desc="streaming", disable=hidden) as bar:
         fields, used = engines.fields(model, engine)
         generate(model, fields, first, protocol, out, mine, batch=batch, bar=bar)
-    if compares:
-        clips = sorted(windows)
-        key = _key(said, windows)
-        jobs: list[tuple[Path, Callable[[], Iterator[Tensor]], int]] = [
-            (
-                _real_path(key, clip),
-                lambda clip=clip: _cut(test.clip(clip), windows[clip], protocol),
-                len(windows[clip]),
-            )
-            for clip in clips[state.process_index :: state.num_processes]
-        ]
-        jobs += [
-            (_fake_path(out, i), lambda i=i: _cut(read_video(out, i), protocol.starts, protocol), len(protocol.starts))
-            for i in mine
-        ]
-        with tqdm(total=sum(count for *_, count in jobs), unit="window", desc="features", disable=hidden) as bar:
-            for path, cut, count in jobs:
-                if not path.exists():
-                    _write_features(path, cut(), compares, feature_batch, bar)
-                else:
-                    bar.update(count)
+    state.wait_for_everyone()  # features are of any video, whoever made it
+    work = {name: jobs(name, network, protocol, said, test, windows, out) for name, network in networks.items()}
+    share = [(name, job) for name, parts in work.items() for part in parts for job in part]
+    share = share[state.process_index :: state.num_processes]
+    with tqdm(total=sum(len(job.starts) for _, job in share), unit="clip", desc="features", disable=hidden) as bar:
+        for name, job in share:
+            job.run(networks[name], feature_batch, bar)
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    result = {}
-    if compares:
-        rows = [load_file(_real_path(key, clip))["features"] for clip in clips]
-        groups = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
-        fake = torch.stack([load_file(_fake_path(out, i))["features"] for i in range(protocol.samples)], dim=1)
-        result = window_distances(torch.cat(rows), groups, fake, protocol)
-        result["note"] = too_few(min(len(groups), protocol.samples), compares.dim)
-        result["windows"] = {"real": len(groups), "fake": protocol.samples}
-    costs = [read_costs(out, i) for i in range(protocol.samples)]
-    nfe = np.array([cost["nfe"] for cost in costs])
-    result["nfe"] = {
-        "mean": float(nfe.mean()),
-        "p95": float(np.quantile(nfe, 0.95)),
-        "over_time": nfe.mean(0).round(3).tolist(),
-    }
-    result["seconds_per_frame"] = sum(cost["seconds"] for cost in costs) / nfe.size
-    result["over_time"] = frames_over_time(first, test, protocol, out)
+    write_array(out / "first.npy", first.numpy())
+    result = {"windows": {"real": sum(map(len, windows.values())), "generated": protocol.samples}, "note": None}
+    result |= metrics.costs(out, protocol)
+    result["over_time"] = metrics.frames_over_time(first, test, protocol, out)
+    for name, (real, generated) in work.items():
+        if name == "lpips":
+            result["over_time"]["lpips_to_previous"] = metrics.to_previous(real, generated)
+        else:
+            result |= metrics.distances(name, real, generated, protocol)
+    result["note"] = result.pop("note_i3d", None)
     if protocol.nearest:
-        result["nearest"] = nearest_training_frames(data, first, protocol, out)
+        result["nearest"] = metrics.nearest_training_frames(data, first, protocol, out)
     result["protocol"] = {**said, "engine": used}
     write_json(out / "metrics.json", result)
     return result
@@ -163,53 +140,21 @@ def _claim(out: Path, said: dict) -> None:
         raise UserError(f"{out} holds an evaluation with another {different[0]}; remove it, or give another --out.")
 
 
-def _cut(video: Tensor, starts: Sequence[int], protocol: Protocol) -> Iterator[Tensor]:
-    return (video[start : start + protocol.window] for start in starts)
-
-
-def _write_features(path: Path, windows: Iterator[Tensor], features: Features, batch: int, bar: tqdm) -> None:
-    rows = []
-    for part in torch.stack(list(windows)).split(batch):
-        rows.append(features.compute(part))
-        if not torch.isfinite(rows[-1]).all():
-            raise UserError(f"{features.name} of {path.stem} are not finite; remove {path.parent.parent}.")
-        bar.update(len(part))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, {"features": torch.cat(rows)})
-
-
-def _key(said: dict, windows: dict[int, list[int]]) -> str:
-    """What the features of the real windows depend on."""
-    parts = [said["data"]["sha256"], said["networks"], said["settings"]["window"], sorted(windows.items())]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _real_path(key: str, clip: int) -> Path:
-    return cache_folder() / "evaluation" / key / f"{clip:05d}.safetensors"
-
-
-def _fake_path(out: Path, sample: int) -> Path:
-    return out / "features" / f"{sample:03d}.safetensors"
-
-
 def summary(result: dict) -> str:
     """The numbers in a few lines."""
-    settings = result["protocol"]["settings"]
+    settings, model, nfe = (result["protocol"]["settings"], result["protocol"]["model"], result["nfe"])
     lines = []
-    for name in ("fvd", "kvd"):
-        if name in result:
-            d = result[name]
-            low, high = d["interval"]
-            lines.append(
-                f"{name.upper()} {d['mean']:.4g} [{low:.4g}, {high:.4g}], mean over {len(d['per_window'])} windows; "
-                f"{d['slope']:+.3g} a frame."
-            )
-    nfe = result["nfe"]
+    for name in (name for names in metrics.DISTANCES.values() for name in names if name in result):
+        d = result[name]
+        low, high = d["interval"]
+        lines.append(
+            f"{name.upper()} {d['mean']:.4g} [{low:.4g}, {high:.4g}], mean over {len(d['per_window'])} windows; "
+            f"{d['slope']:+.3g} a frame."
+        )
     lines.append(
-        f"NFE {nfe['mean']:.2f} a frame, 95 % below {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s a frame."
+        f"NFE {nfe['mean']:.2f} a frame, 95 % up to {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s a frame."
     )
-    model = result["protocol"]["model"]
     lines.append(
         f"Protocol {settings['name']}: {model['method']}, eps {settings['eps']:g}, {settings['samples']} videos."
     )
-    return "\n".join([*lines, *([result["note"]] if result.get("note") else [])])
+    return "\n".join([*lines, *([result["note"]] if result["note"] else [])])

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biflow.evaluation.over_time import MEASURES
-
 if TYPE_CHECKING:
     from biflow.evaluation.report import Run
 
@@ -67,15 +65,17 @@ def over_time(runs: list[Run], path: Path) -> Path:
 
 
 def measures(runs: list[Run], path: Path) -> Path:
-    """Motion, saturation, colour drift and contrast at each frame, and where real videos are (dashed)."""
+    """What was measured of frames (motion, saturation, …) over time, and where real videos are (dashed)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 2.6), layout="constrained")
-    panels = figure.subplots(1, len(MEASURES))
+    names = list(runs[0].metrics["over_time"])
+    panels = figure.subplots(1, len(names))
     colour = colours(runs)
-    for panel, name in zip(panels, MEASURES, strict=True):
+    for panel, name in zip(panels, names, strict=True):
         for run in runs:
-            panel.plot(run.metrics["over_time"][name]["generated"], color=colour[run.label], lw=1, label=run.label)
+            values = run.metrics["over_time"][name]
+            panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=run.label)
         panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
         panel.set_title(name.replace("_", " "), fontsize=9)
         panel.set_ylim(bottom=0)

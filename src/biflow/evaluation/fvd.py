@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -13,41 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biflow.errors import UserError
-from biflow.evaluation import i3d, weights
 from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
+from biflow.evaluation.networks import Features
 from biflow.evaluation.protocol import made_by
 from biflow.evaluation.windows import VideoSet
 
 log = logging.getLogger("biflow")
 RESAMPLES = 200
-
-
-@dataclass(frozen=True)
-class Features:
-    """What turns uint8 clips (b, t, 3, h, w) into features (b, dim), and how to name it beside a number."""
-
-    name: str
-    sha256: str
-    preprocessing: str
-    dim: int
-    shortest: int  # frames a clip
-    compute: Callable[[Tensor], Tensor]
-
-    def record(self) -> dict:
-        """What to say of it beside a number."""
-        return {name: getattr(self, name) for name in ("name", "sha256", "preprocessing", "dim")}
-
-
-def i3d_features(device: torch.device) -> Features:
-    """The logits of I3D. Raises UserError if its weights are not in the user's cache."""
-    network = i3d.load_i3d(weights.find("i3d"), device)
-
-    def compute(frames: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return network(i3d.preprocess(frames.to(device))).cpu()
-
-    (sha256,) = weights.SOURCES["i3d"].members.values()
-    return Features("I3D, Kinetics-400 logits", sha256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
 
 
 def extract(

@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from biflow import __version__
 from biflow.data.pairs import FramePairs
 from biflow.errors import UserError
@@ -20,7 +18,7 @@ from biflow.networks import VideoUNet, weights_file
 from biflow.rollout import Direction
 from biflow.solvers import Solver
 
-Network = Literal["i3d", "inception", "lpips"]
+Network = Literal["i3d", "inception", "efficientnet", "lpips"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,9 @@ class Protocol:
         frames: frames a video; the given one is not among them.
         window, stride: frames a window, and from window to window, in generated and real videos alike.
         real_windows: at most that many real windows, evenly spread over all; None for all.
-        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; lpips: to the frame before).
-        frame_stride: every so manieth frame goes to the networks that compare frames.
+        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; efficientnet: a quick stand-in
+            for it; lpips: each to the frame before it).
+        frame_stride: every so manieth frame goes to the networks that compare frames; `stride` is a multiple of it.
         eps: noise level (BI-FLOW); None for the model's own.
         direction: in time.
         solver: as everywhere.
@@ -66,6 +65,8 @@ class Protocol:
             raise UserError(f"{self.frames} frames hold no window of {self.window}; give more frames.")
         if self.real_windows is not None and self.real_windows < 2:
             raise UserError(f"real_windows is {self.real_windows}, but must be at least 2, or null for all.")
+        if self.stride % self.frame_stride:
+            raise UserError(f"stride is {self.stride}, but must be a multiple of frame_stride, {self.frame_stride}.")
         if self.nearest < 0:
             raise UserError(f"nearest is {self.nearest}, but must be 0 or more.")
 
@@ -132,7 +133,7 @@ def changed(protocol: Protocol, **settings: Any) -> Protocol:
     return replace(protocol, name=name, **new)
 
 
-def record(protocol: Protocol, model: VideoUNet, folder: Path, data: FramePairs, networks: list[dict]) -> dict:
+def record(protocol: Protocol, model: VideoUNet, folder: Path, data: FramePairs, networks: dict[str, dict]) -> dict:
     """The protocol as it goes into metrics.json: `settings`, and what they met."""
     weights = weights_file(folder)
     return {
@@ -175,7 +176,7 @@ def data_sha256(data: FramePairs) -> str:
     """Of the clips of this split and all of their pixels."""
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
-        digest.update(np.ascontiguousarray(data.clip(number).numpy()))
+        digest.update(data.clip(number).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -139,8 +139,8 @@ def markdown(sections: list[tuple[str, list[Run], list[Path]]]) -> str:
             "",
             f"Protocol **{settings['name']}**: {settings['samples']} videos of {settings['frames']} frames, from "
             f"frames of the test split; windows of {settings['window']} frames every {settings['stride']}, "
-            f"{windows['fake']} generated ones at each time against {windows['real']} real ones; "
-            f"{protocol['networks'][0]['name']}; intervals are 95 % bootstrap over videos.",
+            f"{windows['generated']} generated ones at each time against {windows['real']} real ones; "
+            f"{protocol['networks']['i3d']['name']}; intervals are 95 % bootstrap over videos.",
             "",
         ]
         if note := runs[0].metrics.get("note"):

@@ -1,0 +1,95 @@
+"""The networks that evaluation compares videos by, each as a function from uint8 clips to features."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from biflow.errors import UserError
+from biflow.evaluation import efficientnet, i3d, inception, lpips, weights
+from biflow.evaluation.protocol import Network
+from biflow.video import to_float
+
+
+@dataclass(frozen=True)
+class Features:
+    """What turns uint8 clips (b, t, 3, h, w) into features (b, dim), and how to name it beside a number.
+
+    `shortest` is the least t. `span` is the t of the clips it is given in an evaluation, None for a whole window.
+    """
+
+    name: str
+    sha256: str
+    preprocessing: str
+    dim: int
+    shortest: int
+    compute: Callable[[UInt8[Tensor, "b t 3 h w"]], Float[Tensor, "b d"]]
+    span: int | None = None
+
+    def record(self) -> dict:
+        """What to say of it beside a number."""
+        return {name: getattr(self, name) for name in ("name", "sha256", "preprocessing", "dim")}
+
+
+def load_networks(names: Sequence[Network], device: torch.device) -> dict[str, Features]:
+    """The networks of these names. Raises UserError if the weights of one are not in the user's cache."""
+    load = {"i3d": i3d_features, "inception": inception_features, "efficientnet": small_features, "lpips": to_previous}
+    return {name: load[name](device) for name in names}
+
+
+def i3d_features(device: torch.device) -> Features:
+    """The logits of I3D, by which FVD compares windows. Raises UserError if its weights are not in the user's cache."""
+    network = i3d.load_i3d(weights.find("i3d"), device)
+
+    def compute(clips: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(i3d.preprocess(clips.to(device))).cpu()
+
+    return Features("I3D, Kinetics-400 logits", _sha256("i3d"), i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
+
+
+def inception_features(device: torch.device) -> Features:
+    """The pooled activations of Inception, by which FID compares frames."""
+    network = inception.load_inception(weights.find("inception"), device)
+
+    def compute(clips: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(inception.preprocess(clips[:, 0].to(device))).cpu()
+
+    sha256 = _sha256("inception")
+    return Features("Inception (FID), 2048", sha256, inception.PREPROCESSING, inception.FEATURES, 1, compute, 1)
+
+
+def small_features(device: torch.device) -> Features:
+    """The pooled activations of EfficientNet-lite0: a quick stand-in for Inception, whose distances are no FID."""
+    network = efficientnet.load_efficientnet(weights.find("efficientnet"), device)
+
+    def compute(clips: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(efficientnet.preprocess(clips[:, 0].to(device))).cpu()
+
+    sha256 = _sha256("efficientnet")
+    return Features("EfficientNet-lite0", sha256, efficientnet.PREPROCESSING, efficientnet.FEATURES, 1, compute, 1)
+
+
+def to_previous(device: torch.device) -> Features:
+    """LPIPS (AlexNet) of a frame to the one before it, as a feature of width 1."""
+    network = lpips.load_lpips(weights.find("lpips"), "alex", device)
+
+    def compute(clips: Tensor) -> Tensor:
+        if min(clips.shape[-2:]) < lpips.SMALLEST["alex"]:
+            raise UserError(
+                f"LPIPS needs frames of {lpips.SMALLEST['alex']}x{lpips.SMALLEST['alex']} or more, not "
+                f"{clips.shape[-2]}x{clips.shape[-1]}; leave lpips out of the protocol's networks."
+            )
+        with torch.inference_mode():
+            before, after = (to_float(clips[:, i].to(device)) for i in (0, 1))
+            return network(before, after).cpu()[:, None]
+
+    return Features("LPIPS (AlexNet, v0.1)", _sha256("lpips"), "[-1, 1], as they are", 1, 2, compute, 2)
+
+
+def _sha256(name: str) -> str:
+    return next(iter(weights.SOURCES[name].members.values()))
