@@ -1,0 +1,384 @@
+"""One dream: a stream of frames in a thread of its own, the controls that steer it, and those who watch.
+
+Everything public may be called from any thread. Only the worker touches the streams.
+"""
+
+import json
+import logging
+import shutil
+import struct
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biflow.errors import UserError
+from biflow.files import device
+from biflow.rollout import Frame, sample_generators, stream
+from biflow.serve.controls import Controls, changed, initial
+from biflow.serve.images import encode
+from biflow.serve.models import Served
+from biflow.serve.recording import Recording
+from biflow.serve.viewer import Viewer
+from biflow.solvers import SolverError
+from biflow.video import resize, to_float, to_uint8
+
+log = logging.getLogger("biflow")
+PAST_FRAMES, PAST_BYTES = 120, 32 * 2**20
+JOBS = 16  # that wait, of a client which asks faster than frames are made
+
+
+@dataclass
+class Lane:
+    """One of the streams that a session solves side by side."""
+
+    served: Served
+    x: Tensor  # (1, 3, h, w) the frame on screen
+    made: Iterator[Frame] | None = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Past:
+    """A frame that one can go back to: uint8 pictures, one a lane."""
+
+    id: int
+    index: int
+    time: float
+    pictures: list[Tensor]
+
+
+class _Stale(Exception):
+    """The frame being solved is not wanted any more: the controls have changed, or the session ends."""
+
+
+class Session:
+    """See above. `run` is the worker; `advance` is one turn of it, for whoever has no thread."""
+
+    def __init__(self, name: str, models: Mapping[str, Served]):
+        self.name, self.models = name, models
+        self.controls = initial(models)
+        self.version = 0  # of the controls
+        self.viewers: list[Viewer] = []
+        self.ended: str | None = None
+        self.left = time.monotonic()  # when the last viewer went
+        self.folder: Path | None = None  # for recordings
+        self.past: deque[Past] = deque(maxlen=PAST_FRAMES)
+        self._changed = Condition()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._steps = 0
+        self._due = 0.0
+        self._lanes: list[Lane] = []
+        self._solving: Controls | None = None  # those of the frame being solved
+        self._gave_up = self._hurry = False
+        self._id = self._index = 0
+        self._time = self._base = 0.0
+        self._newest: bytes | None = None
+        self._recording: Recording | None = None
+        self._thread: Thread | None = None
+        self._jobs.append(lambda: self._begin(self._first(0)))
+
+    # What clients do.
+
+    def start(self) -> "Session":
+        """Begin to work in a thread."""
+        self._thread = Thread(target=self.run, name=f"session {self.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def join(self, viewer: Viewer) -> None:
+        """Let a viewer watch, from the frame on screen."""
+        with self._changed:
+            self.viewers.append(viewer)
+            if self._newest:
+                viewer.show(self._newest)
+            self._changed.notify()
+
+    def leave(self, viewer: Viewer) -> None:
+        """The viewer is gone. A session without viewers rests."""
+        with self._changed:
+            self.viewers.remove(viewer)
+            self.left = time.monotonic()
+
+    def taken(self) -> None:
+        """A viewer has taken its frame: there is room for another."""
+        with self._changed:
+            self._changed.notify()
+
+    def change(self, wanted: Any) -> list[str]:
+        """Set controls; returns what there is to say about values that had to be others. All viewers are told."""
+        with self._changed:
+            controls, told = changed(self.controls, wanted, self.models)
+            if controls.fps_cap != self.controls.fps_cap:
+                self._due = 0.0
+            self.controls = controls
+            self.version += 1
+            self._changed.notify()
+            self._tell({"type": "controls", "version": self.version, "controls": asdict(controls)})
+        return told
+
+    def step(self) -> None:
+        """Solve one frame, then pause."""
+        self.change({"playing": False})
+
+        def add() -> None:
+            self._steps, self._due = min(self._steps + 1, 8), 0.0
+
+        self._do(add)
+
+    def restart(self, first: int) -> None:
+        """Start again from one of the model's first frames. Raises UserError if there is no such."""
+        self._do(lambda picture=self._first(first): self._begin(picture))
+
+    def restart_from(self, picture: Tensor) -> None:
+        """Start again from a uint8 picture (3, h, w), which is resized to what the models take."""
+        self._do(lambda: self._begin(picture))
+
+    def go_back(self, frame: int) -> None:
+        """Go on from the past frame of that id; it stays as it is if that one is no longer kept."""
+        self._do(lambda: self._go_back(frame))
+
+    def record(self, on: bool) -> None:
+        """Begin a recording, or finish it; viewers are told its name then."""
+        self._do(self._record if on else self._finish, at_once=False)
+
+    def close(self, sentence: str = "The session has ended.") -> None:
+        """End it, at the next network call at the latest."""
+        with self._changed:
+            self.ended = self.ended or sentence
+            self._changed.notify()
+
+    def wait_closed(self) -> None:
+        """Wait, for a second at most, until a closed session's thread has ended."""
+        if self._thread:
+            self._thread.join(timeout=1)
+
+    # The worker.
+
+    def run(self) -> None:
+        """Solve until the end. A crash ends this session, with a sentence to those who watch."""
+        try:
+            while self._wait():
+                self.advance()
+        except Exception:
+            log.exception("The session %s crashed.", self.name)
+            self.close("This session has crashed and ended; the server's log says why. Reload to begin another.")
+        finally:
+            if self._recording:
+                self._recording.abandon()
+            if self.folder:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            with self._changed:
+                self._tell({"type": "ended", "text": self.ended})
+                self.past.clear()
+                self._lanes, self._newest = [], None
+
+    def _wait(self) -> bool:
+        """Wait until there is something to do; False at the end."""
+        with self._changed:
+            while self.ended is None:
+                wants = (self.controls.playing or self._steps) and any(viewer.hungry for viewer in self.viewers)
+                left = self._due - time.monotonic()
+                if self._jobs or (wants and left <= 0):
+                    return True
+                self._changed.wait(left if wants else None)
+        return False
+
+    def advance(self) -> None:
+        """Do what clients asked for; then solve the next frame, if one is wanted, and show it."""
+        self._hurry = False
+        while self._jobs:
+            self._jobs.popleft()()
+        with self._changed:
+            controls, version = self.controls, self.version
+            wanted = (controls.playing or self._steps) and time.monotonic() >= self._due
+        if not wanted:
+            return
+        begun = time.perf_counter()
+        try:
+            frames = self._solve(controls)
+        except _Stale:
+            self._solving, self._gave_up = None, True
+            return
+        except (SolverError, UserError) as error:
+            self._solving, self._steps = None, 0
+            self._tell({"type": "error", "text": f"The next frame could not be solved: {error}"})
+            self.change({"playing": False})
+            return
+        self._gave_up = False
+        self._steps = max(0, self._steps - 1)
+        for lane, frame in zip(self._lanes, frames, strict=True):
+            lane.x = frame.x
+        self._index += 1
+        self._time = self._base + frames[0].time
+        pictures = [to_uint8(frame.x[0]).cpu() for frame in frames]
+        self._show(pictures, [int(frame.nfe[0]) for frame in frames], time.perf_counter() - begun, version)
+        if controls.fps_cap:
+            # From when it was due, so that the rate holds; but never to make up for a pause.
+            self._due = max(self._due, time.monotonic() - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
+
+    def _solve(self, controls: Controls) -> list[Frame]:
+        if self._solving is None or _streaming(controls) != _streaming(self._solving):
+            self._start(controls)
+        self._solving = controls
+        # The noise of a frame depends on the seed and its place alone: both lanes get the same, and so does whoever
+        # goes back and plays on.
+        seed = sample_generators(controls.seed, [self._index])[0].initial_seed()
+        frames = []
+        for lane in self._lanes:
+            assert lane.made is not None and lane.generator is not None
+            lane.generator.manual_seed(seed)
+            frames.append(next(lane.made))
+        return frames
+
+    def _start(self, controls: Controls) -> None:
+        """New streams, from the frame on screen, under the controls as they are now."""
+        chosen = [(controls.model, controls.eps), (controls.model_b, controls.eps_b)][: 2 if controls.two_up else 1]
+        # A second lane begins where the first one is.
+        sources = [lane.x for lane in self._lanes] + [self._lanes[0].x]
+        lanes = []
+        for (name, eps), x in zip(chosen, sources, strict=False):
+            served = self.models[name]
+            if x.shape[-2:] != served.size:
+                x = to_float(resize(to_uint8(x).cpu(), served.size)).to(device())
+            (generator,) = sample_generators(controls.seed, [0])
+            made = stream(
+                served.model,
+                x,
+                generators=[generator],
+                eps=eps,
+                direction=controls.direction,
+                solver=controls.method,
+                in_between=controls.in_between,
+                fields=self._unless_stale(served.fields),
+            )
+            lanes.append(Lane(served, x, made, generator))
+        self._lanes, self._base = lanes, self._time
+
+    def _unless_stale(self, fields: Callable[..., Any]) -> Callable[..., Any]:
+        """`fields`, until the frame being solved is one that nobody wants.
+
+        One frame is given up for a change, not two in a row: a slider that is dragged must not stop the picture.
+        """
+
+        def evaluate(*inputs: Any, **named: Any) -> Any:
+            if self.ended is not None:
+                raise _Stale
+            solving = self._solving
+            moved = self._hurry or (solving and _streaming(solving) != _streaming(self.controls))
+            if moved and not self._gave_up:
+                raise _Stale
+            return fields(*inputs, **named)
+
+        return evaluate
+
+    def _begin(self, picture: Tensor) -> None:
+        """Show a first frame, in every lane."""
+        self._index, self._time = 0, 0.0
+        served = self.models[self.controls.model]
+        self._lanes = [Lane(served, to_float(resize(picture[None], served.size)).to(device()))]
+        self._go_on([resize(picture[None], served.size)[0]] * (2 if self.controls.two_up else 1))
+
+    def _go_back(self, frame: int) -> None:
+        found = next((past for past in self.past if past.id == frame), None)
+        if found is None:
+            self._tell({"type": "error", "text": "That frame is no longer kept."})
+            return
+        self._index, self._time = found.index, found.time
+        served = self.models[self.controls.model]
+        self._lanes = [Lane(served, to_float(picture[None]).to(device())) for picture in found.pictures]
+        self._go_on(found.pictures)
+
+    def _go_on(self, pictures: list[Tensor]) -> None:
+        self._solving, self._gave_up, self._due = None, False, 0.0
+        self._show(pictures, [0] * len(pictures), 0.0, self.version)
+
+    def _show(self, pictures: list[Tensor], nfe: list[int], seconds: float, version: int) -> None:
+        """Keep a frame, and put it into every viewer's slot; it is encoded once."""
+        begun = time.perf_counter()
+        form = self.controls.format
+        images = [encode(picture, form) for picture in pictures]
+        self._id += 1
+        header = {
+            "id": self._id,
+            "index": self._index,
+            "time": round(self._time, 4),
+            "nfe": nfe,
+            "version": version,
+            "solve_ms": round(1000 * seconds, 2),
+            "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
+            "format": f"image/{form}",
+            "sizes": [len(image) for image in images],
+        }
+        text = json.dumps(header).encode()
+        self._write(pictures)
+        with self._changed:
+            room = PAST_BYTES // sum(picture.numel() for picture in pictures)
+            while len(self.past) >= max(1, room):
+                self.past.popleft()
+            self.past.append(Past(self._id, self._index, self._time, pictures))
+            self._newest = struct.pack("<I", len(text)) + text + b"".join(images)
+            for viewer in self.viewers:
+                viewer.show(self._newest)
+
+    def _record(self) -> None:
+        if self._recording:
+            return
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="biflow-"))
+        for old in self.folder.glob("*.mp4"):  # one a session: a disk has an end
+            old.unlink()
+        controls = self.controls
+        fps = self.models[controls.model].fps * controls.in_between
+        self._recording = Recording(self.folder, min(fps, controls.fps_cap or fps))
+        self._tell({"type": "recording", "on": True})
+
+    def _write(self, pictures: list[Tensor]) -> None:
+        if self._recording:
+            try:
+                if not self._recording.write(pictures):
+                    self._finish()
+            except (UserError, OSError) as error:
+                self._recording.abandon()
+                self._recording = None
+                log.warning("A recording was given up: %s", error)
+                self._tell({"type": "recording", "on": False, "name": None, "frames": 0})
+
+    def _finish(self) -> None:
+        if not self._recording:
+            return
+        done, self._recording = self._recording, None
+        path = done.finish()
+        self._tell({"type": "recording", "on": False, "name": path.name if path else None, "frames": done.frames})
+
+    def _first(self, index: int) -> Tensor:
+        first = self.models[self.controls.model].first
+        if not 0 <= index < len(first):
+            raise UserError(f"There is no first frame {index + 1}; this model has {len(first)}.")
+        return first[index]
+
+    def _do(self, job: Callable[[], None], *, at_once: bool = True) -> None:
+        """Have the worker do it before the next frame; `at_once` gives up the frame being solved."""
+        with self._changed:
+            if len(self._jobs) < JOBS:
+                self._jobs.append(job)
+                self._hurry |= at_once
+            self._changed.notify()
+
+    def _tell(self, message: dict) -> None:
+        for viewer in list(self.viewers):
+            viewer.tell(message)
+
+
+def _streaming(controls: Controls) -> tuple:
+    """The controls that a running stream cannot take up: another value needs another stream."""
+    c = controls
+    second = (c.model_b, c.eps_b) if c.two_up else None
+    return c.model, c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between
