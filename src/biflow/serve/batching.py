@@ -27,9 +27,7 @@ class Batcher:
         self._changed = Condition()
         Thread(target=self._work, name="network", daemon=True).start()
 
-    def __call__(
-        self, x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None
-    ) -> Fields:
+    def __call__(self, x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
         """The fields at x (b, 3, h, w), t (b,), as `VideoUNet` gives them; raises what the engine raises."""
         result: Future[Fields] = Future()
         with self._changed:

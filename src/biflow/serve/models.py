@@ -110,8 +110,6 @@ def warm_up(served: Served) -> None:
     samples = 1
     while samples <= (batcher.limit if isinstance(batcher, Batcher) else 1):
         start = to_float(served.first[:1].expand(samples, -1, -1, -1)).to(device())
-        made = stream(
-            served.model, start, generators=sample_generators(0, range(samples)), fields=served.fields
-        )
+        made = stream(served.model, start, generators=sample_generators(0, range(samples)), fields=served.fields)
         encode(to_uint8(next(made).x).cpu()[0], "jpeg")
         samples *= 2

@@ -3,10 +3,8 @@
 Everything public may be called from any thread. Only the worker touches the streams.
 """
 
-import json
 import logging
 import shutil
-import struct
 import tempfile
 import time
 from collections import deque
@@ -27,27 +25,18 @@ from biflow.serve.images import encode
 from biflow.serve.models import Served
 from biflow.serve.recording import Recording
 from biflow.serve.viewer import Viewer
+from biflow.serve.wire import pack
 from biflow.solvers import SolverError
 from biflow.video import resize, to_float, to_uint8
 
 log = logging.getLogger("biflow")
-PAST_FRAMES, PAST_BYTES = 120, 32 * 2**20
+PAST_FRAMES, PAST_BYTES = 120, 16 * 2**20
 JOBS = 16  # that wait, of a client which asks faster than frames are made
-
-
-@dataclass
-class Lane:
-    """One of the streams that a session solves side by side."""
-
-    served: Served
-    x: Tensor  # (1, 3, h, w) the frame on screen
-    made: Iterator[Frame] | None = None
-    generator: torch.Generator | None = None
 
 
 @dataclass(frozen=True)
 class Past:
-    """A frame that one can go back to: uint8 pictures, one a lane."""
+    """A frame that one can go back to: uint8 pictures, one a stream."""
 
     id: int
     index: int
@@ -75,7 +64,8 @@ class Session:
         self._jobs: deque[Callable[[], None]] = deque()
         self._steps = 0
         self._due = 0.0
-        self._lanes: list[Lane] = []
+        self._shown: list[Tensor] = []  # (1, 3, h, w) each, what is on screen: one, or two side by side
+        self._streams: list[tuple[Iterator[Frame], torch.Generator]] = []  # what goes on from there
         self._solving: Controls | None = None  # those of the frame being solved
         self._gave_up = self._hurry = False
         self._id = self._index = 0
@@ -135,7 +125,8 @@ class Session:
 
     def restart(self, first: int) -> None:
         """Start again from one of the model's first frames. Raises UserError if there is no such."""
-        self._do(lambda picture=self._first(first): self._begin(picture))
+        picture = self._first(first)
+        self._do(lambda: self._begin(picture))
 
     def restart_from(self, picture: Tensor) -> None:
         """Start again from a uint8 picture (3, h, w), which is resized to what the models take."""
@@ -178,7 +169,7 @@ class Session:
             with self._changed:
                 self._tell({"type": "ended", "text": self.ended})
                 self.past.clear()
-                self._lanes, self._newest = [], None
+                self._shown, self._streams, self._newest = [], [], None
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False at the end."""
@@ -192,15 +183,14 @@ class Session:
         return False
 
     def advance(self) -> None:
-        """Do what clients asked for; then solve the next frame, if one is wanted, and show it."""
+        """Do what clients asked for, if they did; otherwise solve the next frame and show it."""
         self._hurry = False
-        while self._jobs:
-            self._jobs.popleft()()
+        if self._jobs:
+            while self._jobs:
+                self._jobs.popleft()()
+            return
         with self._changed:
             controls, version = self.controls, self.version
-            wanted = (controls.playing or self._steps) and time.monotonic() >= self._due
-        if not wanted:
-            return
         begun = time.perf_counter()
         try:
             frames = self._solve(controls)
@@ -214,8 +204,7 @@ class Session:
             return
         self._gave_up = False
         self._steps = max(0, self._steps - 1)
-        for lane, frame in zip(self._lanes, frames, strict=True):
-            lane.x = frame.x
+        self._shown = [frame.x for frame in frames]
         self._index += 1
         self._time = self._base + frames[0].time
         pictures = [to_uint8(frame.x[0]).cpu() for frame in frames]
@@ -228,23 +217,21 @@ class Session:
         if self._solving is None or _streaming(controls) != _streaming(self._solving):
             self._start(controls)
         self._solving = controls
-        # The noise of a frame depends on the seed and its place alone: both lanes get the same, and so does whoever
+        # The noise of a frame depends on the seed and its place alone: both streams get the same, and so does whoever
         # goes back and plays on.
         seed = sample_generators(controls.seed, [self._index])[0].initial_seed()
         frames = []
-        for lane in self._lanes:
-            assert lane.made is not None and lane.generator is not None
-            lane.generator.manual_seed(seed)
-            frames.append(next(lane.made))
+        for made, generator in self._streams:
+            generator.manual_seed(seed)
+            frames.append(next(made))
         return frames
 
     def _start(self, controls: Controls) -> None:
         """New streams, from the frame on screen, under the controls as they are now."""
         chosen = [(controls.model, controls.eps), (controls.model_b, controls.eps_b)][: 2 if controls.two_up else 1]
-        # A second lane begins where the first one is.
-        sources = [lane.x for lane in self._lanes] + [self._lanes[0].x]
-        lanes = []
-        for (name, eps), x in zip(chosen, sources, strict=False):
+        self._streams, self._base = [], self._time
+        # A second stream begins where the first one is.
+        for (name, eps), x in zip(chosen, [*self._shown, self._shown[0]], strict=False):
             served = self.models[name]
             if x.shape[-2:] != served.size:
                 x = to_float(resize(to_uint8(x).cpu(), served.size)).to(device())
@@ -259,8 +246,7 @@ class Session:
                 in_between=controls.in_between,
                 fields=self._unless_stale(served.fields),
             )
-            lanes.append(Lane(served, x, made, generator))
-        self._lanes, self._base = lanes, self._time
+            self._streams.append((made, generator))
 
     def _unless_stale(self, fields: Callable[..., Any]) -> Callable[..., Any]:
         """`fields`, until the frame being solved is one that nobody wants.
@@ -280,11 +266,10 @@ class Session:
         return evaluate
 
     def _begin(self, picture: Tensor) -> None:
-        """Show a first frame, in every lane."""
+        """Show a first frame, of every stream."""
         self._index, self._time = 0, 0.0
-        served = self.models[self.controls.model]
-        self._lanes = [Lane(served, to_float(resize(picture[None], served.size)).to(device()))]
-        self._go_on([resize(picture[None], served.size)[0]] * (2 if self.controls.two_up else 1))
+        fitting = resize(picture[None], self.models[self.controls.model].size)[0]
+        self._go_on([fitting] * (2 if self.controls.two_up else 1))
 
     def _go_back(self, frame: int) -> None:
         found = next((past for past in self.past if past.id == frame), None)
@@ -292,11 +277,10 @@ class Session:
             self._tell({"type": "error", "text": "That frame is no longer kept."})
             return
         self._index, self._time = found.index, found.time
-        served = self.models[self.controls.model]
-        self._lanes = [Lane(served, to_float(picture[None]).to(device())) for picture in found.pictures]
         self._go_on(found.pictures)
 
     def _go_on(self, pictures: list[Tensor]) -> None:
+        self._shown = [to_float(picture[None]).to(device()) for picture in pictures]
         self._solving, self._gave_up, self._due = None, False, 0.0
         self._show(pictures, [0] * len(pictures), 0.0, self.version)
 
@@ -315,16 +299,14 @@ class Session:
             "solve_ms": round(1000 * seconds, 2),
             "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
             "format": f"image/{form}",
-            "sizes": [len(image) for image in images],
         }
-        text = json.dumps(header).encode()
         self._write(pictures)
         with self._changed:
             room = PAST_BYTES // sum(picture.numel() for picture in pictures)
             while len(self.past) >= max(1, room):
                 self.past.popleft()
             self.past.append(Past(self._id, self._index, self._time, pictures))
-            self._newest = struct.pack("<I", len(text)) + text + b"".join(images)
+            self._newest = pack(header, images)
             for viewer in self.viewers:
                 viewer.show(self._newest)
 
