@@ -63,7 +63,7 @@ def running(guarded, port=0):
         assert not thread.is_alive()
 
 
-def until(true, seconds=30.0):
+def until(true, seconds=12.0):
     """Wait until `true()` is."""
     end = time.monotonic() + seconds
     while not (found := true()):
@@ -84,7 +84,8 @@ class Client:
     """A browser without a page: reads, acknowledges, remembers."""
 
     def __init__(self, address: str, query: str = "", **headers: str):
-        self.link = connect(f"ws://{address}/ws{query}", additional_headers=headers, max_size=None, open_timeout=30)
+        address = f"ws://{address}/ws{query}"
+        self.link = connect(address, additional_headers=headers, max_size=None, open_timeout=30).__enter__()
         self.frames: list[tuple[dict, list[np.ndarray]]] = []
         self.messages: list[dict] = []
 

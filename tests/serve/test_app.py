@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import signal
@@ -44,8 +45,8 @@ def test_a_client_that_does_not_acknowledge_gets_two_frames(server):
     with Client(server.address) as client:
         client.read()
         received = 0
-        with pytest.raises(TimeoutError):
-            while True:
+        with contextlib.suppress(TimeoutError):
+            while received < 9:
                 received += isinstance(client.link.recv(0.7), bytes)
         assert received == 2
 
@@ -133,20 +134,18 @@ def test_a_message_beyond_all_limits_or_a_flood_ends_the_connection_only(server)
             client.read()
             client.send(bytes(6 * 2**20))
             with pytest.raises(ConnectionClosed):
-                while True:
-                    client.link.recv(10)
+                client.until("nothing")
         with Client(server.address) as client:
             client.read()
+            with contextlib.suppress(ConnectionClosed):
+                client.send(*["{}"] * 20_000)
             with pytest.raises(ConnectionClosed):
-                for _ in range(20_000):
-                    client.send("{}")
-                while True:
-                    client.link.recv(10)
+                client.until("nothing")
         other.until("frame")
 
 
 def test_another_origin_or_host_is_refused(server):
-    for headers in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": "null"}):
         with pytest.raises(InvalidStatus):
             Client(server.address, **headers)
     assert httpx.get(f"http://{server.address}/", headers={"Host": "evil.example"}).status_code == 421
@@ -228,7 +227,7 @@ def test_nobody_is_let_in_before_the_model_is_warm(folders, monkeypatch):
 
 
 def test_the_rate_lets_bursts_through_and_no_floods():
-    rate = Rate(rate=0, burst=5)
+    rate = Rate(rate=0.0, burst=5.0)
     assert [rate.take() for _ in range(7)] == [True] * 5 + [False] * 2
     rate.give_back()
     assert rate.take()

@@ -233,8 +233,8 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
     if kind == "ack":
         return viewer.acknowledge()
     if kind == "set":
-        if told := session.change(message.get("controls")):
-            viewer.tell({"type": "told", "text": " ".join(told)[:1000]})
+        told = session.change(message.get("controls"))
+        viewer.tell({"type": "told", "text": " ".join(told)[:1000]})
     elif kind == "step":
         session.step()
     elif kind == "restart":

@@ -106,7 +106,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sente
 class Rate:
     """How many messages one client may send: a bucket that fills at `rate` a second up to `burst`."""
 
-    def __init__(self, rate: float = 40, burst: float = 120):
+    def __init__(self, rate: float = 40.0, burst: float = 120.0):
         self.rate, self.burst = rate, burst
         self._left, self._then, self._refused = burst, time.monotonic(), 0
 

@@ -9,6 +9,7 @@ const canvases = [$("a"), $("b")], captions = [$("caption-a"), $("caption-b")];
 let socket, retrying, attempt = 0, ended = false;
 let hello = null, controls = null, session = new URLSearchParams(location.search).get("session");
 let recording = false, first = 0, header = null, roundTrip = 0, reaction = null;
+let confirmed = null, mine = {}, unanswered = 0; // what the server says, and what has been asked of it since
 let drawing = Promise.resolve();
 const drawn = [], arrived = [], evaluations = [];
 
@@ -47,7 +48,8 @@ const receivers = {
     const before = hello && message.new ? { controls, picture: header } : null;
     hello = message;
     session = message.session;
-    attempt = 0;
+    attempt = unanswered = 0;
+    mine = {};
     const address = new URL(location);
     address.searchParams.set("session", session);
     history.replaceState(null, "", address);
@@ -57,17 +59,24 @@ const receivers = {
     furnish();
     receivers.controls(message);
     if (before?.picture) { // the session is gone, the server is back: go on from the picture on screen
-      send({ type: "set", controls: before.controls });
+      say(before.controls);
       canvases[0].toBlob((blob) => send(blob));
       toast("The server has forgotten the session; this one goes on from the picture on screen.");
     }
   },
   controls(message) {
-    controls = message.controls;
+    confirmed = message.controls;
+    controls = { ...confirmed, ...(unanswered > 0 ? mine : {}), ...wanted };
     if (reaction && reaction.version === null) reaction.version = message.version;
     render();
   },
-  told: ({ text }) => toast(text),
+  told({ text }) { // the answer to every "set"
+    if (text) toast(text);
+    if (--unanswered > 0) return;
+    mine = {};
+    controls = { ...confirmed, ...wanted };
+    render();
+  },
   error: ({ text }) => toast(text),
   pong: ({ at }) => { roundTrip = performance.now() - at; },
   wait({ text }) {
@@ -231,9 +240,15 @@ function set(values) {
 function flush() {
   if (!Object.keys(wanted).length) return;
   reaction = { at: performance.now(), version: null };
-  send({ type: "set", controls: wanted });
+  say(wanted);
   wanted = {};
   render();
+}
+
+function say(values) {
+  Object.assign(mine, values);
+  unanswered++;
+  send({ type: "set", controls: values });
 }
 
 // Slider: what it shows of a control's value, what it says, and what of the slider becomes the value.
