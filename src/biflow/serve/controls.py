@@ -108,8 +108,8 @@ def _value(name: str, value: Any, models: Mapping[str, Served]) -> tuple[Any, st
         return _checked(name, value, among, f"one of {', '.join(names[name])}"), ""
     if value is None and name in ("steps", "fps_cap"):
         return None, ""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # no NaN
-    _checked(name, value, number, "a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise UserError(f"{name} must be a number, not {_short(value)}.")
     low, high = RANGES[name]
     whole = name in ("steps", "in_between", "seed")
     kind: Callable[..., Any] = int if whole else float
