@@ -27,8 +27,10 @@ from benchmarks import record
 from biflow import engines
 from biflow.files import device
 from biflow.networks import load_model
-from biflow.sampling import shipped_model
+from biflow.rollout import sample_generators, stream
+from biflow.sampling import first_frames, shipped_model
 from biflow.serve.wire import unpack
+from biflow.video import to_float, to_uint8
 
 
 class Server:
@@ -149,6 +151,23 @@ async def alone(server: Server, seconds: float) -> dict:
     }
 
 
+def bare(folder: Path, seconds: float) -> dict:
+    """The same frames without a server, in this process: what its pace is compared with."""
+    model = load_model(folder, device=device())
+    first = to_float(first_frames(folder / "first", tuple(model.config["size"]), 1, 0)).to(device())
+    times, until = [], time.monotonic() + seconds
+    for frame in stream(model, first, generators=sample_generators(0, [0]), fields=engines.fields(model)[0]):
+        to_uint8(frame.x).cpu()
+        times.append(time.monotonic())
+        if times[-1] > until:
+            break
+    gaps = np.diff(times[2:])
+    return {
+        "median_ms": round(1000 * float(np.median(gaps)), 1),
+        "p95_over_median": round(float(np.percentile(gaps, 95) / np.median(gaps)), 3),
+    }
+
+
 def batches(folder: Path, repeats: int = 12) -> list[dict]:
     """Milliseconds a network call, and a sample of it, by the number of samples."""
     model = load_model(folder, device=device())
@@ -191,12 +210,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = asyncio.run(measure(options.model, options.seconds))
+    result["bare"] = bare(options.model, options.seconds)
     result["batches"] = batches(options.model)
     for part in (result["rows"], result["batches"]):
         print("\t".join(part[0]))
         for row in part:
             print("\t".join(str(value) for value in row.values()))
-    print(json.dumps(result["alone"]))
+    print(json.dumps({"alone": result["alone"], "bare": result["bare"]}))
     record.write(options.json, {"question": "frames, pace, reaction and overhead of biflow serve", **result})
 
 
