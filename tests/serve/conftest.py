@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def torch_engine():
-    """PyTorch as it is: OpenVINO takes seconds to get ready for each of the models. test_page.py has it."""
+    """PyTorch as it is: OpenVINO takes seconds to get ready for each model. The command in test_app.py has it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("biflow.serve.models.engines.fields", lambda model, engine: (model, "torch"))
         yield

@@ -98,9 +98,10 @@ def test_record_downloads_an_mp4(server):
             assert len(list(container.decode(video=0))) == told["frames"] >= 3
         assert httpx.get(f"http://{server.address}/recording/{name}/other.mp4").status_code == 404
         assert httpx.get(f"http://{server.address}/recording/{name}/..%2f..%2fetc%2fpasswd").status_code == 404
-        folder = server.hall.sessions[name].folder
+        path = server.hall.sessions[name].recorder.find(told["name"])
+        assert path.exists()
     server.hall.dismiss(server.hall.sessions[name])
-    until(lambda: not folder.exists())
+    until(lambda: not path.parent.exists())
 
 
 @pytest.mark.parametrize(
@@ -272,13 +273,14 @@ def test_a_failing_network_fails_its_callers_only():
     assert batcher(torch.ones(1, 1), torch.ones(1)).v == 1
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_and_ends_within_seconds(folders, stop):
-    command = [sys.executable, "-m", "biflow.cli", "serve", str(folders["bi"].parent), "--port", "0"]
+@pytest.mark.parametrize(("stop", "models"), [(signal.SIGTERM, "bi"), (signal.SIGINT, "bi, flow, large")])
+def test_the_command_serves_and_ends_within_seconds(folders, stop, models):
+    folder = folders["bi"] if models == "bi" else folders["bi"].parent
+    command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
-        assert "bi, flow, large at http://127.0.0.1:" in line
+        assert f"{models} at http://127.0.0.1:" in line
         address = line.split("http://")[1].split("/")[0]
         os.environ.pop("http_proxy", None)
 
@@ -326,6 +328,19 @@ def test_bad_words_are_refused_in_a_sentence(folders, tmp_path, capsys, monkeypa
     monkeypatch.delitem(sys.modules, "biflow.serve.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert 'pip install "biflow[serve]"' in refused(folders["bi"])
+
+
+def test_the_demo_goes_live_by_a_switch(monkeypatch):
+    from biflow import cli
+    from biflow.sampling import shipped_model
+
+    calls = []
+    monkeypatch.setattr("biflow.serve.server.serve", lambda folder, **settings: calls.append((folder, settings)))
+    for words in (["--live"], ["--live", "--port", "0"], ["--port", "0", "--live", "true"]):
+        cli.main(["demo", *words])
+    assert [folder for folder, _ in calls] == [shipped_model()] * 3
+    assert [settings["port"] for _, settings in calls] == [8000, 0, 0]
+    assert all(settings["open_page"] for _, settings in calls)
 
 
 def test_the_page_names_every_control_with_a_label():

@@ -278,7 +278,7 @@ def test_a_recording_is_a_playable_mp4_of_every_frame(session):
     viewer.read()
     told = [message for message in viewer.messages if message["type"] == "recording"]
     assert [message["on"] for message in told] == [True, False]
-    with av.open(str(session.folder / told[1]["name"])) as container:
+    with av.open(str(session.recorder.find(told[1]["name"]))) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 10
     assert len(frames) == told[1]["frames"] == 5

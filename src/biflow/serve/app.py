@@ -32,6 +32,7 @@ PAGE = Path(__file__).parent / "page"
 SESSIONS, VIEWERS = 64, 16  # at once; viewers a session
 LINGER = 60.0  # seconds that a session waits for a viewer to come back
 TEXT_BYTES = 4096  # of one message with words; pictures are binary
+UPLOAD_COST = 20.0  # messages' worth
 
 
 class Hall:
@@ -120,9 +121,7 @@ def app(folders: Mapping[str, Path], *, first: Path | None = None, hosts: set[st
     @api.get("/recording/{session}/{name}")
     async def recording(session: str, name: str) -> Response:
         found = hall.sessions.get(session)
-        # The path is looked up, never made of what was asked for.
-        files = list(found.folder.glob("*.mp4")) if found and found.folder else []
-        path = next((file for file in files if file.name == name), None)
+        path = found.recorder.find(name) if found else None  # never made of what was asked for
         if path is None:
             return PlainTextResponse("That recording is not kept any more.", 404)
         return FileResponse(path, media_type="video/mp4", filename="biflow.mp4")
@@ -200,10 +199,12 @@ async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: View
             return
         text, data = received.get("text"), received.get("bytes")
         try:
-            if not rate.take():
+            if not rate.take(UPLOAD_COST if data is not None else 1.0):
                 if rate.hopeless:
                     await socket.close(1008)
                     return
+                if rate.refused % 100 == 1:
+                    viewer.tell({"type": "error", "text": "Too much at once: some of it was left out."})
                 continue
             if data is not None:
                 async with hall.decoding:
@@ -263,6 +264,7 @@ def _hello(hall: Hall, session: Session, new: bool) -> dict:
         "type": "hello",
         "session": session.name,
         "new": new,
+        "recording": session.recorder.on,
         "version": session.version,
         "controls": asdict(session.controls),
         "ranges": RANGES,

@@ -108,17 +108,18 @@ class Rate:
 
     def __init__(self, rate: float = 40.0, burst: float = 120.0):
         self.rate, self.burst = rate, burst
-        self._left, self._then, self._refused = burst, time.monotonic(), 0
+        self._left, self._then = burst, time.monotonic()
+        self.refused = 0  # messages so far
 
-    def take(self) -> bool:
-        """Whether one more message is within the limit."""
+    def take(self, cost: float = 1.0) -> bool:
+        """Whether one more message, worth `cost` of them, is within the limit."""
         now = time.monotonic()
         self._left = min(self.burst, self._left + (now - self._then) * self.rate)
         self._then = now
-        if self._left < 1:
-            self._refused += 1
+        if self._left < cost:
+            self.refused += 1
             return False
-        self._left -= 1
+        self._left -= cost
         return True
 
     def give_back(self) -> None:
@@ -128,4 +129,4 @@ class Rate:
     @property
     def hopeless(self) -> bool:
         """Whether this client floods."""
-        return self._refused > 1000
+        return self.refused > 1000

@@ -4,13 +4,10 @@ Everything public may be called from any thread. Only the worker touches the str
 """
 
 import logging
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
@@ -23,7 +20,7 @@ from biflow.rollout import Frame, sample_generators, stream
 from biflow.serve.controls import Controls, changed, initial
 from biflow.serve.images import encode
 from biflow.serve.models import Served
-from biflow.serve.recording import Recording
+from biflow.serve.recording import Recorder
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import pack
 from biflow.solvers import SolverError
@@ -58,7 +55,7 @@ class Session:
         self.viewers: list[Viewer] = []
         self.ended: str | None = None
         self.left = time.monotonic()  # when the last viewer went
-        self.folder: Path | None = None  # for recordings
+        self.recorder = Recorder()
         self.past: deque[Past] = deque(maxlen=PAST_FRAMES)
         self._changed = Condition()
         self._jobs: deque[Callable[[], None]] = deque()
@@ -71,7 +68,6 @@ class Session:
         self._id = self._index = 0
         self._time = self._base = 0.0
         self._newest: bytes | None = None
-        self._recording: Recording | None = None
         self._thread: Thread | None = None
         self._jobs.append(lambda: self._begin(self._first(0)))
 
@@ -138,7 +134,7 @@ class Session:
 
     def record(self, on: bool) -> None:
         """Begin a recording, or finish it; viewers are told its name then."""
-        self._do(self._record if on else self._finish, at_once=False)
+        self._do(lambda: self._record(on), at_once=False)
 
     def close(self, sentence: str = "The session has ended.") -> None:
         """End it, at the next network call at the latest."""
@@ -162,10 +158,7 @@ class Session:
             log.exception("The session %s crashed.", self.name)
             self.close("This session has crashed and ended; the server's log says why. Reload to begin another.")
         finally:
-            if self._recording:
-                self._recording.abandon()
-            if self.folder:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            self.recorder.close()
             with self._changed:
                 self._tell({"type": "ended", "text": self.ended})
                 self.past.clear()
@@ -300,7 +293,7 @@ class Session:
             "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
             "format": f"image/{form}",
         }
-        self._write(pictures)
+        self._tell(self.recorder.write(pictures))
         with self._changed:
             room = PAST_BYTES // sum(picture.numel() for picture in pictures)
             while len(self.past) >= max(1, room):
@@ -310,35 +303,13 @@ class Session:
             for viewer in self.viewers:
                 viewer.show(self._newest)
 
-    def _record(self) -> None:
-        if self._recording:
-            return
-        if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="biflow-"))
-        for old in self.folder.glob("*.mp4"):  # one a session: a disk has an end
-            old.unlink()
-        controls = self.controls
-        fps = self.models[controls.model].fps * controls.in_between
-        self._recording = Recording(self.folder, min(fps, controls.fps_cap or fps))
-        self._tell({"type": "recording", "on": True})
-
-    def _write(self, pictures: list[Tensor]) -> None:
-        if self._recording:
-            try:
-                if not self._recording.write(pictures):
-                    self._finish()
-            except (UserError, OSError) as error:
-                self._recording.abandon()
-                self._recording = None
-                log.warning("A recording was given up: %s", error)
-                self._tell({"type": "recording", "on": False, "name": None, "frames": 0})
-
-    def _finish(self) -> None:
-        if not self._recording:
-            return
-        done, self._recording = self._recording, None
-        path = done.finish()
-        self._tell({"type": "recording", "on": False, "name": path.name if path else None, "frames": done.frames})
+    def _record(self, on: bool) -> None:
+        controls, recorder = self.controls, self.recorder
+        if on and not recorder.on:
+            fps = self.models[controls.model].fps * controls.in_between
+            self._tell(recorder.begin(min(fps, controls.fps_cap or fps)))
+        elif not on:
+            self._tell(recorder.finish())
 
     def _first(self, index: int) -> Tensor:
         first = self.models[self.controls.model].first
@@ -354,9 +325,10 @@ class Session:
                 self._hurry |= at_once
             self._changed.notify()
 
-    def _tell(self, message: dict) -> None:
-        for viewer in list(self.viewers):
-            viewer.tell(message)
+    def _tell(self, message: dict | None) -> None:
+        if message:
+            for viewer in list(self.viewers):
+                viewer.tell(message)
 
 
 def _streaming(controls: Controls) -> tuple:

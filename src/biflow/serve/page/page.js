@@ -8,7 +8,7 @@ const canvases = [$("a"), $("b")], captions = [$("caption-a"), $("caption-b")];
 
 let socket, retrying, attempt = 0, ended = false;
 let hello = null, controls = null, session = new URLSearchParams(location.search).get("session");
-let recording = false, first = 0, header = null, roundTrip = 0, reaction = null;
+let recording = false, mineToSave = false, first = 0, header = null, roundTrip = 0, reaction = null;
 let confirmed = null, mine = {}, unanswered = 0; // what the server says, and what has been asked of it since
 let drawing = Promise.resolve();
 const drawn = [], arrived = [], evaluations = [];
@@ -56,6 +56,7 @@ const receivers = {
     banner("");
     state("live", "Live");
     $("strip").replaceChildren();
+    recording = message.recording;
     furnish();
     receivers.controls(message);
     if (before?.picture) { // the session is gone, the server is back: go on from the picture on screen
@@ -88,6 +89,8 @@ const receivers = {
   recording({ on, name, frames }) {
     recording = on;
     render();
+    const asked = mineToSave;
+    mineToSave = on && asked;
     if (on) return toast("Recording. C, or the button, ends it.");
     if (!name) return toast("The recording holds no frames; nothing was saved.");
     const link = document.createElement("a");
@@ -95,7 +98,7 @@ const receivers = {
     link.download = "biflow.mp4";
     link.textContent = `Recorded ${frames} frames: biflow.mp4`;
     toast(link, 12000);
-    link.click();
+    if (asked) link.click(); // whoever else watches gets the link only
   },
   ended({ text }) {
     ended = true;
@@ -437,7 +440,7 @@ const actions = {
   direction: () => turn(controls.direction === "forward" ? "backward" : "forward"),
   restart: () => (first >= 0 ? restart(first) : restart(0)),
   two: () => set({ two_up: !controls.two_up }),
-  record: () => send({ type: "record", on: !recording }),
+  record: () => { mineToSave = true; send({ type: "record", on: !recording }); },
   snapshot,
   reseed: () => { set({ seed: crypto.getRandomValues(new Uint32Array(1))[0] }); speak(`seed ${controls.seed}`); },
   smooth: () => { $("pictures").classList.toggle("smooth"); render(); },
