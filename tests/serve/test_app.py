@@ -236,11 +236,11 @@ def test_the_rate_lets_bursts_through_and_no_floods():
 
 
 def test_calls_that_wait_together_are_computed_together():
-    sizes, free = [], threading.Event()
+    sizes, busy, free = [], threading.Event(), threading.Event()
 
     def fields(x, t, alpha=None, condition=None):
-        if not sizes:
-            free.wait(10)
+        busy.set()
+        free.wait(10)
         sizes.append(len(x))
         return Fields(x + t.reshape(-1, 1, 1, 1), None)
 
@@ -251,7 +251,9 @@ def test_calls_that_wait_together_are_computed_together():
         found[i] = batcher(torch.full((1, 3, 2, 2), float(i)), torch.ones(1)).v
 
     threads = [threading.Thread(target=call, args=(i,)) for i in range(8)]
-    for thread in threads:
+    threads[0].start()
+    busy.wait(10)
+    for thread in threads[1:]:
         thread.start()
     until(lambda: len(batcher._waiting) == 7)
     free.set()
@@ -273,7 +275,10 @@ def test_a_failing_network_fails_its_callers_only():
     assert batcher(torch.ones(1, 1), torch.ones(1)).v == 1
 
 
-@pytest.mark.parametrize(("stop", "models"), [(signal.SIGTERM, "bi"), (signal.SIGINT, "bi, flow, large")])
+@pytest.mark.parametrize(
+    ("stop", "models"),
+    [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, flow, large", marks=pytest.mark.slow)],
+)
 def test_the_command_serves_and_ends_within_seconds(folders, stop, models):
     folder = folders["bi"] if models == "bi" else folders["bi"].parent
     command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]

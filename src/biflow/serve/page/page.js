@@ -122,6 +122,7 @@ async function draw(data) {
   }));
   const resized = $("second").hidden !== pictures.length < 2 || pictures.some((picture, i) => picture.width !== canvases[i].width);
   $("second").hidden = pictures.length < 2;
+  $("pictures").dataset.count = pictures.length;
   pictures.forEach((picture, i) => {
     if (resized) Object.assign(canvases[i], { width: picture.width, height: picture.height });
     canvases[i].getContext("2d", { willReadFrequently: i === 1 || pictures.length > 1 }).drawImage(picture, 0, 0);
@@ -204,8 +205,8 @@ function fit() {
 
 function read() {
   const now = performance.now();
-  while (drawn.length && now - drawn[0] > 3000) drawn.shift();
-  while (arrived.length && now - arrived[0][0] > 3000) arrived.shift();
+  while (drawn.length > 2 && now - drawn[0] > 3000) drawn.shift();
+  while (arrived.length > 2 && now - arrived[0][0] > 3000) arrived.shift();
   const rate = (count, since) => (count > 0 ? (1000 * count) / (now - since) : 0).toFixed(1);
   $("shown").textContent = hello ? rate(drawn.length - 1, drawn[0]) : "–";
   $("solved").textContent = hello ? rate(arrived.length ? arrived.at(-1)[1] - arrived[0][1] : 0, arrived[0]?.[0]) : "–";
