@@ -63,7 +63,7 @@ def running(guarded, port=0):
         assert not thread.is_alive()
 
 
-def until(true, seconds=12.0):
+def until(true, seconds=30.0):
     """Wait until `true()` is."""
     end = time.monotonic() + seconds
     while not (found := true()):

@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
+from torch import Tensor
 
 from biflow import __version__
 from biflow.errors import UserError
@@ -85,7 +86,9 @@ class Hall:
                 self.dismiss(session)
 
 
-def app(folders: Mapping[str, Path], *, first: Path | None = None, hosts: set[str] | None = None, token: str = ""):
+def app(
+    folders: Mapping[str, Path], *, first: Path | None = None, hosts: set[str] | None = None, token: str = ""
+) -> Guard:
     """The ASGI application for the models in `folders`.
 
     Args:
@@ -130,7 +133,8 @@ def app(folders: Mapping[str, Path], *, first: Path | None = None, hosts: set[st
     async def frames(socket: WebSocket, session: str | None = None) -> None:
         await socket.accept()
         if not hall.ready:
-            await _refuse(socket, hall.failed or "The model is warming up.")
+            # What failed may name a path, which is the log's and nobody else's.
+            await _refuse(socket, "The model cannot be started." if hall.failed else "The model is warming up.")
             return
         try:
             entered, new = hall.enter(session)
@@ -287,5 +291,5 @@ def _hello(hall: Hall, session: Session, new: bool) -> dict:
     }
 
 
-def _data_url(picture) -> str:
+def _data_url(picture: Tensor) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(images.encode(picture, "jpeg")).decode()
