@@ -72,7 +72,7 @@ class Look:
         last = -1
         while last != self.index:
             last = self.index
-            time.sleep(0.3)
+            time.sleep(0.7)
         return last
 
 

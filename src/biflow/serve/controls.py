@@ -60,7 +60,8 @@ class Controls:
     two_up: bool = False
 
     @property
-    def method(self) -> Solver:
+    def full_solver(self) -> Solver:
+        """How a frame is solved."""
         return solver_settings(self.solver, steps=self.steps, rtol=self.rtol)
 
 

@@ -92,6 +92,7 @@ class Session:
         with self._changed:
             self.viewers.remove(viewer)
             self.left = time.monotonic()
+            self._hurry |= not self.viewers
 
     def taken(self) -> None:
         """A viewer has taken its frame: there is room for another."""
@@ -104,6 +105,7 @@ class Session:
             controls, told = changed(self.controls, wanted, self.models)
             if controls.fps_cap != self.controls.fps_cap:
                 self._due = 0.0
+            self._hurry |= self.controls.playing and not controls.playing
             self.controls = controls
             self.version += 1
             self._changed.notify()
@@ -235,7 +237,7 @@ class Session:
                 generators=[generator],
                 eps=eps,
                 direction=controls.direction,
-                solver=controls.method,
+                solver=controls.full_solver,
                 in_between=controls.in_between,
                 fields=self._unless_stale(served.fields),
             )
