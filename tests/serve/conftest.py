@@ -50,7 +50,8 @@ def session(models):
     """A session without a thread, and one viewer of it."""
     made = Session("test", models)
     made.join(Watching())
-    return made
+    yield made
+    made.recorder.close()
 
 
 @pytest.fixture(scope="module")
