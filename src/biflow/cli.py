@@ -172,15 +172,53 @@ def sample(
     )
 
 
-def demo(out: Path = Path("out"), frames: int = 200, samples: int = 4, seed: int = 0) -> None:
-    """Stream videos from the model that ships with biflow: demo.mp4, demo.png and demo.json.
+def serve(
+    model: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    first: Path | None = None,
+) -> None:
+    """Stream live to browsers, and let them steer: a page at http://127.0.0.1:8000.
+
+    Args:
+        model: A run of `biflow train`, a model folder, or a folder of these.
+        host: The address to listen at; 0.0.0.0 lets other machines in.
+        port: The port; 0 for any free one.
+        token: A word that browsers must know; anybody may come in if left out.
+        first: An image, a folder of images, or a prepared set to start from; the model's own if left out.
+    """
+    _server()(model, host=host, port=port, token=token, first=first)
+
+
+def _server() -> Callable[..., None]:
+    try:
+        from biflow.serve.server import serve as run
+    except ModuleNotFoundError as error:
+        if error.name in ("fastapi", "starlette", "uvicorn"):
+            raise UserError('The live page needs more packages: pip install "biflow[serve]".') from error
+        raise
+    return run
+
+
+def demo(
+    out: Path = Path("out"), frames: int = 200, samples: int = 4, seed: int = 0, live: bool = False, port: int = 8000
+) -> None:
+    """Stream videos from the model that ships with biflow: demo.mp4, demo.png and demo.json, or --live to a browser.
 
     Args:
         out: The folder for the results.
         frames: Frames a video.
         samples: Videos, side by side.
         seed: Of the noise.
+        live: Serve the model to a browser and open the page, instead of writing files.
+        port: Of the page; 0 for any free one.
     """
+    if live:
+        from biflow.sampling import shipped_model
+
+        _server()(shipped_model(), port=port, open_page=True)
+        return
     from biflow.sampling import demo as run
 
     run(out, frames=frames, samples=samples, seed=seed)
@@ -396,6 +434,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "sample": sample,
     "demo": demo,
+    "serve": serve,
     "fvd": fvd,
     "evaluate": evaluate,
     "report": report,
@@ -432,6 +471,11 @@ def _run(argv: list[str]) -> None:
     rest = argv[len(verb.split()) :]
     # An option may be spelled with hyphens, as on most command lines.
     rest = [re.sub(r"^--[a-z][\w-]*", lambda m: "--" + m[0][2:].replace("-", "_"), word) for word in rest]
+    # So may a switch do without its "true".
+    switches = {f"--{p.name}" for p in inspect.signature(_VERBS[verb]).parameters.values() if p.annotation is bool}
+    for i, word in enumerate(rest):
+        if word in switches and (i + 1 == len(rest) or rest[i + 1].startswith("--")):
+            rest[i] = f"{word}=true"
     parser = _train_parser() if verb == "train" else _verb(_VERBS[verb])
     parser.prog = f"biflow {verb}"
     arguments = parser.parse_args(rest)

@@ -1,0 +1,224 @@
+"""How live is `biflow serve`: frames, pace, reaction and overhead, for 1, 8 and 32 clients?
+
+    python -m benchmarks.live [--seconds 15] [--model FOLDER] [--json FILE]
+
+A server in a process of its own, and real WebSocket clients on loopback that acknowledge every frame. "sessions": each
+client streams its own; "viewers": all watch one. Overhead is what a frame takes beyond its solve, with one client; a
+reaction is from sending a change to receiving the first frame made with it. Last, what a network call costs by the
+number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from websockets.asyncio.client import connect
+
+from benchmarks import record
+from biflow import engines
+from biflow.files import device
+from biflow.networks import load_model
+from biflow.rollout import sample_generators, stream
+from biflow.sampling import first_frames, shipped_model
+from biflow.serve.wire import unpack
+from biflow.video import to_float, to_uint8
+
+
+class Server:
+    """`biflow serve` in a process of its own, once it is warm."""
+
+    def __init__(self, model: Path):
+        command = [sys.executable, "-m", "biflow.cli", "serve", str(model), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        found = re.search(r"http://([\d.]+:\d+)", self.process.stdout.readline())
+        assert found, "the server did not start"
+        self.address = found[1]
+
+    def rss(self) -> float:
+        """Its resident memory in MiB (Linux)."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+async def watch(address: str, until: float, *, session: str = "", change_every: float = 0) -> dict:
+    """Be a client until `until` (time.monotonic): when frames came, their headers, and reactions to changes in seconds.
+
+    With `change_every`, eps is set to something else so often, seconds apart.
+    """
+    seen: dict = {"times": [], "headers": [], "reactions": [], "session": ""}
+    query = f"?session={session}" if session else ""
+    async with connect(f"ws://{address}/ws{query}", max_size=None, compression=None) as link:
+        sent, version, eps, next_change = 0.0, None, 0.1, time.monotonic() + 2
+        while (left := until - time.monotonic()) > 0:
+            try:
+                message = await asyncio.wait_for(link.recv(), left)
+            except asyncio.TimeoutError:
+                break
+            now = time.monotonic()
+            if isinstance(message, bytes):
+                header, _ = unpack(message)
+                seen["times"].append(now)
+                seen["headers"].append(header)
+                await link.send('{"type": "ack"}')
+                if version is not None and header["version"] >= version:
+                    seen["reactions"].append(now - sent)
+                    version = None
+                if change_every and now > next_change:
+                    # Not just after a frame, where the answer would always be the fastest.
+                    await asyncio.sleep(float(np.random.default_rng(len(seen["times"])).uniform(0, 0.1)))
+                    sent, next_change, eps = time.monotonic(), now + change_every, 0.21 - eps
+                    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+                continue
+            told = json.loads(message)
+            if told["type"] == "hello":
+                seen["session"] = told["session"]
+            elif told["type"] == "wait":
+                raise ConnectionError(told["text"])
+            elif told["type"] == "controls" and sent:
+                version = told["version"]
+    return seen
+
+
+async def warm(address: str) -> None:
+    """Wait until the server lets clients in."""
+    for _ in range(1200):
+        try:
+            await watch(address, time.monotonic() + 0.5)
+            return
+        except ConnectionError:
+            await asyncio.sleep(0.2)
+    raise TimeoutError("the server never got warm")
+
+
+async def crowd(server: Server, clients: int, seconds: float, *, shared: bool) -> dict:
+    """`clients` at once, each with a session of its own or all with the same one."""
+    before, until = server.rss(), time.monotonic() + seconds
+    name = ""
+    if shared:
+        async with connect(f"ws://{server.address}/ws") as link:
+            name = json.loads(await link.recv())["session"]  # which waits for viewers to come back
+    tasks = [watch(server.address, until, session=name) for _ in range(clients)]
+    seen = await asyncio.gather(*tasks)
+    gaps = [np.diff(one["times"][2:]) for one in seen]  # without the first frame and the stream's first step
+    every = np.concatenate(gaps) if any(len(gap) for gap in gaps) else np.array([np.nan])
+    solves = [header["solve_ms"] for one in seen for header in one["headers"][2:]] or [float("nan")]
+    rates = [len(gap) / gap.sum() if len(gap) else 0.0 for gap in gaps]
+    return {
+        "clients": clients,
+        "kind": "viewers" if shared else "sessions",
+        "frames_per_s_each": round(median(rates), 3),
+        "frames_per_s_slowest": round(min(rates), 3),
+        "median_ms": round(1000 * float(np.median(every)), 1),
+        "p95_over_median": round(float(np.percentile(every, 95) / np.median(every)), 3),
+        "solve_ms": round(median(solves), 1),
+        "rss_mib": [round(before, 1), round(server.rss(), 1)],
+    }
+
+
+async def alone(server: Server, seconds: float) -> dict:
+    """One client that changes controls: reaction, and overhead by what frames take beyond their solve."""
+    steady = await watch(server.address, time.monotonic() + seconds)
+    gaps = np.diff(steady["times"][2:])
+    solves = np.array([header["solve_ms"] for header in steady["headers"][3:]]) / 1000
+    steered = await watch(server.address, time.monotonic() + seconds, change_every=0.6)
+    frame = float(np.median(np.diff(steered["times"][2:])))
+    return {
+        "overhead_percent": round(100 * float(np.median(gaps - solves) / np.median(solves)), 2),
+        "encode_ms": round(median(header["encode_ms"] for header in steady["headers"][1:]), 2),
+        "nfe": round(float(np.mean([header["nfe"][0] for header in steady["headers"][3:]])), 2),
+        "reaction_frames": {
+            "median": round(median(steered["reactions"]) / frame, 2),
+            "worst": round(max(steered["reactions"]) / frame, 2),
+            "changes": len(steered["reactions"]),
+        },
+    }
+
+
+def bare(folder: Path, seconds: float) -> dict:
+    """The same frames without a server, in this process: what its pace is compared with."""
+    model = load_model(folder, device=device())
+    first = to_float(first_frames(folder / "first", tuple(model.config["size"]), 1, 0)).to(device())
+    times, until = [], time.monotonic() + seconds
+    for frame in stream(model, first, generators=sample_generators(0, [0]), fields=engines.fields(model)[0]):
+        to_uint8(frame.x).cpu()
+        times.append(time.monotonic())
+        if times[-1] > until:
+            break
+    gaps = np.diff(times[2:])
+    return {
+        "median_ms": round(1000 * float(np.median(gaps)), 1),
+        "p95_over_median": round(float(np.percentile(gaps, 95) / np.median(gaps)), 3),
+    }
+
+
+def batches(folder: Path, repeats: int = 12) -> list[dict]:
+    """Milliseconds a network call, and a sample of it, by the number of samples."""
+    model = load_model(folder, device=device())
+    fields, engine = engines.fields(model, "auto")
+    rows = []
+    for samples in (1, 2, 4, 8, 16):
+        x = torch.zeros(samples, 3, *model.config["size"], device=device())
+        half = torch.full((samples,), 0.5, device=device())
+        named = {"condition": x} if model.method == "condiff" else {"alpha": half}
+        taken = []
+        for _ in range(repeats + 2):
+            begun = time.perf_counter()
+            with torch.inference_mode():
+                fields(x, half, **named)[0].cpu()
+            taken.append(1000 * (time.perf_counter() - begun))
+        each = median(taken[2:]) / samples
+        rows.append({"samples": samples, "call_ms": round(each * samples, 2), "sample_ms": round(each, 2)})
+    return [{"engine": engine, **row} for row in rows]
+
+
+async def measure(model: Path, seconds: float) -> dict:
+    with Server(model) as server:
+        await warm(server.address)
+        first = await alone(server, seconds)
+        rows = [
+            await crowd(server, clients, seconds * (1 if clients < 32 else 2), shared=shared)
+            for clients, shared in ((1, False), (8, False), (8, True), (32, False))
+        ]
+        stopping = time.perf_counter()
+        server.process.terminate()
+        server.process.wait(10)
+        first["sigterm_s"] = round(time.perf_counter() - stopping, 2)
+    return {"alone": first, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--model", type=Path, default=shipped_model())
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = asyncio.run(measure(options.model, options.seconds))
+    result["bare"] = bare(options.model, options.seconds)
+    result["batches"] = batches(options.model)
+    for part in (result["rows"], result["batches"]):
+        print("\t".join(part[0]))
+        for row in part:
+            print("\t".join(str(value) for value in row.values()))
+    print(json.dumps({"alone": result["alone"], "bare": result["bare"]}))
+    record.write(options.json, {"question": "frames, pace, reaction and overhead of biflow serve", **result})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The live page: `biflow serve` streams frames to browsers as they are solved."""

@@ -1,0 +1,132 @@
+"""Who may talk to the server, and how much."""
+
+import hmac
+import ipaddress
+import time
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.types import Message, Receive, Scope, Send
+
+COOKIE = "biflow_token"
+HEADERS = {
+    b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-cache",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """Lets requests through to `app` that come from where they should.
+
+    A page of another origin is refused (browsers send one with every WebSocket), and so is a Host that is none of
+    `hosts`, which a page sees that has rebound its own name to this machine. With a `token`, clients say it once, as
+    ?token=, and browsers keep it in a cookie after that. Only /healthz is free to all.
+    """
+
+    def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str):
+        self.app, self.hosts, self.token = app, hosts, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        said = query.get("token", [""])[0]
+        if scope["path"] != "/healthz":
+            refusal = self._refusal(headers, said)
+            if refusal:
+                await _refuse(scope, receive, send, *refusal)
+                return
+            if self.token and said and scope["type"] == "http":  # out of the address bar, into a cookie
+                query.pop("token")
+                answer = RedirectResponse(f"{scope['path']}?{urlencode(query, doseq=True)}".rstrip("?"), 303)
+                answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
+                await answer(scope, receive, send)
+                return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS.items()]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+    def _refusal(self, headers: Headers, said: str) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if self.hosts is not None and _name(f"//{host}") not in self.hosts:
+            return 421, "This server answers to other names only."
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 403, "Pages of other origins may not use this server."
+        if self.token:
+            known = self.token.encode()
+            if not any(hmac.compare_digest(word.encode(), known) for word in (said, _cookie(headers))):
+                return 401, "This server wants its token: open the address with ?token=… that it printed."
+        return None
+
+
+def _name(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return cookie.value if cookie else ""
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()  # the connection request; closing before accepting answers it with 403
+        await send({"type": "websocket.close", "code": 1008, "reason": sentence})
+    else:
+        await PlainTextResponse(sentence, status)(scope, receive, send)
+
+
+class Rate:
+    """How many messages one client may send: a bucket that fills at `rate` a second up to `burst`."""
+
+    def __init__(self, rate: float = 40.0, burst: float = 120.0):
+        self.rate, self.burst = rate, burst
+        self._left, self._then = burst, time.monotonic()
+        self.refused = 0  # messages so far
+
+    def take(self, cost: float = 1.0) -> bool:
+        """Whether one more message, worth `cost` of them, is within the limit."""
+        now = time.monotonic()
+        self._left = min(self.burst, self._left + (now - self._then) * self.rate)
+        self._then = now
+        if self._left < cost:
+            self.refused += 1
+            return False
+        self._left -= cost
+        return True
+
+    def give_back(self) -> None:
+        """The message was one that the server itself had asked for."""
+        self._left = min(self.burst, self._left + 1)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether this client floods."""
+        return self.refused > 1000

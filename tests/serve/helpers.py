@@ -1,0 +1,118 @@
+"""What tests of the server share: a viewer, a running server, patience."""
+
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import uvicorn
+from PIL import Image
+from websockets.sync.client import connect
+
+from biflow.serve.app import Hall
+from biflow.serve.viewer import Viewer
+from biflow.serve.wire import unpack
+
+
+def frame(message: bytes) -> tuple[dict, list[np.ndarray]]:
+    """The header of a frame and its pictures, (h, w, 3) uint8."""
+    header, pictures = unpack(message)
+    return header, [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
+
+
+class Watching(Viewer):
+    """A viewer that keeps what it is sent, and reads at once."""
+
+    def __init__(self):
+        super().__init__(lambda: None)
+        self.seen, self.messages = [], []
+
+    def read(self):
+        while (taken := self.take()) is not None:
+            if isinstance(taken, bytes):
+                self.seen.append(frame(taken))
+                self.acknowledge()
+            else:
+                self.messages.append(taken)
+
+
+@contextlib.contextmanager
+def running(guarded, port=0):
+    """The address of a server for `guarded`, ready, in a thread."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", port))
+    settings = uvicorn.Config(
+        guarded, lifespan="on", log_level="warning", ws_max_size=5 * 2**20, timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    address = f"127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        until(lambda: server.started and httpx.get(f"http://{address}/healthz").status_code == 200, seconds=120)
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def until(true, seconds=30.0):
+    """Wait until `true()` is."""
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Server:
+    """A running server: where, and its sessions."""
+
+    address: str
+    hall: Hall
+
+
+class Client:
+    """A browser without a page: reads, acknowledges, remembers."""
+
+    def __init__(self, address: str, query: str = "", **headers: str):
+        address = f"ws://{address}/ws{query}"
+        self.link = connect(address, additional_headers=headers, max_size=None, open_timeout=30).__enter__()
+        self.frames: list[tuple[dict, list[np.ndarray]]] = []
+        self.messages: list[dict] = []
+
+    def send(self, *messages: dict | bytes | str) -> None:
+        for message in messages:
+            self.link.send(json.dumps(message) if isinstance(message, dict) else message)
+
+    def read(self, timeout: float = 30) -> dict:
+        """The next message, or the header of the next frame, acknowledged."""
+        received = self.link.recv(timeout)
+        if isinstance(received, str):
+            self.messages.append(json.loads(received))
+            return self.messages[-1]
+        self.frames.append(frame(received))
+        self.send({"type": "ack"})
+        return {"type": "frame", **self.frames[-1][0]}
+
+    def until(self, kind: str, **fields) -> dict:
+        """Read until a message of that type, with those fields, has come."""
+        for _ in range(500):
+            message = self.read()
+            if message["type"] == kind and all(message.get(name) == value for name, value in fields.items()):
+                return message
+        raise AssertionError(f"no {kind} came")
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.link.close()
