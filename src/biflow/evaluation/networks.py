@@ -1,7 +1,10 @@
 """The networks that evaluation compares videos by, each as a function from uint8 clips to features."""
 
+import hashlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
@@ -48,6 +51,37 @@ def i3d_features(device: torch.device) -> Features:
             return network(i3d.preprocess(clips.to(device))).cpu()
 
     return Features("I3D, Kinetics-400 logits", _sha256("i3d"), i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
+
+
+# The usual i3d_torchscript.pt: the sha256 that many projects pin, and the sha1 of the git blob in repositories.
+TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+TORCHSCRIPT_SHA1 = "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
+
+
+def torchscript_features(path: Path, device: torch.device) -> Features:
+    """The logits of the I3D in `i3d_torchscript.pt`, the file of most FVD implementations, which the user has.
+
+    Resizing is ours as for `i3d_features`, not the file's own. Raises UserError if it is another file.
+    """
+    if not path.is_file():
+        raise UserError(f"There are no features {path}; give i3d, or the path of an i3d_torchscript.pt.")
+    content = path.read_bytes()
+    sha256, sha1 = hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if sha256 != TORCHSCRIPT_SHA256 and sha1 != TORCHSCRIPT_SHA1:
+        # A TorchScript is a program: none is loaded but the known one.
+        raise UserError(
+            f"{path} has sha256 {sha256}, not {TORCHSCRIPT_SHA256}; it is damaged or not the usual "
+            "i3d_torchscript.pt, and was not loaded."
+        )
+    network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+
+    def compute(clips: Tensor) -> Tensor:
+        with torch.inference_mode():
+            x = i3d.preprocess(clips.to(device))
+            return network(x, rescale=False, resize=False, return_features=True).cpu()
+
+    name = "I3D, Kinetics-400 logits (i3d_torchscript.pt)"
+    return Features(name, sha256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
 
 
 def inception_features(device: torch.device) -> Features:
