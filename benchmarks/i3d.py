@@ -8,9 +8,12 @@ count. The target is a factor of 2 over clip by clip in the default memory layou
 """
 
 import argparse
+import os
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,6 +40,7 @@ def measure(frames: int, batch: int, rounds: int) -> dict:
     last.load_state_dict(plain.state_dict())
     last.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     clips_last = clips.contiguous(memory_format=torch.channels_last_3d)
+    first = None
     ways = {
         "clip by clip": lambda: torch.cat([plain(clip[None]) for clip in clips]),
         "batched": lambda: plain(clips),
@@ -44,7 +48,10 @@ def measure(frames: int, batch: int, rounds: int) -> dict:
         "batched, channels last": lambda: last(clips_last),
     }
     if find_spec("openvino"):
-        engine = on_cpu(plain)
+        engine, begun = on_cpu(plain), time.perf_counter()
+        with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, XDG_CACHE_HOME=cache):
+            engine(clips[:1])  # nobody needs the graph of these weights again
+        first = time.perf_counter() - begun
         ways[USED] = lambda: engine(clips)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     logits = {}
@@ -62,6 +69,7 @@ def measure(frames: int, batch: int, rounds: int) -> dict:
         "ratio": {name: round(rate / rates[base], 2) for name, rate in rates.items()},
         "logits_std": round(float(logits[base].std()), 3),
         "largest_difference": {name: float((value - logits[base]).abs().max()) for name, value in logits.items()},
+        "first_call_seconds": first and round(first, 1),
         "target": TARGET,
     }
 
