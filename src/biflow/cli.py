@@ -425,6 +425,8 @@ def _run(argv: list[str]) -> None:
         return
     verb = next((verb for verb in (" ".join(argv[:2]), argv[0]) if verb in _VERBS), None)
     if verb is None:
+        if parts := [known.split()[1] for known in _VERBS if known.startswith(f"{argv[0]} ")]:
+            raise UserError(f"biflow {argv[0]} needs a second word: {' or '.join(parts)}.")
         known = [*_VERBS, *(verb.split()[0] for verb in _VERBS)]
         near = difflib.get_close_matches(" ".join(argv[:2]), known, n=1, cutoff=0)[0]
         raise UserError(f"There is no verb {argv[0]!r}; the nearest is {near!r}, and biflow --help lists all.")

@@ -13,6 +13,7 @@ from biflow.evaluation import i3d, networks
 from biflow.evaluation.distances import Moments, frechet_distance
 from biflow.evaluation.fvd import compare, summary
 from biflow.evaluation.networks import Features
+from biflow.video import VideoWriter
 
 
 def mean_and_motion(frames):
@@ -117,6 +118,21 @@ def test_sets_of_two_sizes_are_refused_before_any_work(sets, tmp_path):
     with pytest.raises(UserError, match=r"real has frames of 8x8, and .*small has frames of 4x4; .*--size N"):
         compare(sets[0], tmp_path / "small", never, window=12, progress=False)
     assert compare(sets[0], tmp_path / "small", CHEAP, window=12, stride=6, size=4, progress=False)["fvd"]["value"] > 0
+
+
+def test_mixed_frame_rates_are_refused_unless_allowed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, fps in (("real", 10), ("fake", 25)):
+        for number in range(2):
+            with VideoWriter(tmp_path / name / f"{number}.mp4", fps, (16, 16)) as video:
+                for _ in range(12):
+                    video.write(torch.from_numpy(rng.integers(0, 255, (3, 16, 16), dtype=np.uint8)))
+    never = Features("never", "none", "none", 4, 10, lambda frames: pytest.fail("work was done"))
+    with pytest.raises(UserError, match=r"run at 10 to 25 frames a second.*--mixed-rates"):
+        compare(tmp_path / "real", tmp_path / "fake", never, window=12, progress=False)
+    result = compare(tmp_path / "real", tmp_path / "fake", CHEAP, window=12, mixed_rates=True, progress=False)
+    assert result["protocol"]["mixed_rates"]
+    assert (result["protocol"]["real"]["fps"], result["protocol"]["fake"]["fps"]) == ([10], [25])
 
 
 def test_features_that_are_not_finite_are_refused(sets):

@@ -16,13 +16,18 @@ BINS = 10  # of the losses against t and alpha
 class TrainingLog:
     """Means between two log lines, in `log.jsonl` and TensorBoard; losses also against t and alpha.
 
+    `flops` is what a sample takes; each line says how many a second that makes (`tflops`), and which share of `peak`,
+    the hardware's, that is (`mfu`, model-FLOPs utilisation), where the peak is known.
+
     Attributes:
         means: of the loss terms, at the last line.
         waited: seconds since the last line in which the loop had to wait for data.
     """
 
-    def __init__(self, out: Path, step: int, batch: int, *, active: bool) -> None:
-        self._step, self._batch = step, batch
+    def __init__(
+        self, out: Path, step: int, batch: int, *, flops: int = 0, peak: float | None = None, active: bool
+    ) -> None:
+        self._step, self._batch, self._flops, self._peak = step, batch, flops, peak
         self.means: dict[str, float] = {}
         self._active, self._file, self._board = active, out / "log.jsonl", None
         self._reset()
@@ -64,7 +69,10 @@ class TrainingLog:
             "grad_norm": norm,
             "samples_per_s": rate,
             "waiting_for_data": self.waited / seconds,
+            "tflops": self._flops * rate / 1e12,
         }
+        if self._peak:
+            line["mfu"] = self._flops * rate / self._peak
         for name, term in terms.items():
             line[f"{name}_against_t"] = _binned(term, t)
             if alpha.any():

@@ -23,6 +23,7 @@ from biflow.networks import VideoUNet
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
 from biflow.training import checkpoint
+from biflow.training.flops import peak_flops, training_flops
 from biflow.training.log import TrainingLog
 from biflow.training.muon import Muon
 from biflow.video import contact_sheet, to_float, to_uint8
@@ -72,7 +73,15 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic() - history["seconds"]
     step = start = history["step"]
-    log = TrainingLog(out, start, config.batch, active=accelerator.is_main_process)
+    peak = peak_flops()
+    log = TrainingLog(
+        out,
+        start,
+        config.batch,
+        flops=training_flops(model),
+        peak=peak and peak * accelerator.num_processes,
+        active=accelerator.is_main_process,
+    )
     finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
 
     def save() -> None:
