@@ -72,9 +72,9 @@ def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[T
 
     @cache
     def request(shape: torch.Size):
-        # The padding depends on the shape, and so a graph has but one. It also depends on the code, unlike the weights.
-        kind = Path(i3d.__file__).read_text()
-        path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], kind)
+        # A graph has the padding of one shape, and the code of the day it was traced, which is therefore told apart too.
+        code = Path(i3d.__file__).read_text()
+        path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], code)
         return core.compile_model(path, "CPU", openvino_settings()).create_infer_request()
 
     def logits(x: Tensor) -> Tensor:
