@@ -72,7 +72,7 @@ def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[T
 
     @cache
     def request(shape: torch.Size):
-        # A graph has the padding of one shape, and the code of the day it was traced, which is therefore told apart too.
+        # A graph has the padding of one shape, and the code of the day it was traced, so that it is kept by both.
         code = Path(i3d.__file__).read_text()
         path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], code)
         return core.compile_model(path, "CPU", openvino_settings()).create_infer_request()
