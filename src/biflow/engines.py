@@ -133,7 +133,8 @@ def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list
     if not (folder / "model.xml").exists():
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
-            graph = openvino.convert_model(network, example_input=inputs, input=shapes)
+            traced = torch.jit.trace(network, inputs, check_trace=False)  # OpenVINO's own check takes longer than all
+            graph = openvino.convert_model(traced, example_input=inputs, input=shapes)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
