@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against_reference, data, solvers
+from benchmarks import against_reference, data, i3d, solvers
 from biflow.sampling import shipped_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +44,8 @@ def main() -> None:
             now = against_reference.measure(model, row["eps"], row["batch"], "cpu", None, compiled=False)
             what = f"our time / the reference's, eps {row['eps']}, batch {row['batch']}"
             good.append(compare(what, 1 / now["ratio_eager"], 1 / row["ratio_eager"], 1 / 0.7))
+    now, old = (result["ratio"].get(i3d.USED, 1) for result in (i3d.measure(16, 2, 1), committed("i3d")))
+    good.append(compare("I3D, our time / clip by clip", 1 / now, 1 / old, 1 / 0.7))
     now, old = data.measure()["ratio_batch"], committed("data")["ratio_batch"]
     good.append(compare("decoding's pairs/s / ours", 1 / now, 1 / old, 1 / 0.7))
     sys.exit(0 if all(good) else 1)

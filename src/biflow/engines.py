@@ -66,12 +66,10 @@ def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
     """
     import openvino
 
-    core, path, names = openvino.Core(), _graph(model, openvino), list(_example(model))
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
-    }
+    inputs = _example(model)
+    shapes = [[-1, *value.shape[1:]] for value in inputs.values()]
+    core, names, settings = openvino.Core(), list(inputs), openvino_settings()
+    path = kept_graph(_Outputs(model), tuple(inputs.values()), shapes, model.to_json_string())
 
     @cache
     def request(batch: int):
@@ -111,18 +109,32 @@ class _Outputs(nn.Module):
         return tuple(f for f in found if f is not None)
 
 
-def _graph(model: VideoUNet, openvino) -> Path:
-    """The model's graph in OpenVINO's form, in the cache; traced and written if it is not there yet."""
-    digest = hashlib.sha256(f"{openvino.__version__} {model.to_json_string()}".encode())
-    for name, value in sorted(model.state_dict().items()):
+def openvino_settings() -> dict[str, str]:
+    """What OpenVINO compiles a graph with: float32, few samples soon rather than many later, PyTorch's threads."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+    }
+
+
+def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list[int]], kind: str) -> Path:
+    """The network's graph in OpenVINO's form, in the cache; traced with `inputs` and written if it is not there yet.
+
+    `shapes` are those of its inputs, -1 where any size will do. `kind` names what the graph depends on beside its
+    weights and shapes.
+    """
+    import openvino
+
+    digest = hashlib.sha256(f"{openvino.__version__} {kind} {shapes}".encode())
+    for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
     if not (folder / "model.xml").exists():
-        inputs = tuple(_example(model).values())
-        shapes = [[-1, *value.shape[1:]] for value in inputs]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
-            graph = openvino.convert_model(_Outputs(model), example_input=inputs, input=shapes)
+            traced = torch.jit.trace(network, inputs, check_trace=False)  # OpenVINO's own check takes longer than all
+            graph = openvino.convert_model(traced, example_input=inputs, input=shapes)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=folder.parent))
         try:

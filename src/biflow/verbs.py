@@ -249,7 +249,7 @@ def fvd(
     window: int = 32,
     stride: int = 16,
     size: int | None = None,
-    features: Literal["i3d"] = "i3d",
+    features: str = "i3d",
     real_split: Literal["train", "test", "all"] = "test",
     fake_split: Literal["train", "test", "all"] = "all",
     mixed_rates: bool = False,
@@ -265,7 +265,8 @@ def fvd(
         window: Frames a window.
         stride: Frames from window to window.
         size: Squeeze all frames to squares of this side first; without it they must be of one size.
-        features: What the windows are compared by; i3d is what the field calls FVD.
+        features: What the windows are compared by: i3d, which the field calls FVD, or the path of the same network as
+            the usual i3d_torchscript.pt, where you have that file.
         real_split: Of REAL, where it is a prepared set.
         fake_split: Of FAKE, where it is a prepared set.
         mixed_rates: Compare videos of different frame rates all the same, frame by frame.
@@ -274,7 +275,7 @@ def fvd(
         json: The file to write.
     """
     from biflow.evaluation.fvd import compare, summary
-    from biflow.evaluation.networks import i3d_features
+    from biflow.evaluation.networks import i3d_features, torchscript_features
     from biflow.files import device, write_json
 
     if json.is_dir():
@@ -283,7 +284,7 @@ def fvd(
     result = compare(
         real,
         fake,
-        i3d_features(device()),
+        i3d_features(device()) if features == "i3d" else torchscript_features(Path(features), device()),
         real_split=real_split,
         fake_split=fake_split,
         window=window,

