@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # not the session: other tests want their engines
 def torch_engine():
     """PyTorch as it is: OpenVINO takes seconds to get ready for each model. The command in test_app.py has it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def torch_engine():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def models(folders):
     return load(folders)
 
