@@ -40,6 +40,7 @@ function lost(text = "The connection to the server is lost.") {
 }
 
 function send(message) {
+  if (!["set", "ack", "ping"].includes(message.type)) flush(); // what was set before is meant for what is asked for now
   if (socket?.readyState === WebSocket.OPEN) socket.send(message instanceof Blob ? message : JSON.stringify(message));
 }
 
