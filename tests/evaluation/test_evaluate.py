@@ -17,10 +17,11 @@ from biflow.errors import UserError
 from biflow.evaluation import evaluate as module
 from biflow.evaluation.distances import Moments, frechet_distance, kernel_distance
 from biflow.evaluation.evaluate import evaluate, real_windows, summary
+from biflow.evaluation.figures import pareto
 from biflow.evaluation.generate import read_video
 from biflow.evaluation.networks import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
-from biflow.evaluation.report import pareto, read_runs, report
+from biflow.evaluation.report import read_runs, report
 from biflow.networks import VideoUNet
 from biflow.rollout import stream
 from biflow.solvers import Solver

@@ -118,7 +118,7 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
 
     Gretton et al. 2012, Eq. 3; with this kernel it is KID (Bińkowski et al. 2018), and KVD of I3D's logits.
     """
-    return float(_mmd(_kernels(x, y), torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double()))
+    return float(kernel_distances(x, y, torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double()))
 
 
 def kernel_distances(

@@ -15,6 +15,7 @@ from biflow.engines import Engine
 from biflow.errors import UserError
 from biflow.evaluation import metrics
 from biflow.evaluation.features import jobs
+from biflow.evaluation.fvd import too_few
 from biflow.evaluation.generate import generate
 from biflow.evaluation.networks import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, record
@@ -87,15 +88,16 @@ def evaluate(
     if not state.is_main_process:
         return {}
     write_array(out / "first.npy", first.numpy())
-    result = {"windows": {"real": sum(map(len, windows.values())), "generated": protocol.samples}, "note": None}
+    real = sum(map(len, windows.values()))
+    note = too_few(min(real, protocol.samples), networks["i3d"].dim) if "i3d" in networks else None
+    result = {"windows": {"real": real, "generated": protocol.samples}, "note": note}
     result |= metrics.costs(out, protocol)
     result["over_time"] = metrics.frames_over_time(first, test, protocol, out)
-    for name, (real, generated) in work.items():
+    for name, parts in work.items():
         if name == "lpips":
-            result["over_time"]["lpips_to_previous"] = metrics.to_previous(real, generated)
+            result["over_time"]["lpips_to_previous"] = metrics.to_previous(*parts)
         else:
-            result |= metrics.distances(name, real, generated, protocol)
-    result["note"] = result.pop("note_i3d", None)
+            result |= metrics.distances(name, *parts, protocol)
     if protocol.nearest:
         result["nearest"] = metrics.nearest_training_frames(data, first, protocol, out)
     result["protocol"] = {**said, "engine": used}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,6 @@ def colours(runs: list[Run]) -> dict[str, str]:
 
 def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
     """FVD against NFE a frame; BI-FLOW's noise levels joined, its Pareto front dotted, its best one a star."""
-    from biflow.evaluation.report import pareto
-
     figure, axes = _axes()
     colour = colours(runs)
     ours = [run for run in runs if run.method == "biflow"]
@@ -80,6 +79,16 @@ def measures(runs: list[Run], path: Path) -> Path:
         panel.set_title(name.replace("_", " "), fontsize=9)
         panel.set_ylim(bottom=0)
     return _save(figure, panels, path)
+
+
+def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those points of which no other is as low in both, from left to right."""
+    front, lowest = [], math.inf
+    for x, y in sorted(points):
+        if y < lowest:
+            front.append((x, y))
+            lowest = y
+    return front
 
 
 def _point(run: Run) -> tuple[float, float]:

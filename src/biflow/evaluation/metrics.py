@@ -11,7 +11,6 @@ from biflow.data.pairs import FramePairs
 from biflow.evaluation import over_time
 from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
 from biflow.evaluation.features import Job
-from biflow.evaluation.fvd import too_few
 from biflow.evaluation.generate import read_costs, read_video
 from biflow.evaluation.nearest import nearest_frames
 from biflow.evaluation.protocol import Protocol
@@ -26,15 +25,14 @@ DISTANCES = {
 
 
 def distances(network: str, real: list[Job], generated: list[Job], protocol: Protocol) -> dict:
-    """Both distances of a network's features, over windows; and for I3D, under `note_i3d`, what to say beside them."""
+    """Both distances of a network's features, over windows."""
     rows = [job.features() for job in real]
     groups = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
     made = torch.stack([job.features() for job in generated])  # (sample, clip, d)
     last = torch.tensor([start + generated[0].span for start in generated[0].starts])
     # A network of windows has one clip in each; one of frames, all of those that end there.
     windows = [
-        made[:, (last > start) & (last <= start + protocol.window) & (last - generated[0].span >= start)]
-        for start in protocol.starts
+        made[:, (last <= start + protocol.window) & (last - generated[0].span >= start)] for start in protocol.starts
     ]
     samples = torch.arange(protocol.samples).repeat_interleave(windows[0].shape[1])
     count = len(windows)
@@ -63,8 +61,6 @@ def distances(network: str, real: list[Job], generated: list[Job], protocol: Pro
             "slope": slope.value,
             "slope_interval": slope.interval,
         }
-    if network == "i3d":
-        found["note_i3d"] = too_few(min(len(groups), len(samples)), made.shape[2])
     return found
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ TABLE_2 = {
     "BI-FLOW": (491, 3271, 1621, 307, 620, 823),
     "CONDIFF": (994, 10253, 6698, 829, 655, 2286),
 }
+HEADER = ("| | FVD ↓ | a frame | KVD ↓ | NFE a frame ↓ | 95 % below | solver |", "|---|---|---|---|---|---|---|")
 ORDER = ("flow", "biflow", "condiff")
 
 
@@ -100,7 +100,7 @@ def report(folders: list[Path], out: Path) -> Path:
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)
-    sections, plots = [], []
+    sections = []
     for number, ((data, _), members) in enumerate(groups.items()):
         stem = f"{data}" if sum(key[0] == data for key in groups) == 1 else f"{data}_{number}"
         forward = [run for run in members if run.settings["direction"] == "forward"]
@@ -113,7 +113,6 @@ def report(folders: list[Path], out: Path) -> Path:
             methods_sheet(adaptive, out / f"methods_{stem}.png")
         for pair in _directions(members):
             directions_sheet(*pair, out / f"directions_{stem}_{pair[0].settings['eps']:g}.png")
-        plots += drawn
         sections.append((stem, members, drawn))
     text = markdown(sections)
     write_text(out / "report.md", text)
@@ -148,20 +147,12 @@ def markdown(sections: list[tuple[str, list[Run], list[Path]]]) -> str:
         adaptive = [run for run in runs if not run.twenty_steps]
         star = best([run for run in adaptive if run.settings["direction"] == "forward"])
         if adaptive:
-            lines += [
-                "| | FVD ↓ | a frame | KVD ↓ | NFE a frame ↓ | 95 % below | solver |",
-                "|---|---|---|---|---|---|---|",
-            ]
-            lines += [_row(run, " ★" if run is star else "") for run in adaptive]
+            lines += [*HEADER, *(_row(run, " ★" if run is star else "") for run in adaptive)]
             lines += _paper_rows(stem)
             lines += ["", "★ BI-FLOW's best ε. *a frame*: the rise of FVD's trend line.", ""]
         if twenty := [run for run in runs if run.twenty_steps]:
             lines += ["Equal cost, 20 Euler steps a frame (Table 2 of the paper):", ""]
-            lines += [
-                "| | FVD ↓ | a frame | KVD ↓ | NFE a frame | 95 % below | solver |",
-                "|---|---|---|---|---|---|---|",
-            ]
-            lines += [*(_row(run, "") for run in twenty), ""]
+            lines += [*HEADER, *(_row(run, "") for run in twenty), ""]
         lines += [line for plot in plots for line in (f"![{plot.stem}]({plot.with_suffix('.png').name})", "")]
     return "\n".join([*lines, *_paper_tables()])
 
@@ -251,13 +242,3 @@ def _directions(runs: list[Run]) -> list[tuple[Run, Run]]:
     there = {what(run): run for run in runs if run.settings["direction"] == "forward"}
     back = (run for run in runs if run.settings["direction"] == "backward")
     return [(run, there[what(run)]) for run in back if what(run) in there]
-
-
-def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those points of which no other is as low in both, from left to right."""
-    front, lowest = [], math.inf
-    for x, y in sorted(points):
-        if y < lowest:
-            front.append((x, y))
-            lowest = y
-    return front
