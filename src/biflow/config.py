@@ -68,7 +68,7 @@ class TrainConfig:
             None: the rms of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does.
             1 is the paper's plain sum; adjacent frames differ by so little (some 1 % of the noise's variance) that f^v
             then learns almost nothing in a run of a few hours.
-        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX).
+        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX, AVX-512 BF16).
         compile: compile the network with torch.compile; the first step then takes minutes.
         seed: of the initial weights, the order of the pairs and the noise.
         log_every, save_every, preview_every: in steps; 0 for no previews.

@@ -64,7 +64,7 @@ def fetch(name: str, out: Path = Path("datasets")) -> None:
     run(name, out)
 
 
-def render(dst: Path, clips: int = 120, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+def render(dst: Path, clips: int = 240, frames: int = 150, size: int = 64, seed: int = 0) -> None:
     """Render first-person walks through mazes, the set that the shipped model was trained on (needs ViZDoom).
 
     Args:

@@ -27,10 +27,12 @@ from biflow.files import write_json
 CELL = 128  # side of a grid cell and height of a wall, in map units
 THRUST, STEP = 17, 5.3  # a thrust of 17 gives steps of at most 5.3 map units a frame against Doom's friction
 MAX_TURN = 4.0  # degrees a frame
-# Smooth surfaces: the edges between them carry the motion, and fine patterns would only hide it at 64x64. One wall a
-# maze, so that a frame tells what its next one is made of.
-WALLS = ("BRICK1", "BRICK4", "BROWNGRN")
-FLOOR, CEILING = "FLAT19", "CEIL5_1"
+# Smooth, enlarged surfaces in colours of their own: the edges between them carry the motion, and fine patterns would only
+# hide it at 64x64. One wall a maze, so that a frame tells what its next one is made of.
+WALLS = ("BRICK1", "TANROCK2", "MARBLE1")
+FLOOR, CEILING = "FLAT19", "FLAT14"
+ENLARGED = 4
+SHADE = -64  # of 256, for walls that face east or west: the corner that the walker turns at is seen in every frame
 GAIN = 1.8  # Doom is dark: its surfaces fill a third of the range that the noise is measured against
 EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
@@ -105,7 +107,10 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
             ends = {EAST: ((1, 1), (1, 0)), NORTH: ((0, 1), (1, 1)), WEST: ((0, 0), (0, 1)), SOUTH: ((1, 0), (0, 0))}
             v1, v2 = (vertices.setdefault((x + ex, y + ey), len(vertices)) for ex, ey in ends[(dx, dy)])
             lines.append(f"linedef {{ v1={v1}; v2={v2}; sidefront={len(sides)}; blocking=true; }}")
-            sides.append(f'sidedef {{ sector=0; texturemiddle="{texture}"; }}')
+            sides.append(
+                f'sidedef {{ sector=0; texturemiddle="{texture}"; light={SHADE if dx else 0}; '
+                f"scalex_mid={1 / ENLARGED}; scaley_mid={1 / ENLARGED}; }}"
+            )
     angle = round(math.degrees(math.atan2(heading[1], heading[0]))) % 360
     text = "\n".join(
         [
@@ -116,7 +121,8 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
             *lines,
             *sides,
             f'sector {{ heightfloor=0; heightceiling={CELL}; texturefloor="{FLOOR}"; textureceiling="{CEILING}"; '
-            "lightlevel=208; }",
+            f"xscalefloor={1 / ENLARGED}; yscalefloor={1 / ENLARGED}; "
+            f"xscaleceiling={1 / ENLARGED}; yscaleceiling={1 / ENLARGED}; lightlevel=208; }}",
         ]
     ).encode()
     header = 12
@@ -186,7 +192,7 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
     return images, actions[: frames - 1]
 
 
-def render(dst: Path, *, clips: int = 120, frames: int = 150, size: int = 64, seed: int = 0) -> None:
+def render(dst: Path, *, clips: int = 240, frames: int = 150, size: int = 64, seed: int = 0) -> None:
     """Write `clips` walks as folders of PNG frames under `dst`, with `actions.json` beside them. Resumes."""
     dst.mkdir(parents=True, exist_ok=True)
     actions_path = dst / "actions.json"

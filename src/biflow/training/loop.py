@@ -188,7 +188,9 @@ def preview(model: VideoUNet, data: Path, path: Path, *, samples: int = 4, frame
 def _computes_in_bf16(config: TrainConfig) -> bool:
     if config.precision != "auto":
         return config.precision == "bf16"
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:
