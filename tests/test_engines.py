@@ -6,8 +6,11 @@ import torch
 
 from biflow import engines
 from biflow.config import NetworkConfig
-from biflow.networks import VideoUNet
+from biflow.networks import VideoUNet, load_model
+from biflow.paths import Fields
 from biflow.rollout import rollout, sample_generators
+from biflow.sampling import first_frames, shipped_model
+from biflow.video import to_float
 
 TINY = NetworkConfig(channels=(32, 32), attention=(1,), patch=2)
 
@@ -28,8 +31,7 @@ def network(method: str, *, pair: bool = False) -> VideoUNet:
 def test_openvino_gives_the_fields_of_torch_at_any_batch(method, pair):
     pytest.importorskip("openvino")
     model = network(method, pair=pair)
-    evaluate, used = engines.fields(model, "openvino")
-    assert used == "openvino"
+    evaluate, _ = engines.openvino_fields(model, "f32")
     kept = []
     for batch in (1, 3, 1):
         x, t = torch.randn(batch, 3, 16, 16), torch.rand(batch)
@@ -67,10 +69,49 @@ def test_a_stream_by_openvino_is_the_stream_by_torch():
     model = network("biflow")
     first = torch.rand(2, 3, 16, 16) * 2 - 1
     videos = [
-        rollout(model, first, frames=3, generators=sample_generators(0, [0, 1]), fields=engines.fields(model, name)[0])
-        for name in ("torch", "openvino")
+        rollout(model, first, frames=3, generators=sample_generators(0, [0, 1]), fields=fields)
+        for fields in (model, engines.openvino_fields(model, "f32")[0])
     ]
     torch.testing.assert_close(videos[0], videos[1], atol=1e-3, rtol=0)
+
+
+def computes_in_bf16() -> bool:
+    openvino = pytest.importorskip("openvino")
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3])
+def test_a_frame_of_the_shipped_model_stays_within_half_a_grey_level_by_the_engine_that_auto_picks(eps):
+    pytest.importorskip("openvino")
+    model = load_model(shipped_model())
+    evaluate, used = engines.fields(model)
+    assert used == ("openvino bf16" if computes_in_bf16() else "openvino f32")
+    first = to_float(first_frames(shipped_model() / "first", (64, 64), 4, 0))
+    frames = [
+        rollout(model, first, frames=1, generators=sample_generators(0, range(4)), eps=eps, fields=fields)
+        for fields in (model, evaluate)
+    ]
+    assert (frames[0] - frames[1]).square().mean().sqrt() < engines.HALF_LEVEL
+
+
+def test_bf16_is_left_where_it_would_show():
+    model = network("biflow")
+    coarse = VideoUNet("biflow", TINY, (16, 16), v_scale=1000.0).eval()
+    coarse.load_state_dict(model.state_dict())
+    assert engines.fields(coarse, "openvino")[1] == "openvino f32"
+    assert engines.fields(model, "openvino")[1] == ("openvino bf16" if computes_in_bf16() else "openvino f32")
+
+
+@torch.inference_mode()
+def test_the_error_of_an_engine_is_that_of_a_frame():
+    model = network("biflow")
+
+    def off(x, t, alpha):
+        v, n = model(x, t, alpha)
+        return Fields(v + 0.03, n + 0.05)
+
+    assert engines.frame_error(model, off, alpha=0.2) == pytest.approx(0.02)  # 0.03 - 0.2 x 0.05
+    assert engines.frame_error(model, model) == 0
 
 
 def test_an_engine_that_is_missing_is_replaced_and_said(monkeypatch, caplog):

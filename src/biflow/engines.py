@@ -1,6 +1,7 @@
 """What evaluates a network: PyTorch as it is, torch.compile, or OpenVINO; the same fields from each.
 
-Weights stay in float32 on a CPU. The numbers behind "auto" are in benchmarks/README.md.
+OpenVINO computes in bf16 where the CPU does and the frames stay what they are; all else on a CPU is float32. The numbers
+behind "auto" are in benchmarks/README.md.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biflow.files import cache_folder
@@ -23,11 +25,13 @@ from biflow.networks import VideoUNet
 from biflow.paths import Fields
 
 Engine = Literal["auto", "torch", "compile", "openvino"]
+Precision = Literal["f32", "bf16"]
+HALF_LEVEL = 1 / 255  # half a grey level of frames in [-1, 1]
 log = logging.getLogger("biflow")
 
 
 def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fields], str]:
-    """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of the engine used.
+    """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of what does so.
 
     auto: OpenVINO on a CPU if it is installed, otherwise PyTorch. An engine that is missing or fails is replaced by
     PyTorch, and the logger says so in a sentence.
@@ -39,7 +43,8 @@ def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fie
         if engine == "openvino":
             if not on_cpu:
                 raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
-            return openvino_fields(model), engine
+            evaluate, precision = openvino_fields(model)
+            return evaluate, f"openvino {precision}"
         if engine == "compile":
             return compiled_fields(model), engine
     except Exception as error:  # whatever a compiler may raise: the video matters more
@@ -59,33 +64,61 @@ def compiled_fields(model: VideoUNet) -> Callable[..., Fields]:
     return compiled
 
 
-def openvino_fields(model: VideoUNet) -> Callable[..., Fields]:
-    """By OpenVINO in float32; the first call ever for a model takes some seconds, as its graph is traced and kept.
+def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tuple[Callable[..., Fields], Precision]:
+    """By OpenVINO; the first call ever for a model takes some seconds, as its graph is traced and kept.
 
     Each batch size gets a network of its own (half a second): at batch 1 it is a third faster than one for any size.
+    A sample's fields do not depend on its batch, in either precision. Returns the precision too: None means bf16 where
+    the CPU computes in it and a frame would differ by at most half a grey level rms, and float32 elsewhere.
     """
     import openvino
 
+    core = openvino.Core()
     inputs = _example(model)
     shapes = [[-1, *value.shape[1:]] for value in inputs.values()]
-    core, names, settings = openvino.Core(), list(inputs), openvino_settings()
     path = kept_graph(_Outputs(model), tuple(inputs.values()), shapes, model.to_json_string())
 
-    @cache
-    def request(batch: int):
-        graph = core.read_model(path)
-        graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
-        return core.compile_model(graph, "CPU", settings).create_infer_request()
+    def compiled(precision: Precision) -> Callable[..., Fields]:
+        settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
 
-    def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
-        # FLOW is handed an alpha as well, which it has no use for.
-        given: dict[str, Any] = {"x": x, "t": t, "alpha": alpha, "condition": condition}
-        outputs = request(len(x)).infer([given[name].numpy() for name in names])
-        # Copies, since the request writes its next result to the same memory.
-        v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
-        return Fields(v, n[0] if n else None)
+        @cache
+        def request(batch: int):
+            graph = core.read_model(path)
+            graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
+            return core.compile_model(graph, "CPU", settings).create_infer_request()
 
-    return evaluate
+        def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
+            # FLOW is handed an alpha as well, which it has no use for.
+            given: dict[str, Any] = {"x": x, "t": t, "alpha": alpha, "condition": condition}
+            outputs = request(len(x)).infer([given[name].numpy() for name in inputs])
+            # Copies, since the request writes its next result to the same memory.
+            v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
+            return Fields(v, n[0] if n else None)
+
+        return evaluate
+
+    if precision is None and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        fast = compiled("bf16")
+        if frame_error(model, fast) <= HALF_LEVEL:
+            return fast, "bf16"
+    return compiled(precision or "f32"), precision or "f32"
+
+
+@torch.no_grad()
+def frame_error(model: VideoUNet, evaluate: Callable[..., Fields], alpha: float = 0.2) -> float:
+    """How far, rms, a frame solved in one evaluation by `evaluate` is from one by `model`, at noise level `alpha`."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = F.interpolate(torch.rand(1, 3, 4, 4, generator=generator) * 2 - 1, tuple(model.config["size"]))
+    noise = torch.randn(smooth.shape, generator=generator)
+    given = {"t": torch.full((1,), 0.5), "alpha": torch.full((1,), alpha)}
+    if model.method == "condiff":
+        given = {"t": given["t"], "condition": smooth}
+    x = {"flow": smooth, "biflow": smooth + alpha * noise, "condiff": (smooth + noise) / 2}[model.method]
+    (v, n), (v_exact, n_exact) = evaluate(x, **given), model(x, **given)
+    error = v - v_exact
+    if n is not None:
+        error = error - alpha * (n - n_exact)
+    return error.square().mean().sqrt().item()
 
 
 def _example(model: VideoUNet) -> dict[str, Tensor]:
