@@ -3,9 +3,10 @@
     python -m benchmarks.live [--seconds 15] [--model FOLDER] [--json FILE]
 
 A server in a process of its own, and real WebSocket clients on loopback that acknowledge every frame. "sessions": each
-client streams its own; "viewers": all watch one. Overhead is what a frame takes beyond its solve, with one client; a
-reaction is from sending a change to receiving the first frame made with it. Last, what a network call costs by the
-number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
+client streams its own; "viewers": all watch one; their frame rate is uncapped. "served": one client at the rate that the
+server gives unasked, that of the model's videos. Overhead is what an uncapped frame takes beyond its solve. A reaction is
+from sending a change to receiving the first frame made with it, in intervals between frames. Last, what a network call
+costs by the number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
 """
 
 import argparse
@@ -57,7 +58,9 @@ class Server:
         self.process.wait(10)
 
 
-async def watch(address: str, until: float, *, session: str = "", change_every: float = 0) -> dict:
+async def watch(
+    address: str, until: float, *, session: str = "", change_every: float = 0, uncapped: bool = True
+) -> dict:
     """Be a client until `until` (time.monotonic): when frames came, their headers, and reactions to changes in seconds.
 
     With `change_every`, eps is set to something else so often, seconds apart.
@@ -65,6 +68,8 @@ async def watch(address: str, until: float, *, session: str = "", change_every: 
     seen: dict = {"times": [], "headers": [], "reactions": [], "session": ""}
     query = f"?session={session}" if session else ""
     async with connect(f"ws://{address}/ws{query}", max_size=None, compression=None) as link:
+        if uncapped:
+            await link.send('{"type": "set", "controls": {"fps_cap": null}}')
         sent, version, eps, next_change = 0.0, None, 0.1, time.monotonic() + 2
         while (left := until - time.monotonic()) > 0:
             try:
@@ -132,22 +137,36 @@ async def crowd(server: Server, clients: int, seconds: float, *, shared: bool) -
     }
 
 
+def pace(times: list[float]) -> dict:
+    """Median and 95th percentile between frames, without the first frame and the stream's first step."""
+    gaps = np.diff(times[2:])
+    return {
+        "median_ms": round(1000 * float(np.median(gaps)), 1),
+        "p95_over_median": round(float(np.percentile(gaps, 95) / np.median(gaps)), 3),
+    }
+
+
 async def alone(server: Server, seconds: float) -> dict:
-    """One client that changes controls: reaction, and overhead by what frames take beyond their solve."""
+    """One client: overhead, by what uncapped frames take beyond their solve; pace and reaction, as served."""
     steady = await watch(server.address, time.monotonic() + seconds)
     gaps = np.diff(steady["times"][2:])
     solves = np.array([header["solve_ms"] for header in steady["headers"][3:]]) / 1000
-    steered = await watch(server.address, time.monotonic() + seconds, change_every=0.6)
-    frame = float(np.median(np.diff(steered["times"][2:])))
+    served = await watch(server.address, time.monotonic() + seconds, uncapped=False)
+    reactions = {}
+    for name, uncapped in (("served", False), ("uncapped", True)):
+        steered = await watch(server.address, time.monotonic() + seconds, change_every=0.6, uncapped=uncapped)
+        frame = float(np.median(np.diff(steered["times"][2:])))
+        reactions[name] = {
+            "median": round(median(steered["reactions"]) / frame, 2),
+            "worst": round(max(steered["reactions"]) / frame, 2),
+            "changes": len(steered["reactions"]),
+        }
     return {
         "overhead_percent": round(100 * float(np.median(gaps - solves) / np.median(solves)), 2),
         "encode_ms": round(median(header["encode_ms"] for header in steady["headers"][1:]), 2),
         "nfe": round(float(np.mean([header["nfe"][0] for header in steady["headers"][3:]])), 2),
-        "reaction_frames": {
-            "median": round(median(steered["reactions"]) / frame, 2),
-            "worst": round(max(steered["reactions"]) / frame, 2),
-            "changes": len(steered["reactions"]),
-        },
+        "served": pace(served["times"]),
+        "reaction_frames": reactions,
     }
 
 
@@ -161,11 +180,7 @@ def bare(folder: Path, seconds: float) -> dict:
         times.append(time.monotonic())
         if times[-1] > until:
             break
-    gaps = np.diff(times[2:])
-    return {
-        "median_ms": round(1000 * float(np.median(gaps)), 1),
-        "p95_over_median": round(float(np.percentile(gaps, 95) / np.median(gaps)), 3),
-    }
+    return pace(times)
 
 
 def batches(folder: Path, repeats: int = 12) -> list[dict]:

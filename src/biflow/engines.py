@@ -1,6 +1,6 @@
 """What evaluates a network: PyTorch as it is, torch.compile, or OpenVINO; the same fields from each.
 
-OpenVINO computes in bf16 where the CPU does and the frames stay what they are; all else on a CPU is float32. The numbers
+OpenVINO computes in bf16 where the CPU does and frames stay what they are; all else on a CPU is float32. The numbers
 behind "auto" are in benchmarks/README.md.
 """
 

@@ -14,13 +14,15 @@ from tests.serve.helpers import running, until
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Its camera is a test pattern, and asks nobody.
+CHROMIUM_SETTINGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_SETTINGS)
         yield found
         found.close()
 
@@ -180,6 +182,16 @@ def test_upload_drop_and_restart(page, look):
     page.keyboard.press("2")
     until(lambda: len(set(look.pixels()[::4])) > 20 and look.index == 0)
     assert page.get_attribute("#firsts li:nth-child(2) button", "class") == "now"
+
+
+def test_a_picture_from_the_camera_is_the_first_frame(page, look):
+    look.pause()
+    before = look.pixels()
+    page.keyboard.press("w")
+    until(lambda: page.evaluate("video.videoWidth") > 0)
+    page.click("#shoot")
+    until(lambda: look.index == 0 and look.pixels() != before)
+    assert page.evaluate("video.srcObject") is None  # the camera is off again
 
 
 def test_the_strip_leads_back(page, look):

@@ -27,8 +27,8 @@ from biflow.files import write_json
 CELL = 128  # side of a grid cell and height of a wall, in map units
 THRUST, STEP = 17, 5.3  # a thrust of 17 gives steps of at most 5.3 map units a frame against Doom's friction
 MAX_TURN = 4.0  # degrees a frame
-# Smooth, enlarged surfaces in colours of their own: the edges between them carry the motion, and fine patterns would only
-# hide it at 64x64. One wall a maze, so that a frame tells what its next one is made of.
+# Smooth, enlarged surfaces in colours of their own: the edges between them carry the motion, and fine patterns would
+# only hide it at 64x64. One wall a maze, so that a frame tells what its next one is made of.
 WALLS = ("BRICK1", "TANROCK2", "MARBLE1")
 FLOOR, CEILING = "FLAT19", "FLAT14"
 ENLARGED = 4

@@ -66,9 +66,9 @@ class Controls:
 
 
 def initial(models: Mapping[str, Served]) -> Controls:
-    """The first model, as it streams best; beside it, if asked for, the same without noise."""
+    """The first model, as it streams best and at its videos' own rate; beside it, if asked for, without noise."""
     name, served = next(iter(models.items()))
-    return Controls(model=name, eps=served.eps, model_b=name)
+    return Controls(model=name, eps=served.eps, model_b=name, fps_cap=served.fps)
 
 
 def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tuple[Controls, list[str]]:
