@@ -2,11 +2,11 @@
 
     python -m benchmarks.live [--seconds 15] [--model FOLDER] [--json FILE]
 
-A server in a process of its own, and real WebSocket clients on loopback that acknowledge every frame. "sessions": each
-client streams its own; "viewers": all watch one; their frame rate is uncapped. "served": one client at the rate that the
-server gives unasked, that of the model's videos. Overhead is what an uncapped frame takes beyond its solve. A reaction is
-from sending a change to receiving the first frame made with it, in intervals between frames. Last, what a network call
-costs by the number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
+A server in a process of its own, and real WebSocket clients on loopback that acknowledge every frame. "sessions":
+each client streams its own; "viewers": all watch one; their frame rate is uncapped. "served": one client at the rate
+that the server gives unasked, that of the model's videos. Overhead is what an uncapped frame takes beyond its solve. A
+reaction is from sending a change to receiving the first frame made with it, in intervals between frames. Last, what a
+network call costs by the number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
 """
 
 import argparse
