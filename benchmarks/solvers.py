@@ -38,7 +38,7 @@ def measure(
 ) -> list[dict]:
     """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
     model = load_model(folder)
-    fields, _ = engines.fields(model)
+    fields, _ = engines.fields(model, rtol=TRUTH.rtol)
     frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
     generators = sample_generators(0, range(samples))
     problems: list[tuple[Tensor, Tensor, Tensor]] = []  # condition, start, true end

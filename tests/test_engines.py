@@ -15,9 +15,15 @@ from biflow.video import to_float
 TINY = NetworkConfig(channels=(32, 32), attention=(1,), patch=2)
 
 
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    """Empty at first; a model's graph is traced once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def cache(shared_cache, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared_cache))
 
 
 def network(method: str, *, pair: bool = False) -> VideoUNet:
@@ -48,9 +54,10 @@ def test_openvino_gives_the_fields_of_torch_at_any_batch(method, pair):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path):
+def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path, monkeypatch):
     pytest.importorskip("openvino")
-    graphs = tmp_path / "cache" / "biflow" / "openvino"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    graphs = tmp_path / "biflow" / "openvino"
     model = network("biflow")
     engines.fields(model, "openvino")
     (first,) = graphs.iterdir()
@@ -95,11 +102,17 @@ def test_a_frame_of_the_shipped_model_stays_within_half_a_grey_level_by_the_engi
 
 
 def test_bf16_is_left_where_it_would_show():
+    pytest.importorskip("openvino")
     model = network("biflow")
     coarse = VideoUNet("biflow", TINY, (16, 16), v_scale=1000.0).eval()
     coarse.load_state_dict(model.state_dict())
     assert engines.fields(coarse, "openvino")[1] == "openvino f32"
     assert engines.fields(model, "openvino")[1] == ("openvino bf16" if computes_in_bf16() else "openvino f32")
+
+
+def test_fine_tolerances_are_solved_in_float32():
+    pytest.importorskip("openvino")
+    assert engines.fields(network("biflow"), "openvino", rtol=1e-4)[1] == "openvino f32"
 
 
 @torch.inference_mode()

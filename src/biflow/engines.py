@@ -27,14 +27,16 @@ from biflow.paths import Fields
 Engine = Literal["auto", "torch", "compile", "openvino"]
 Precision = Literal["f32", "bf16"]
 HALF_LEVEL = 1 / 255  # half a grey level of frames in [-1, 1]
+FINE = 1e-3  # tolerances below it take up to twice the evaluations in bf16
 log = logging.getLogger("biflow")
 
 
-def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fields], str]:
+def fields(model: VideoUNet, engine: Engine = "auto", *, rtol: float = 1e-2) -> tuple[Callable[..., Fields], str]:
     """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of what does so.
 
     auto: OpenVINO on a CPU if it is installed, otherwise PyTorch. An engine that is missing or fails is replaced by
-    PyTorch, and the logger says so in a sentence.
+    PyTorch, and the logger says so in a sentence. `rtol` is the tolerance that frames will be solved to: a solver that
+    looks closer than FINE would take bf16's roundings for the field's, and spend evaluations on them.
     """
     on_cpu = next(model.parameters()).device.type == "cpu"
     if engine == "auto":
@@ -43,7 +45,7 @@ def fields(model: VideoUNet, engine: Engine = "auto") -> tuple[Callable[..., Fie
         if engine == "openvino":
             if not on_cpu:
                 raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
-            evaluate, precision = openvino_fields(model)
+            evaluate, precision = openvino_fields(model, "f32" if rtol < FINE else None)
             return evaluate, f"openvino {precision}"
         if engine == "compile":
             return compiled_fields(model), engine

@@ -119,7 +119,7 @@ def sample(
     model = load_model(folder, device=device())
     solver = solver or Solver()
     begun = time.perf_counter()
-    evaluate, used = engines.fields(model, engine)
+    evaluate, used = engines.fields(model, engine, rtol=solver.rtol)
     making = time.perf_counter() - begun
     height, width = model.config["size"]
     start = first_frames(first or folder / "first", (height, width), samples, seed)

@@ -75,7 +75,7 @@ def evaluate(
     mine = range(state.process_index, protocol.samples, state.num_processes)
     hidden = None if progress and state.is_main_process else True
     with tqdm(total=len(mine) * protocol.frames, unit="frame", desc="streaming", disable=hidden) as bar:
-        fields, used = engines.fields(model, engine)
+        fields, used = engines.fields(model, engine, rtol=protocol.solver.rtol)
         generate(model, fields, first, protocol, out, mine, batch=batch, bar=bar)
     state.wait_for_everyone()  # features are of any video, whoever made it
     work = {name: jobs(name, network, protocol, said, test, windows, out) for name, network in networks.items()}
