@@ -98,8 +98,9 @@ def race(pipelines: dict[str, Iterator], timers: dict[str, list[Timed]]) -> dict
 
 
 def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
-    """Root mean square deviation of ours and of the reference's solver, over four frames from the same starts."""
+    """Root mean square deviation of ours (solver and engine) and of the reference's, over four frames."""
     model = load_model(folder, device=first.device)
+    fields, _ = engines.fields(model)
     generators = sample_generators(0, range(len(first)))
     frame, step, off = first, None, {"ours": [], "reference": []}
     with torch.inference_mode():
@@ -108,7 +109,7 @@ def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
             f = reference_pipeline.field(model.method, model, eps, frame)
             truth = solve(f, x, 0.0, 1.0, solver=TRUTH).x
             solution = solve(
-                lambda x, k, c: reference_pipeline.field(model.method, model, eps, c)(x, k),
+                lambda x, k, c: reference_pipeline.field(model.method, fields, eps, c)(x, k),
                 x,
                 0.0,
                 1.0,

@@ -137,7 +137,7 @@ def test_an_engine_that_is_missing_is_replaced_and_said(monkeypatch, caplog):
 
 
 def test_an_engine_that_fails_is_replaced_and_said(monkeypatch, caplog):
-    monkeypatch.setattr(engines, "openvino_fields", lambda model: 1 / 0)
+    monkeypatch.setattr(engines, "openvino_fields", lambda model, precision: 1 / 0)
     model = network("flow")
     with caplog.at_level(logging.WARNING, logger="biflow"):
         assert engines.fields(model, "openvino") == (model, "torch")
