@@ -101,6 +101,14 @@ def test_a_frame_of_the_shipped_model_stays_within_half_a_grey_level_by_the_engi
     assert (frames[0] - frames[1]).square().mean().sqrt() < engines.HALF_LEVEL
 
 
+def test_pytorch_in_bf16_gives_the_frames_of_float32():
+    model = network("biflow")
+    evaluate = engines.bf16_fields(model)
+    assert 0 < engines.frame_error(model, evaluate) < engines.HALF_LEVEL
+    x, half = torch.rand(2, 3, 16, 16), torch.full((2,), 0.5)
+    assert {field.dtype for field in evaluate(x, half, half)} == {torch.float32}
+
+
 def test_bf16_is_left_where_it_would_show():
     pytest.importorskip("openvino")
     model = network("biflow")

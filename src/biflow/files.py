@@ -73,6 +73,13 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def computes_in_bf16() -> bool:
+    """Whether `device()` multiplies in bf16 by itself, so that bf16 is the faster way."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
 def hardware() -> str:
     """What this machine computes on, in words."""
     if torch.cuda.is_available():

@@ -19,6 +19,7 @@ from biflow import objectives
 from biflow.config import TrainConfig
 from biflow.data.pairs import FramePairs, pair_order
 from biflow.errors import UserError
+from biflow.files import computes_in_bf16
 from biflow.networks import VideoUNet
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
@@ -41,9 +42,10 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
+    bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        mixed_precision="bf16" if _computes_in_bf16(config) else "no",
+        mixed_precision="bf16" if bf16 else "no",
     )
     parts = accelerator.num_processes * config.accumulate
     if config.batch % parts:
@@ -183,14 +185,6 @@ def preview(model: VideoUNet, data: Path, path: Path, *, samples: int = 4, frame
     rows = [[to_uint8(x) for x in (start, *video[i, columns])] for i, start in enumerate(first.cpu())]
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(rows, path, caption=f"{path.stem}: first frame, then frames {', '.join(str(c + 1) for c in columns)}")
-
-
-def _computes_in_bf16(config: TrainConfig) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _generator(device: torch.device, *key: int) -> torch.Generator:
