@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import struct
 from itertools import islice, pairwise
 
@@ -45,6 +46,18 @@ def test_a_level_is_a_wad_of_one_udmf_map(tmp_path):
     text = data[entries[1][0] :][: entries[1][1]].decode()
     walls = sum(4 - len(maze._ways(cells, cell)) for cell in cells)
     assert text.count("linedef") == text.count("sidedef {") == walls
+
+
+def test_walls_that_face_east_or_west_are_darker(tmp_path):
+    # One open cell in the middle: four walls, one a side.
+    maze.write_level(tmp_path / "maze.wad", {(1, 1)}, (1, 1), maze.EAST, random.Random(0))
+    text = (tmp_path / "maze.wad").read_bytes().decode(errors="ignore")
+    light = [int(value) for value in re.findall(r"light=(-?\d+);", text)]
+    ends = [[int(value) for value in pair] for pair in re.findall(r"linedef \{ v1=(\d+); v2=(\d+)", text)]
+    x = [float(value) for value in re.findall(r"vertex \{ x=([\d.]+)", text)]
+    assert len(light) == len(ends) == 4
+    for (a, b), shade in zip(ends, light, strict=True):
+        assert shade == (maze.SHADE if x[a] == x[b] else 0)  # a wall that runs north-south faces east or west
 
 
 def test_rendered_walks_move_and_are_kept_with_their_actions(tmp_path):
