@@ -164,7 +164,12 @@ def test_tighter_tolerances_give_smaller_errors(name, k0, k1):
 
 @pytest.mark.parametrize(
     "solver",
-    [Solver("heun", rtol=1e-5, atol=1e-5), Solver("bosh3", steps=20), Solver("dopri5"), Solver("adams", rtol=1e-4)],
+    [
+        Solver("heun", rtol=1e-5, atol=1e-5),
+        Solver("bosh3", steps=20),
+        Solver("dopri5"),
+        Solver("adams", rtol=1e-4, atol=1e-4),
+    ],
 )
 def test_forward_then_backward_returns_to_the_start(solver):
     x = torch.rand(4, 3, 2, 2, dtype=torch.float64)

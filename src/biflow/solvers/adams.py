@@ -18,9 +18,9 @@ from torch import Tensor
 from biflow.solvers.settings import Solver
 from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, given_step, rms, rows
 
-SHARE = 0.17
+SHARE = 0.25
 REJECT = 6.0  # times SHARE: a step whose evaluation shows that much more than its slope had promised
-FIRST, MOST = 0.25, 0.4  # of the interval: the first step, which has no slope to go by, and any but the last one
+FIRST, MOST = 0.25, 0.47  # of the interval: the first step, which has no slope to go by, and any but the last one
 GROWTH = 3.0  # of a step over the one before
 GRADED = 1.6  # fixed steps end at 1 - (1 - i / steps)^GRADED: the field changes fastest where alpha goes to 0
 
