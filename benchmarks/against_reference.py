@@ -107,16 +107,13 @@ def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
         for _ in range(4):
             x = reference_pipeline.start(model.method, frame, eps, generators)
             f = reference_pipeline.field(model.method, model, eps, frame)
-            truth = solve(f, x, 0.0, 1.0, solver=TRUTH).x
-            solution = solve(
-                lambda x, k, c: reference_pipeline.field(model.method, fields, eps, c)(x, k),
-                x,
-                0.0,
-                1.0,
-                solver=Solver(),
-                args=(frame,),
-                first_step=step,
+            # The condition goes along as an arg, since samples leave the batch as they finish.
+            exact, engine = (
+                lambda x, k, c, fields=evaluate: reference_pipeline.field(model.method, fields, eps, c)(x, k)
+                for evaluate in (model, fields)
             )
+            truth = solve(exact, x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
+            solution = solve(engine, x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step)
             step = solution.next_step
             off["ours"].append((solution.x - truth).square().mean())
             off["reference"].append((reference_pipeline.solve(f, x)[0] - truth).square().mean())

@@ -41,11 +41,12 @@ def measure(
     fields, _ = engines.fields(model, rtol=TRUTH.rtol)
     frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
     generators = sample_generators(0, range(samples))
+    # The condition goes along as an arg, since samples leave the batch as they finish.
+    f = lambda x, k, condition: reference_pipeline.field(model.method, fields, eps, condition)(x, k)  # noqa: E731
     problems: list[tuple[Tensor, Tensor, Tensor]] = []  # condition, start, true end
     for _ in range(frames):
         x = reference_pipeline.start(model.method, frame, eps, generators)
-        f = reference_pipeline.field(model.method, fields, eps, frame)
-        end = solve(f, x, 0.0, 1.0, solver=TRUTH).x
+        end = solve(f, x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
         problems.append((frame, x, end))
         frame = end.clamp(-1, 1)
     rows = []
@@ -53,8 +54,6 @@ def measure(
         solver = SOLVERS[name]
         nfe, off, step = [], [], None
         for condition, x, end in problems:
-            # The condition goes along as an arg, since samples leave the batch as they finish.
-            f = lambda x, k, c: reference_pipeline.field(model.method, fields, eps, c)(x, k)  # noqa: E731
             solution = solve(f, x, 0.0, 1.0, solver=solver, args=(condition,), first_step=step)
             step = None if solver.reference else solution.next_step
             nfe.append(solution.nfe.float())
