@@ -68,8 +68,6 @@ async def watch(
     seen: dict = {"times": [], "headers": [], "reactions": [], "session": ""}
     query = f"?session={session}" if session else ""
     async with connect(f"ws://{address}/ws{query}", max_size=None, compression=None) as link:
-        if uncapped:
-            await link.send('{"type": "set", "controls": {"fps_cap": null}}')
         sent, version, eps, next_change = 0.0, None, 0.1, time.monotonic() + 2
         while (left := until - time.monotonic()) > 0:
             try:
@@ -94,6 +92,8 @@ async def watch(
             told = json.loads(message)
             if told["type"] == "hello":
                 seen["session"] = told["session"]
+                if uncapped:
+                    await link.send('{"type": "set", "controls": {"fps_cap": null}}')
             elif told["type"] == "wait":
                 raise ConnectionError(told["text"])
             elif told["type"] == "controls" and sent:

@@ -217,7 +217,12 @@ def methods_sheet(runs: list[Run], path: Path) -> None:
     times = np.linspace(0, runs[0].settings["frames"] - 1, 5).round().astype(int).tolist()
     rows = [list(read_video(run.folder, 0)[times]) for run in runs]
     caption = f"Frames {', '.join(str(t + 1) for t in times)} after the same given frame."
-    contact_sheet(rows, path, caption, [run.label for run in runs])
+    contact_sheet(rows, path, caption, [_in_sheet(run.label) for run in runs])
+
+
+def _in_sheet(label: str) -> str:
+    """The label without the letter that a contact sheet's font lacks."""
+    return label.replace("ε", "eps")
 
 
 def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
@@ -230,7 +235,7 @@ def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
         after = read_video(forward.folder, sample)[times]
         rows.append([*before, torch.from_numpy(given[sample]), *after])
     shown = [*(f"-{t + 1}" for t in reversed(times)), "given", *(f"+{t + 1}" for t in times)]
-    contact_sheet(rows, path, f"{forward.label}. Backward, given frame, forward: {', '.join(shown)}.")
+    contact_sheet(rows, path, f"{_in_sheet(forward.label)}. Backward, given frame, forward: {', '.join(shown)}.")
 
 
 def _directions(runs: list[Run]) -> list[tuple[Run, Run]]:
