@@ -186,7 +186,7 @@ class Session:
             return
         with self._changed:
             controls, version = self.controls, self.version
-        begun = time.perf_counter()
+        begun, started = time.perf_counter(), time.monotonic()
         try:
             frames = self._solve(controls)
         except _Stale:
@@ -206,7 +206,7 @@ class Session:
         self._show(pictures, [int(frame.nfe[0]) for frame in frames], time.perf_counter() - begun, version)
         if controls.fps_cap:
             # From when it was due, so that the rate holds; but never to make up for a pause.
-            self._due = max(self._due, time.monotonic() - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
+            self._due = max(self._due, started - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
 
     def _solve(self, controls: Controls) -> list[Frame]:
         if self._solving is None or _streaming(controls) != _streaming(self._solving):
