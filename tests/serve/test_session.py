@@ -261,6 +261,23 @@ def test_the_frame_rate_is_capped(live):
     assert time.monotonic() - begun > 0.35
 
 
+def test_a_rate_holds_although_a_frame_takes_most_of_its_time(session, monkeypatch):
+    now, solve = [100.0], session._solve
+    monkeypatch.setattr("biflow.serve.session.time.monotonic", lambda: now[0])
+
+    def slow(controls):
+        now[0] += 0.08
+        return solve(controls)
+
+    monkeypatch.setattr(session, "_solve", slow)
+    session.advance()  # the first frame is shown
+    session.change({"fps_cap": 10, "solver": "euler", "steps": 1})
+    for due in (100.05, 100.15, 100.25, 100.35):
+        session.advance()
+        assert session._due == pytest.approx(due)
+        now[0] = max(now[0], session._due)
+
+
 def test_a_crash_ends_its_own_session_with_a_sentence(live, models, monkeypatch):
     other = Live(models)
     monkeypatch.setattr(live.session, "_solve", lambda controls: 1 / 0)
