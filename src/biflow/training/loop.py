@@ -43,9 +43,9 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
+    # Its own mixed precision would be that of the first run in this process, for all later ones.
     accelerator = Accelerator(
-        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        mixed_precision="bf16" if bf16 else "no",
+        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()), mixed_precision="no"
     )
     parts = accelerator.num_processes * config.accumulate
     if config.batch % parts:
@@ -105,7 +105,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
             for part, frames in enumerate(batch.chunk(config.accumulate)):
                 x0, x1 = to_float(frames.to(accelerator.device, non_blocking=True)).unbind(1)
                 generator = _generator(accelerator.device, config.seed, step, accelerator.process_index, part)
-                with accelerator.autocast():
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
                     terms, t, alpha = losses(config, network, x0, x1, generator)
                 weights = {"v": v_scale**-2, "n": 1.0}
                 loss = torch.stack([weights[name] * term.mean() for name, term in terms.items()]).sum()
