@@ -41,8 +41,8 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
             finite (the last good checkpoint stays).
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
-    # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
+    # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     # Its own mixed precision would be that of the first run in this process, for all later ones.
     accelerator = Accelerator(
         cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()), mixed_precision="no"
