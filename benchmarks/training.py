@@ -3,9 +3,10 @@
     python -m benchmarks.training [--width 32] [--size 64] [--batch 16] [--steps 12] [--rounds 3] [--json FILE]
 
 Both train BI-FLOW (Eq. 5) with the same two networks of the reference's "small" shape on the same random frames, AdamW,
-gradients clipped at 1. The reference's way: one process that uses all cores, torch's default AdamW, frames decoded
-beforehand (its loader is not part of this). Ours: `biflow train` as it comes, on a CPU with a process a core, from a
-prepared set, with EMA, logging and checkpoints. The two take turns; medians over rounds, without the first steps.
+bf16 where the hardware computes in it, gradients clipped at 1. The reference's way: one process that uses all cores,
+torch's default AdamW, frames decoded beforehand (its loader is not part of this). Ours: `biflow train` as it comes, on
+a CPU with a process a core, from a prepared set, with EMA, logging and checkpoints. The two take turns; medians over
+rounds, without the first steps.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from benchmarks import record
 from biflow.config import NetworkConfig
 from biflow.data.prepare import prepare
+from biflow.files import computes_in_bf16
 from biflow.networks import VideoUNet, reference_network
 
 WARM_UP = 3  # steps that are not counted
@@ -34,7 +36,7 @@ WARM_UP = 3  # steps that are not counted
 def reference(network: NetworkConfig, size: int, batch: int, steps: int) -> float:
     """Samples a second of the reference's training step."""
     on_cpu = not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else "bf16")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if computes_in_bf16() else "no")
     torch.manual_seed(0)
     model = VideoUNet("biflow", network, (size, size), eps=0.1, v_scale=1.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -64,6 +64,8 @@ class TrainConfig:
         clip: largest norm of the gradient.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
+        coarse_noise: share of coarse parts in the noise n (biflow), in training and streaming; 0 is the paper's white
+            noise. See `biflow.noise`.
         v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).
             None: the rms of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does.
             1 is the paper's plain sum; adjacent frames differ by so little (some 1 % of the noise's variance) that f^v
@@ -88,6 +90,7 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.9999
     alpha_max: float = 1.0
+    coarse_noise: float = 0.0
     v_scale: float | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -105,6 +108,8 @@ class TrainConfig:
         for name in ("lr", "clip", "alpha_max"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
+        if self.coarse_noise < 0:
+            raise UserError(f"coarse_noise is {self.coarse_noise}, but must not be negative.")
         if self.v_scale is not None and not self.v_scale > 0:
             raise UserError(f"v_scale is {self.v_scale}, but must be positive, or left out to be measured.")
         if not 0 <= self.ema < 1:

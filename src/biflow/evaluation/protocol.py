@@ -44,9 +44,9 @@ class Protocol:
 
     name: str = "quick"
     samples: int = 16
-    frames: int = 128
+    frames: int = 64
     window: int = 16
-    stride: int = 16
+    stride: int = 8
     real_windows: int | None = 128
     networks: tuple[Network, ...] = ("i3d",)
     frame_stride: int = 8
@@ -85,6 +85,7 @@ PROTOCOLS = {
         samples=128,
         frames=512,
         window=32,
+        stride=16,
         real_windows=None,
         networks=("i3d", "inception", "lpips"),
         solver=Solver("heun", reference=True),

@@ -21,6 +21,7 @@ from biflow.data.pairs import FramePairs, pair_order
 from biflow.errors import UserError
 from biflow.files import computes_in_bf16
 from biflow.networks import VideoUNet
+from biflow.noise import draw_noise
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
 from biflow.training import checkpoint
@@ -54,7 +55,15 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
     v_scale = 1.0 if config.method == "condiff" else config.v_scale or rms_change(pairs)
     eps = config.eps if config.method == "biflow" else 0.0
-    model = VideoUNet(config.method, config.network, pairs.size, eps=eps, fps=pairs.fps, v_scale=v_scale)
+    model = VideoUNet(
+        config.method,
+        config.network,
+        pairs.size,
+        eps=eps,
+        fps=pairs.fps,
+        v_scale=v_scale,
+        coarse_noise=config.coarse_noise if config.method == "biflow" else 0.0,
+    )
     ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
     if config.optimizer == "muon":
         optimizer = Muon(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
@@ -146,7 +155,7 @@ def losses(
     alpha = alpha * config.alpha_max
     if config.method == "flow":
         return objectives.flow_loss(network, x0, x1, t), t, torch.zeros_like(t)
-    n = torch.randn(x0.shape, generator=generator, device=x0.device)
+    n = draw_noise(x0.shape, generator, coarse=config.coarse_noise if config.method == "biflow" else 0.0)
     if config.method == "biflow":
         return objectives.biflow_loss(network, x0, x1, n, t, alpha), t, alpha
     # CONDIFF has one time, from noise to the next frame; it is logged as t.

@@ -1,0 +1,139 @@
+"""Which shape of network gives the best picture for the milliseconds?
+
+    python -m benchmarks.networks PREPARED [PREPARED ...] [--minutes 3] [--json FILE] [--plot FILE.png]
+
+Each shape trains BI-FLOW on each prepared set for the same time, one core a network and as many at once as there are
+cores, with Muon, a cosine that ends with the time, and averaged weights. Then the loss on the test split: v in units of
+the rms change between frames (1 would be no motion at all) and n, both of which a frame needs. Beside it the median
+time of an evaluation at batch 1, by the engine that streaming takes, all cores, shapes in turns.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import record
+from biflow import engines
+from biflow.config import NetworkConfig, TrainConfig
+from biflow.data.pairs import FramePairs
+from biflow.networks import VideoUNet, load_model, reference_network
+from biflow.training.loop import losses, train
+from biflow.video import to_float
+
+SHAPES = {
+    "reference small, c 32": replace(reference_network("small", 32, pair=False), time_scale=1000.0),
+    "p 2, 32 64 128": NetworkConfig((32, 64, 128)),
+    "p 2, 64 64 128 (preset)": NetworkConfig((64, 64, 128)),
+    "p 2, 64 128 128, 2 layers": NetworkConfig((64, 128, 128), layers=2),
+    "p 2, 96 96 192": NetworkConfig((96, 96, 192)),
+    "p 4, 128 256": NetworkConfig((128, 256), patch=4),
+    "p 4, 192 256": NetworkConfig((192, 256), patch=4),
+}
+WARM, TIMED = 4, 12  # steps that are not counted, and steps that tell how many there is time for
+PAIRS = 256  # of the test split
+CALLS = 40
+
+
+def trained(data: Path, shape: str, minutes: float) -> dict:
+    """Train one shape for so long on one core; its losses on the test split and what it took."""
+    torch.set_num_threads(1)
+    config = TrainConfig(
+        batch=16, optimizer="muon", lr=3e-3, schedule="cosine", warmup=20, ema=0.99, alpha_max=0.3, eps=0.2,
+        save_every=10**6, preview_every=0, network=SHAPES[shape],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        train(replace(config, steps=WARM), data, Path(folder) / "rate")
+        begun = time.monotonic()
+        train(replace(config, steps=WARM + TIMED), data, Path(folder) / "rate")
+        steps = max(1, round(minutes * 60 * TIMED / (time.monotonic() - begun)))
+        history = train(replace(config, steps=steps, warmup=min(20, steps // 5)), data, Path(folder) / "run")
+        model = load_model(Path(folder) / "run")
+    test = FramePairs(data, split="test")
+    picks = torch.linspace(0, len(test) - 1, min(PAIRS, len(test))).round().int().numpy()
+    generator = torch.Generator().manual_seed(0)
+    sums = {"v": 0.0, "n": 0.0}
+    with torch.inference_mode():
+        for x0, x1 in zip(*(part.split(16) for part in to_float(test.batch(picks)).unbind(1)), strict=True):
+            for name, term in losses(config, model, x0, x1, generator)[0].items():
+                sums[name] += term.sum().item() / len(picks)
+    v = sums["v"] / model.v_scale**2
+    row = {"set": data.name, "shape": shape, "steps": steps, "minutes": round(history["seconds"] / 60, 2)}
+    row |= {"v": round(v, 4), "n": round(sums["n"], 4), "loss": round(v + sums["n"], 4)}
+    return row
+
+
+def evaluation_ms(size: tuple[int, int]) -> dict[str, dict]:
+    """Of each shape, with random weights: parameters, engine and median milliseconds an evaluation at batch 1."""
+    found, times = {}, {}
+    for shape, network in SHAPES.items():
+        torch.manual_seed(0)
+        model = VideoUNet("biflow", network, size).eval()
+        x, half = torch.zeros(1, 3, *size), torch.full((1,), 0.5)
+        with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, XDG_CACHE_HOME=cache):
+            fields, engine = engines.fields(model)  # nobody needs the graphs of these weights again
+            fields(x, half, half)
+        found[shape] = {"parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 2), "engine": engine}
+        times[shape] = (lambda fields=fields, x=x, half=half: fields(x, half, half), [])
+    for _ in range(CALLS):
+        for call, taken in times.values():
+            begun = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - begun)
+    return {shape: {**row, "ms": round(1000 * median(times[shape][1]), 2)} for shape, row in found.items()}
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Loss after equal training against milliseconds an evaluation, a panel for each set; the Pareto front joined."""
+    import matplotlib.pyplot as plt
+
+    from biflow.evaluation.figures import pareto
+
+    sets = sorted({row["set"] for row in rows})
+    figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4), squeeze=False)
+    for panel, name in zip(panels[0], sets, strict=True):
+        of_set = [row for row in rows if row["set"] == name]
+        panel.plot(*zip(*pareto([(row["ms"], row["loss"]) for row in of_set]), strict=True), ":", color="grey")
+        for row in of_set:
+            panel.scatter(row["ms"], row["loss"], color="tab:red" if "preset" in row["shape"] else "tab:blue", s=24)
+            panel.annotate(
+                row["shape"], (row["ms"], row["loss"]), fontsize=7, xytext=(4, 3), textcoords="offset points"
+            )
+        panel.set(title=name, xlabel="ms an evaluation, batch 1", ylabel="loss after equal time, test split")
+        panel.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+", type=Path)
+    parser.add_argument("--minutes", type=float, default=3, help="of training, for each shape and set, on one core")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    speeds = evaluation_ms(FramePairs(options.data[0]).size)
+    rows = []
+    jobs = [(data, shape) for data in options.data for shape in SHAPES]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        runs = [pool.submit(trained, data, shape, options.minutes) for data, shape in jobs]
+        for run in tqdm(runs, unit="network"):
+            rows.append({**run.result(), **speeds[run.result()["shape"]]})
+            tqdm.write("{set:12} {shape:28} v {v:.3f}  n {n:.3f}  {ms:6.2f} ms  {steps} steps".format(**rows[-1]))
+    record.write(options.json, {"question": "loss after equal training, and time an evaluation", "rows": rows})
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from biflow.config import TrainConfig
+from biflow.errors import UserError
+from biflow.noise import CELLS, draw_noise
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_without_coarse_parts_the_noise_is_that_of_torch():
+    assert torch.equal(draw_noise((2, 3, 16, 16), generator()), torch.randn(2, 3, 16, 16, generator=generator()))
+
+
+def test_coarse_parts_shift_whole_frames():
+    white = draw_noise((2000, 1, 32, 32), generator()).mean(dim=(1, 2, 3))
+    coarse = draw_noise((2000, 1, 32, 32), generator(), coarse=0.5).mean(dim=(1, 2, 3))
+    assert white.std() == pytest.approx(1 / 32, rel=0.1)
+    # The mean of c enlarged cells has a variance near 1 / c², each part half as strong.
+    assert coarse.var() == pytest.approx(0.25 * sum(1 / c**2 for c in CELLS) + white.var().item(), rel=0.15)
+
+
+def test_a_sample_has_the_same_noise_alone():
+    alone = draw_noise((1, 3, 16, 16), generator(5), coarse=0.5)
+    assert torch.equal(alone, draw_noise((1, 3, 16, 16), generator(5), coarse=0.5))
+    assert not torch.equal(alone, draw_noise((1, 3, 16, 16), generator(6), coarse=0.5))
+
+
+def test_a_negative_share_is_refused():
+    with pytest.raises(UserError, match="coarse_noise is -1"):
+        TrainConfig(coarse_noise=-1)
