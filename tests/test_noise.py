@@ -30,4 +30,4 @@ def test_a_sample_has_the_same_noise_alone():
 
 def test_a_negative_share_is_refused():
     with pytest.raises(UserError, match="coarse_noise is -1"):
-        TrainConfig(coarse_noise=-1)
+        TrainConfig(coarse_noise=-1.0)

@@ -138,6 +138,17 @@ def test_going_on_with_another_setting_is_refused_by_name(prepared, tmp_path):
     assert train(replace(CONFIG, steps=8), prepared, tmp_path)["step"] == 8
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(prepared, tmp_path):
+    train(CONFIG, prepared, tmp_path)
+    path = latest(tmp_path) / "state.json"
+    state = json.loads(path.read_text())
+    del state["config"]["coarse_noise"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"started with coarse_noise 0.0, not 0.5"):
+        train(replace(CONFIG, coarse_noise=0.5), prepared, tmp_path)
+    assert train(replace(CONFIG, steps=7), prepared, tmp_path)["step"] == 7
+
+
 def test_accumulated_gradients_equal_those_of_the_whole_batch(prepared, tmp_path, monkeypatch):
     def noiseless(config, network, x0, x1, generator):
         t = torch.full((len(x0),), 0.5)

@@ -81,8 +81,10 @@ def load(
     Raises UserError if the run was started with other settings.
     """
     state = json.loads((checkpoint / "state.json").read_text())
-    # Through JSON, so that tuples compare as the lists that the file holds.
-    wanted, found = json.loads(json.dumps(asdict(config))), state["config"]
+    # Through JSON, so that tuples compare as the lists that the file holds. A setting that is younger than the run had
+    # its default in it.
+    wanted, defaults = json.loads(json.dumps([asdict(config), asdict(TrainConfig())]))
+    found = {**defaults, **state["config"]}
     for key in sorted(wanted.keys() | found.keys()):
         if key not in FREE_TO_CHANGE and wanted.get(key) != found.get(key):
             raise UserError(
