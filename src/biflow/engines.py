@@ -92,9 +92,7 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
     import openvino
 
     core = openvino.Core()
-    inputs = _example(model)
-    shapes = [[-1, *value.shape[1:]] for value in inputs.values()]
-    path = kept_graph(_Outputs(model), tuple(inputs.values()), shapes, model.to_json_string())
+    path, inputs = openvino_graph(model)
 
     def compiled(precision: Precision) -> Callable[..., Fields]:
         settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
@@ -120,6 +118,13 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
         if frame_error(model, fast) <= HALF_LEVEL:
             return fast, "bf16"
     return compiled(precision or "f32"), precision or "f32"
+
+
+def openvino_graph(model: VideoUNet) -> tuple[Path, list[str]]:
+    """The network's graph in the cache, for any batch, and the names of its inputs in their order."""
+    inputs = _example(model)
+    shapes = [[-1, *value.shape[1:]] for value in inputs.values()]
+    return kept_graph(_Outputs(model), tuple(inputs.values()), shapes, model.to_json_string()), list(inputs)
 
 
 @torch.no_grad()
