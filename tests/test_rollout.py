@@ -21,7 +21,7 @@ class Stub(VideoUNet):
 
     def __init__(self, method: str, v, n=None, *, eps: float = 0.1):
         nn.Module.__init__(self)
-        self.register_to_config(size=list(SIZE), eps=eps, coarse_noise=0.0)
+        self.register_to_config(size=list(SIZE), eps=eps)
         self.method, self.v, self.n = method, v, n
         self.calls: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
 

@@ -64,8 +64,8 @@ class TrainConfig:
         clip: largest norm of the gradient.
         ema: decay of the averaged weights that sampling uses; 0 for none.
         alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
-        coarse_noise: share of coarse parts in the noise n (biflow), in training and streaming; 0 is the paper's white
-            noise. See `biflow.noise`.
+        coarse_noise: share of coarse parts in the training noise n (biflow), which teach the model to undo a drift of
+            colours while streaming; 0 is the paper's white noise. See `biflow.training.noise`.
         v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).
             None: the rms of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does.
             1 is the paper's plain sum; adjacent frames differ by so little (some 1 % of the noise's variance) that f^v

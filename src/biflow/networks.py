@@ -69,7 +69,6 @@ class VideoUNet(ModelMixin, ConfigMixin):
         eps: the noise level that streams best with this model, the default of `biflow sample`.
         fps: the frame rate of the videos it was trained on, if known.
         v_scale: unit of the f^v head: its output is multiplied by this.
-        coarse_noise: share of coarse parts in the noise it was trained to remove, BI-FLOW only; see `biflow.noise`.
     """
 
     @register_to_config
@@ -81,7 +80,6 @@ class VideoUNet(ModelMixin, ConfigMixin):
         eps: float = 0.1,
         fps: float | None = None,
         v_scale: float = 1.0,
-        coarse_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if method not in METHODS:
@@ -138,7 +136,7 @@ def load_model(folder: Path | str, *, ema: bool = True, device: torch.device | s
         raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
     try:
         settings = json.loads(config.read_text())
-        names = ("method", "network", "size", "eps", "fps", "v_scale", "coarse_noise")
+        names = ("method", "network", "size", "eps", "fps", "v_scale")
         model = VideoUNet(**{k: settings[k] for k in names if k in settings})
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{config} does not describe a biflow model: {error}") from error

@@ -16,7 +16,6 @@ from torch import Tensor
 from biflow import paths
 from biflow.errors import UserError
 from biflow.networks import VideoUNet
-from biflow.noise import draw_noise
 from biflow.solvers import Field, Solver, solve
 
 Direction = Literal["forward", "backward"]
@@ -94,16 +93,15 @@ def _frames(
     legs = np.linspace(1.0, 0.0, in_between + 1) if backward else np.linspace(0.0, 1.0, in_between + 1)
     leg_solver = _share_steps(solver, in_between)
     field = model_field(fields, model.method, curve)
-    coarse = float(model.config["coarse_noise"])
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index in count(1):
         with torch.inference_mode():
             conditions: tuple[Tensor, ...] = ()
             if model.method == "condiff":
-                x, conditions = _noise_like(last, generators, 0.0), (last,)
+                x, conditions = _noise_like(last, generators), (last,)
             else:
-                x = last + eps * _noise_like(last, generators, coarse) if eps else last
+                x = last + eps * _noise_like(last, generators) if eps else last
         for leg in range(in_between):
             with torch.inference_mode():
                 k0, k1 = float(legs[leg]), float(legs[leg + 1])
@@ -148,9 +146,9 @@ def model_field(fields: Callable[..., paths.Fields], method: str, curve: paths.C
     return paths.field_along(fields, curve)
 
 
-def _noise_like(x: Tensor, generators: Sequence[torch.Generator], coarse: float) -> Tensor:
-    noise = [draw_noise((1, *x.shape[1:]), generator, coarse=coarse) for generator in generators]
-    return torch.cat(noise).to(x.device, x.dtype)
+def _noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    noise = [torch.randn(x.shape[1:], generator=generator) for generator in generators]
+    return torch.stack(noise).to(x.device, x.dtype)
 
 
 def _share_steps(solver: Solver, legs: int) -> Solver:

@@ -142,10 +142,10 @@ def test_a_run_from_before_a_setting_existed_goes_on(prepared, tmp_path):
     train(CONFIG, prepared, tmp_path)
     path = latest(tmp_path) / "state.json"
     state = json.loads(path.read_text())
-    del state["config"]["coarse_noise"]
+    del state["config"]["warmup"]
     path.write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"started with coarse_noise 0.0, not 0.5"):
-        train(replace(CONFIG, coarse_noise=0.5), prepared, tmp_path)
+    with pytest.raises(UserError, match=r"started with warmup 0, not 5"):
+        train(replace(CONFIG, warmup=5), prepared, tmp_path)
     assert train(replace(CONFIG, steps=7), prepared, tmp_path)["step"] == 7
 
 

@@ -20,8 +20,9 @@ from biflow.files import commit, write_json, write_tensors
 from biflow.networks import VideoUNet, load_weights, read_safetensors
 
 KEEP = 2  # checkpoints; the older one is for the case that a disk eats the newer one
-# What may differ between a run and its continuation. A cosine follows the new number of steps from there on.
-FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps"}
+# What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
+# whose colours drift is mended by going on with coarse noise.
+FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
 
 
 def save_model(folder: Path, model: VideoUNet, ema: dict[str, Tensor] | None, metadata: dict[str, str]) -> None:

@@ -21,13 +21,13 @@ from biflow.data.pairs import FramePairs, pair_order
 from biflow.errors import UserError
 from biflow.files import computes_in_bf16
 from biflow.networks import VideoUNet
-from biflow.noise import draw_noise
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
 from biflow.training import checkpoint
 from biflow.training.flops import peak_flops, training_flops
 from biflow.training.log import TrainingLog
 from biflow.training.muon import Muon
+from biflow.training.noise import draw_noise
 from biflow.video import contact_sheet, to_float, to_uint8
 
 
@@ -55,15 +55,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
     torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
     v_scale = 1.0 if config.method == "condiff" else config.v_scale or rms_change(pairs)
     eps = config.eps if config.method == "biflow" else 0.0
-    model = VideoUNet(
-        config.method,
-        config.network,
-        pairs.size,
-        eps=eps,
-        fps=pairs.fps,
-        v_scale=v_scale,
-        coarse_noise=config.coarse_noise if config.method == "biflow" else 0.0,
-    )
+    model = VideoUNet(config.method, config.network, pairs.size, eps=eps, fps=pairs.fps, v_scale=v_scale)
     ema = EMAModel(model.parameters(), decay=config.ema, foreach=True) if config.ema else None
     if config.optimizer == "muon":
         optimizer = Muon(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)

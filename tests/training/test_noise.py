@@ -3,7 +3,7 @@ import torch
 
 from biflow.config import TrainConfig
 from biflow.errors import UserError
-from biflow.noise import CELLS, draw_noise
+from biflow.training.noise import CELLS, draw_noise
 
 
 def generator(seed: int = 0) -> torch.Generator:
