@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import record, reference_pipeline
-from benchmarks.solvers import TRUTH
+from benchmarks.solvers import exact_frames, field
 from biflow import engines
 from biflow.config import TrainConfig
 from biflow.networks import load_model, reference_network
@@ -101,23 +101,16 @@ def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
     """Root mean square deviation of ours (solver and engine) and of the reference's, over four frames."""
     model = load_model(folder, device=first.device)
     fields, _ = engines.fields(model)
-    generators = sample_generators(0, range(len(first)))
-    frame, step, off = first, None, {"ours": [], "reference": []}
+    step, off = None, {"ours": [], "reference": []}
     with torch.inference_mode():
-        for _ in range(4):
-            x = reference_pipeline.start(model.method, frame, eps, generators)
+        for frame, x, truth in exact_frames(model.method, model, eps, first, 4):
             f = reference_pipeline.field(model.method, model, eps, frame)
-            # The condition goes along as an arg, since samples leave the batch as they finish.
-            exact, engine = (
-                lambda x, k, c, fields=evaluate: reference_pipeline.field(model.method, fields, eps, c)(x, k)
-                for evaluate in (model, fields)
+            solution = solve(
+                field(model.method, fields, eps), x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step
             )
-            truth = solve(exact, x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
-            solution = solve(engine, x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step)
             step = solution.next_step
             off["ours"].append((solution.x - truth).square().mean())
             off["reference"].append((reference_pipeline.solve(f, x)[0] - truth).square().mean())
-            frame = truth.clamp(-1, 1)
     return {name: round(torch.stack(squares).mean().sqrt().item(), 5) for name, squares in off.items()}
 
 

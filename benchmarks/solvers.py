@@ -9,7 +9,7 @@ own; torchode counts a batch's slowest sample, so "reference" is our exact twin 
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks import record, reference_pipeline
 from biflow import engines
 from biflow.networks import load_model
+from biflow.paths import Fields
 from biflow.rollout import sample_generators
 from biflow.sampling import first_frames, shipped_model
 from biflow.solvers import Solver, solve
@@ -33,6 +34,23 @@ SOLVERS = {
 }
 
 
+def field(method: str, fields: Callable[..., Fields], eps: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """f(x, k, condition) → dx/dk. The condition is an argument, since samples leave the batch as they finish."""
+    return lambda x, k, condition: reference_pipeline.field(method, fields, eps, condition)(x, k)
+
+
+def exact_frames(
+    method: str, fields: Callable[..., Fields], eps: float, frame: Tensor, frames: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(last frame, start of the solve, its true end) of each frame of a stream that is solved to the truth."""
+    generators = sample_generators(0, range(len(frame)))
+    for _ in range(frames):
+        x = reference_pipeline.start(method, frame, eps, generators)
+        end = solve(field(method, fields, eps), x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
+        yield frame, x, end
+        frame = end.clamp(-1, 1)
+
+
 def measure(
     folder: Path, eps: float, *, samples: int, frames: int, first: Path | None, names: Iterable[str] = SOLVERS
 ) -> list[dict]:
@@ -40,15 +58,8 @@ def measure(
     model = load_model(folder)
     fields, _ = engines.fields(model, rtol=TRUTH.rtol)
     frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
-    generators = sample_generators(0, range(samples))
-    # The condition goes along as an arg, since samples leave the batch as they finish.
-    f = lambda x, k, condition: reference_pipeline.field(model.method, fields, eps, condition)(x, k)  # noqa: E731
-    problems: list[tuple[Tensor, Tensor, Tensor]] = []  # condition, start, true end
-    for _ in range(frames):
-        x = reference_pipeline.start(model.method, frame, eps, generators)
-        end = solve(f, x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
-        problems.append((frame, x, end))
-        frame = end.clamp(-1, 1)
+    f = field(model.method, fields, eps)
+    problems = list(exact_frames(model.method, fields, eps, frame, frames))
     rows = []
     for name in names:
         solver = SOLVERS[name]
