@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from biflow.solvers.settings import Solver
-from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, given_step, rms, rows
+from biflow.solvers.solution import (
+    Field,
+    Solution,
+    all_finite,
+    choose,
+    columns,
+    failure,
+    fixed_solution,
+    given_step,
+    rms,
+)
 
 SHARE = 0.25
 REJECT = 6.0  # times SHARE: a step whose evaluation shows that much more than its slope had promised
@@ -75,9 +85,13 @@ def solve_adaptive(
             x_end = _predict(x, v, slope, direction * h)
             underflow = h < h_min
             exhausted = ~last & (solution.nfe[live] >= solver.max_nfe)
-            nonfinite = ~(torch.isfinite(error) & torch.isfinite(rows(x_end)).all(dim=1))
+            nonfinite = ~(torch.isfinite(error) & all_finite(x_end))
             if (nonfinite | underflow | exhausted).any():
                 raise failure(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
+            if last.all() and len(live) == len(solution.x):
+                solution.x = x_end  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way
+                solution.accepted += 1
+                break
             if last.any():
                 done, rest = live[last], ~last
                 solution.x[done] = x_end[last]

@@ -5,7 +5,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.solvers.settings import Solver, Tableau
-from biflow.solvers.solution import Field, Solution, choose, columns, failure, fixed_solution, given_step, rms, rows
+from biflow.solvers.solution import (
+    Field,
+    Solution,
+    all_finite,
+    choose,
+    columns,
+    failure,
+    fixed_solution,
+    given_step,
+    rms,
+)
 
 
 def runge_kutta_step(
@@ -118,7 +128,7 @@ def solve_adaptive(
         solution.nfe[live] += stale + (tableau.stages - 1)
         solution.accepted[live] += accept
         solution.rejected[live] += ~accept
-        nonfinite = ~(torch.isfinite(ratio) & torch.isfinite(rows(x_new)).all(dim=1))
+        nonfinite = ~(torch.isfinite(ratio) & all_finite(x_new))
         underflow = ~accept & (proposed < h_min)
         exhausted = ~finished & (solution.nfe[live] >= solver.max_nfe)
         if (nonfinite | underflow | exhausted).any():
