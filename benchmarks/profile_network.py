@@ -58,7 +58,7 @@ def profile(folder: Path, batch: int) -> dict:
     """Milliseconds and share of the ten kinds of operation that take most, and the GFLOP/s of the whole."""
     model = load_model(folder)
     _, precision = engines.openvino_fields(model)
-    graph = openvino.Core().read_model(engines.openvino_graph(model)[0])
+    graph = openvino.Core().read_model(engines.openvino_graphs(model)[0][0])
     graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
     settings = {**engines.openvino_settings(), "INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": "YES"}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()

@@ -92,24 +92,32 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
     import openvino
 
     core = openvino.Core()
-    path, inputs = openvino_graph(model)
+    paths, inputs = openvino_graphs(model)
 
     def compiled(precision: Precision) -> Callable[..., Fields]:
-        settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
+        threads = max(1, torch.get_num_threads() // len(paths))  # the networks of a pair run side by side
+        settings = {**openvino_settings(threads), "INFERENCE_PRECISION_HINT": precision}
 
         @cache
-        def request(batch: int):
-            graph = core.read_model(path)
-            graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
-            return core.compile_model(graph, "CPU", settings).create_infer_request()
+        def requests(batch: int) -> list:
+            made = []
+            for path in paths:
+                graph = core.read_model(path)
+                graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
+                made.append(core.compile_model(graph, "CPU", settings).create_infer_request())
+            return made
 
         def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
             # FLOW is handed an alpha as well, which it has no use for.
-            given: dict[str, Any] = {"x": x, "t": t, "alpha": alpha, "condition": condition}
-            outputs = request(len(x)).infer([given[name].numpy() for name in inputs])
-            # Copies, since the request writes its next result to the same memory.
-            v, *n = (torch.tensor(outputs[i]) for i in range(len(outputs)))
-            return Fields(v, n[0] if n else None)
+            named: dict[str, Any] = {"x": x, "t": t, "alpha": alpha, "condition": condition}
+            given = [named[name].numpy() for name in inputs]
+            running = requests(len(x))
+            for request in running:
+                request.start_async(given)
+            for request in running:
+                request.wait()
+            # Copies, since the requests write their next results to the same memory.
+            return model.fields([torch.tensor(request.get_output_tensor().data) for request in running])
 
         return evaluate
 
@@ -120,11 +128,14 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
     return compiled(precision or "f32"), precision or "f32"
 
 
-def openvino_graph(model: VideoUNet) -> tuple[Path, list[str]]:
-    """The network's graph in the cache, for any batch, and the names of its inputs in their order."""
+def openvino_graphs(model: VideoUNet) -> tuple[list[Path], list[str]]:
+    """A graph in the cache for each of the model's networks, for any batch, and the names of its inputs in order."""
     inputs = _example(model)
     shapes = [[-1, *value.shape[1:]] for value in inputs.values()]
-    return kept_graph(_Outputs(model), tuple(inputs.values()), shapes, model.to_json_string()), list(inputs)
+    networks = [_Network(model, i) for i in range(len(model.nets))]
+    kinds = [f"{model.to_json_string()} network {network.index}" for network in networks]
+    given = tuple(inputs.values())
+    return [kept_graph(n, given, shapes, kind) for n, kind in zip(networks, kinds, strict=True)], list(inputs)
 
 
 @torch.no_grad()
@@ -152,25 +163,24 @@ def _example(model: VideoUNet) -> dict[str, Tensor]:
     return {"x": x, "t": half, **more}
 
 
-class _Outputs(nn.Module):
-    """The fields as a plain tuple, of positional inputs: what a tracer understands."""
+class _Network(nn.Module):
+    """One network of a model, of positional inputs: what a tracer understands."""
 
-    def __init__(self, model: VideoUNet) -> None:
+    def __init__(self, model: VideoUNet, index: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.index = model, index
 
-    def forward(self, x: Tensor, t: Tensor, other: Tensor | None = None) -> tuple[Tensor, ...]:
-        name = "condition" if self.model.method == "condiff" else "alpha"
-        found = self.model(x, t, **({} if other is None else {name: other}))
-        return tuple(f for f in found if f is not None)
+    def forward(self, x: Tensor, t: Tensor, other: Tensor | None = None) -> Tensor:
+        alpha, condition = (None, other) if self.model.method == "condiff" else (other, None)
+        return self.model.evaluate(self.model.nets[self.index], x, t, alpha, condition)
 
 
-def openvino_settings() -> dict[str, str]:
+def openvino_settings(threads: int | None = None) -> dict[str, str]:
     """What OpenVINO compiles a graph with: float32, few samples soon rather than many later, PyTorch's threads."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+        "INFERENCE_NUM_THREADS": str(threads or torch.get_num_threads()),
     }
 
 

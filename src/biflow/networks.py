@@ -106,13 +106,22 @@ class VideoUNet(ModelMixin, ConfigMixin):
             alpha: (b,) noise level, BI-FLOW only.
             condition: (b, 3, h, w) the current frame, CONDIFF only.
         """
+        return self.fields([self.evaluate(net, x, t, alpha, condition) for net in self.nets])
+
+    def evaluate(self, net: nn.Module, x: Tensor, t: Tensor, alpha: Tensor | None, condition: Tensor | None) -> Tensor:
+        """What one of `nets` gives, (b, 3 or 6, h, w); the arguments are those of `forward`."""
         patch, scale = self.network.patch, self.network.time_scale
         x = x if condition is None else torch.cat([x, condition], dim=1)
         x = F.pixel_unshuffle(x, patch) if patch > 1 else x
         labels = alpha * scale if alpha is not None and self.method == "biflow" else None
-        out = torch.cat([net(x, t * scale, class_labels=labels, return_dict=False)[0] for net in self.nets], dim=1)
-        out = F.pixel_shuffle(out, patch) if patch > 1 else out
-        v, n = out.chunk(2, dim=1) if self.method == "biflow" else (out, None)
+        out = net(x, t * scale, class_labels=labels, return_dict=False)[0]
+        return F.pixel_shuffle(out, patch) if patch > 1 else out
+
+    def fields(self, outputs: Sequence[Tensor]) -> Fields:
+        """The fields, of what `nets` gave."""
+        if self.method != "biflow":
+            return Fields(outputs[0] * self.v_scale)
+        v, n = outputs if len(outputs) == 2 else outputs[0].chunk(2, dim=1)
         return Fields(v * self.v_scale, n)
 
 
