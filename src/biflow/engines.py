@@ -95,8 +95,10 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
     paths, inputs = openvino_graphs(model)
 
     def compiled(precision: Precision) -> Callable[..., Fields]:
-        threads = max(1, torch.get_num_threads() // len(paths))  # the networks of a pair run side by side
-        settings = {**openvino_settings(threads), "INFERENCE_PRECISION_HINT": precision}
+        settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
+        if len(paths) > 1:  # a pair runs side by side; pinned, both would be given the same cores
+            threads = max(1, torch.get_num_threads() // len(paths))
+            settings |= {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
 
         @cache
         def requests(batch: int) -> list:
@@ -175,12 +177,12 @@ class _Network(nn.Module):
         return self.model.evaluate(self.model.nets[self.index], x, t, alpha, condition)
 
 
-def openvino_settings(threads: int | None = None) -> dict[str, str]:
+def openvino_settings() -> dict[str, str]:
     """What OpenVINO compiles a graph with: float32, few samples soon rather than many later, PyTorch's threads."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": str(threads or torch.get_num_threads()),
+        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
     }
 
 
