@@ -4,9 +4,9 @@
 
 Both train BI-FLOW (Eq. 5) with the same two networks of the reference's "small" shape on the same random frames, AdamW,
 bf16 where the hardware computes in it, gradients clipped at 1. The reference's way: one process that uses all cores,
-torch's default AdamW, frames decoded beforehand (its loader is not part of this). Ours: `biflow train` as it comes, on
-a CPU with a process a core, from a prepared set, with EMA, logging and checkpoints. The two take turns; medians over
-rounds, without the first steps.
+torch's default AdamW, frames decoded beforehand (its loader is not part of this). Ours: `biflow train` as it comes, and
+on a CPU also with a process a core, from a prepared set, with EMA, logging and checkpoints. They take turns; medians
+over rounds, without the first steps. GFLOP/s are to be held against those of benchmarks.profile_network's product.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from biflow.config import NetworkConfig
 from biflow.data.prepare import prepare
 from biflow.files import computes_in_bf16
 from biflow.networks import VideoUNet, reference_network
+from biflow.training.flops import training_flops
 
 WARM_UP = 3  # steps that are not counted
 
@@ -84,7 +85,8 @@ def measure(width: int, size: int, batch: int, steps: int, rounds: int) -> dict:
     network = reference_network("small", width, pair=True)
     processes = 1 if torch.cuda.is_available() else os.cpu_count() or 1
     processes = max(p for p in range(1, processes + 1) if batch % p == 0)
-    rates: dict[str, list[float]] = {"reference": [], "ours": []}
+    ways = {f"ours, {n} process{'es' * (n > 1)}": n for n in sorted({1, processes})}
+    rates: dict[str, list[float]] = {"reference": [], **{way: [] for way in ways}}
     with tempfile.TemporaryDirectory() as folder:
         source, data = Path(folder) / "clips", Path(folder) / "data"
         source.mkdir()
@@ -94,13 +96,15 @@ def measure(width: int, size: int, batch: int, steps: int, rounds: int) -> dict:
         prepare(source, data, size=size, progress=False)
         for _ in tqdm(range(rounds), unit="round"):
             rates["reference"].append(reference(network, size, batch, steps))
-            rates["ours"].append(ours(network, size, batch, steps, data, processes))
+            for way, n in ways.items():
+                rates[way].append(ours(network, size, batch, steps, data, n))
     middle = {name: median(values) for name, values in rates.items()}
+    gflop = training_flops(VideoUNet("biflow", network, (size, size))) / 1e9
     return {
         "question": f"training samples/s, BI-FLOW pair of small UNets, width {width}, {size}x{size}, batch {batch}",
         "samples_per_s": rates,
-        "ratio": middle["ours"] / middle["reference"],
-        "processes": processes,
+        "ratio": {way: round(middle[way] / middle["reference"], 2) for way in ways},
+        "gflops": {way: round(rate * gflop, 1) for way, rate in middle.items()},
     }
 
 
@@ -115,8 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     result = measure(options.width, options.size, options.batch, options.steps, options.rounds)
     for name, values in result["samples_per_s"].items():
-        print(f"{name:10} {median(values):8.2f} samples/s")
-    print(f"ratio {result['ratio']:.2f}, {result['processes']} processes")
+        ratio, gflops = result["ratio"].get(name, 1), result["gflops"][name]
+        print(f"{name:20} {median(values):8.2f} samples/s ({ratio:.2f}), {gflops:.0f} GFLOP/s")
     record.write(options.json, result)
 
 
