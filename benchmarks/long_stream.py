@@ -55,7 +55,7 @@ def plot(rows: list[dict], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3))
     for panel, (key, label) in zip(panels, {"mib": "resident MiB", "ms": "median ms a frame"}.items(), strict=True):
         panel.plot([row["frame"] for row in rows], [row[key] for row in rows])
-        panel.set(xlabel="frame", ylabel=label, ylim=(0, None))
+        panel.set(xlabel="frame", ylabel=label, ylim=(0, 1.15 * max(row[key] for row in rows)))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
