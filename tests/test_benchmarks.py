@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import solvers
+from benchmarks import networks, solvers
 from biflow.networks import load_model
 from biflow.rollout import sample_generators, stream
 from biflow.sampling import first_frames, shipped_model
@@ -44,3 +44,13 @@ def test_the_plot_shows_every_solver(tmp_path):
     solvers.plot([{**case, "solver": name} for name in solvers.SOLVERS], tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     assert all(f"<!-- {name} -->" in drawn for name in solvers.SOLVERS)
+
+
+def test_the_plot_of_shapes_joins_those_that_no_other_beats(tmp_path):
+    rows = [
+        {"set": "a", "shape": shape, "ms": ms, "loss": loss}
+        for shape, ms, loss in (("small", 1.0, 3.0), ("preset", 2.0, 1.0), ("worse", 3.0, 2.0))
+    ]
+    networks.plot(rows, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f"<!-- {row['shape']} -->" in drawn for row in rows)
