@@ -85,8 +85,13 @@ def plot(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     cases = sorted({(row["model"], row["method"], row["eps"]) for row in rows})
-    figure, panels = plt.subplots(1, len(cases), figsize=(3.6 * len(cases), 3.8), squeeze=False, sharey=True)
-    for panel, case in zip(panels[0], cases, strict=True):
+    columns = min(4, len(cases))
+    lines = -(-len(cases) // columns)
+    size = (3.6 * columns, 3.6 * lines)
+    figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    for panel in panels.flat[len(cases) :]:
+        panel.remove()
+    for panel, case in zip(panels.flat, cases, strict=False):
         for row in (row for row in rows if (row["model"], row["method"], row["eps"]) == case):
             point, name = (row["nfe"], row["rmse"]), row["solver"]
             colour = "tab:red" if name.startswith("adams") else "black" if name == "reference" else "tab:grey"
@@ -95,7 +100,7 @@ def plot(rows: list[dict], path: Path) -> None:
         panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
         panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
         panel.grid(alpha=0.3, which="both")
-    panels[0][0].set_ylabel("rms deviation from the exact solution")
+    figure.supylabel("rms deviation from the exact solution")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
