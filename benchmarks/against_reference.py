@@ -190,7 +190,7 @@ def main() -> None:
     rows = []
     for folder in models:
         levels = options.eps if load_model(folder).method == "biflow" else [0.0]
-        first = options.train if folder == options.out else options.first
+        first = options.train if options.train and folder == options.out else options.first
         for eps in levels:
             rows += [measure(folder, eps, b, options.device, first, options.compile) for b in options.batch]
     record.write(options.json, {"question": "frames/s against the reference's pipeline, as ratios", "rows": rows})
