@@ -22,7 +22,7 @@ def test_coarse_parts_shift_whole_frames():
     assert coarse.var() == pytest.approx(0.25 * sum(1 / c**2 for c in CELLS) + white.var().item(), rel=0.15)
 
 
-def test_a_sample_has_the_same_noise_alone():
+def test_noise_follows_from_its_generator_alone():
     alone = draw_noise((1, 3, 16, 16), generator(5), coarse=0.5)
     assert torch.equal(alone, draw_noise((1, 3, 16, 16), generator(5), coarse=0.5))
     assert not torch.equal(alone, draw_noise((1, 3, 16, 16), generator(6), coarse=0.5))
