@@ -109,6 +109,27 @@ def test_pytorch_in_bf16_gives_the_frames_of_float32():
     assert {field.dtype for field in evaluate(x, half, half)} == {torch.float32}
 
 
+def test_halves_keep_in_bf16_what_x_is():
+    x = torch.randn(2, 3, 4, 4)
+    rounded, rest = engines.halves(x).bfloat16().chunk(2, dim=1)
+    assert (x - rounded.float()).abs().max() > 2**-10
+    assert ((x - rounded.float() - rest.float()).abs() <= 2**-17 * x.abs()).all()
+
+
+@torch.inference_mode()
+def test_bf16_by_openvino_sees_noise_that_rounding_would_drown():
+    if not computes_in_bf16():
+        pytest.skip("no bf16 on this CPU")
+    model = load_model(shipped_model())
+    exact, fast = engines.openvino_fields(model, "f32")[0], engines.openvino_fields(model, "bf16")[0]
+    first = to_float(first_frames(shipped_model() / "first", (64, 64), 2, 0))
+    alpha, t = torch.full((2,), 0.02), torch.full((2,), 0.9)
+    x = first + 0.02 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
+    n = exact(x, t, alpha).n
+    by_rounding = (exact(x.bfloat16().float(), t, alpha).n - n).square().mean()
+    assert (fast(x, t, alpha).n - n).square().mean() < by_rounding / 1.5
+
+
 def test_bf16_is_left_where_it_would_show():
     pytest.importorskip("openvino")
     model = network("biflow")

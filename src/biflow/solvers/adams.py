@@ -28,9 +28,10 @@ from biflow.solvers.solution import (
     rms,
 )
 
-SHARE = 0.25
+SHARE = 0.33
 REJECT = 6.0  # times SHARE: a step whose evaluation shows that much more than its slope had promised
-FIRST, MOST = 0.25, 0.47  # of the interval: the first step, which has no slope to go by, and any but the last one
+FIRST, MOST = 0.25, 0.5  # of the interval: the first step, which has no slope to go by, and any but the last one
+LAST = 0.7  # of the size that meets the tolerance: a last step is not corrected, so it has to be shorter
 GROWTH = 3.0  # of a step over the one before
 GRADED = 1.6  # fixed steps end at 1 - (1 - i / steps)^GRADED: the field changes fastest where alpha goes to 0
 
@@ -61,72 +62,74 @@ def solve_adaptive(
     args: tuple[Tensor, ...],
     first_step: Tensor | float | None,
 ) -> Solution:
-    """Steps adapted to each sample. The variables of the loop hold the samples still live; `solution` holds all."""
+    """Steps adapted to each sample. The variables of the loop hold the samples still live, `ends` and the like all."""
     direction, interval = (1.0 if k1 > k0 else -1.0), abs(k1 - k0)
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     h_min = torch.finfo(k.dtype).eps * max(abs(k0), abs(k1))
-    count = torch.zeros_like(k, dtype=torch.int64)
-    solution = Solution(torch.empty_like(x), nfe=count + 1, accepted=count, rejected=count.clone(), next_step=k * 0)
-
     h = torch.full_like(k, FIRST * interval) if first_step is None else given_step(first_step, k)
     h = h.clamp(max=MOST * interval)
-    v, slope, earlier = f(x, k, *args), None, torch.zeros_like(k)
+    next_step, earlier = h, torch.zeros_like(k)
     live = torch.arange(len(x), device=x.device)  # indices into the caller's batch
+    rejected = torch.zeros_like(live)
+    ends, nfe, rejections = torch.empty_like(x), torch.zeros_like(live), torch.zeros_like(live)
+
+    v, slope, evaluations = f(x, k, *args), None, 1
     while len(live) > 0:
-        if slope is not None:
+        bounds = solver.atol + solver.rtol * x.detach().abs()
+        if slope is None:
+            x_new = _predict(x, v, slope, direction * h)
+        else:
             # The size that meets the tolerance; rather two fair steps than a long one and a sliver at the end.
             # A slope may pass through zero and promise too much, hence the one before it counts as well.
-            error = rms(slope.detach().abs() / (solver.atol + solver.rtol * x.detach().abs())).to(k.dtype) / 2
-            meets = torch.minimum((SHARE / torch.maximum(error, earlier)).sqrt(), GROWTH * h)
+            error = rms(slope.detach() / bounds) / 2
+            meets = (SHARE / torch.maximum(error, earlier)).sqrt()
             earlier = error
-            remaining = (k1 - k).abs()
-            last = meets >= 0.99 * remaining
-            h = torch.where(last, remaining, torch.minimum(meets, MOST * remaining))
-            x_end = _predict(x, v, slope, direction * h)
+            remaining, most = (k1 - k).abs(), GROWTH * h
+            last = torch.minimum(LAST * meets, most) >= 0.99 * remaining
+            h = torch.where(last, remaining, torch.minimum(torch.minimum(meets, most), MOST * remaining))
+            x_new = _predict(x, v, slope, direction * h)
             underflow = h < h_min
-            exhausted = ~last & (solution.nfe[live] >= solver.max_nfe)
-            nonfinite = ~(torch.isfinite(error) & all_finite(x_end))
+            exhausted = ~last & (evaluations >= solver.max_nfe)
+            nonfinite = ~(torch.isfinite(error) & all_finite(x_new))
             if (nonfinite | underflow | exhausted).any():
                 raise failure(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
-            if last.all() and len(live) == len(solution.x):
-                solution.x = x_end  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way
-                solution.accepted += 1
-                break
             if last.any():
-                done, rest = live[last], ~last
-                solution.x[done] = x_end[last]
-                solution.accepted[done] += 1
-                live, x, k, h = live[rest], x[rest], k[rest], h[rest]
-                v, slope, earlier = v[rest], slope[rest], earlier[rest]
+                nfe[live[last]], rejections[live[last]] = evaluations, rejected[last]
+                if last.all() and len(live) == len(ends):
+                    ends = x_new  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way
+                    break
+                ends[live[last]] = x_new[last]
+                rest = ~last
+                live, rejected, k, h, earlier = live[rest], rejected[rest], k[rest], h[rest], earlier[rest]
+                x, v, slope, x_new, bounds = x[rest], v[rest], slope[rest], x_new[rest], bounds[rest]
                 args = tuple(arg[rest] for arg in args)
-                if not rest.any():
+                if len(live) == 0:
                     break
         k_new = k + direction * h
-        predicted = _predict(x, v, slope, direction * h)
-        v_new = f(predicted, k_new, *args)
-        solution.nfe[live] += 1
+        v_new = f(x_new, k_new, *args)
+        evaluations += 1
         change = v_new - v
-        bounds = solver.atol + solver.rtol * torch.maximum(x.abs(), predicted.abs()).detach()
-        ratio = h / 2 * rms(change.detach().abs() / bounds) / SHARE
+        ratio = h / 2 * rms(change.detach() / bounds) / SHARE
         if slope is None:
-            solution.next_step[live] = h * ratio.rsqrt().clamp(0.01, GROWTH).to(k.dtype)
-        accept = ratio < REJECT
-        solution.accepted[live] += accept
-        solution.rejected[live] += ~accept
+            next_step = h * ratio.rsqrt().clamp(0.01, GROWTH)
         # A rejected step stays where it was, and takes what it has seen as its slope: that alone makes it shorter.
+        accept = ratio < REJECT
+        rejected = rejected + ~accept
         slope = change / columns(direction * h, x)
         x = choose(accept, _correct(x, v, v_new, direction * h), x)
         v = choose(accept, v_new, v)
         k = torch.where(accept, k_new, k)
-    return solution
+    # Every step takes one evaluation but the last, which takes none; the first one takes another.
+    return Solution(ends, nfe=nfe, accepted=nfe - rejections, rejected=rejections, next_step=next_step)
 
 
 def _predict(x: Tensor, v: Tensor, slope: Tensor | None, h: Tensor) -> Tensor:
     """x + h v + h² slope / 2; without a slope Euler's step."""
     h = columns(h, x)
-    return (x + h * v if slope is None else x + h * v + (h * h / 2) * slope).to(x.dtype)
+    v = v if slope is None else torch.addcmul(v, h / 2, slope)
+    return torch.addcmul(x, h, v).to(x.dtype)
 
 
 def _correct(x: Tensor, v: Tensor, v_new: Tensor, h: Tensor) -> Tensor:
     """The trapezoidal rule."""
-    return (x + columns(h, x) / 2 * (v + v_new)).to(x.dtype)
+    return torch.addcmul(x, columns(h, x) / 2, v + v_new).to(x.dtype)

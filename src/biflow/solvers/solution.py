@@ -95,6 +95,7 @@ def all_finite(x: Tensor) -> Tensor:
 
 
 def rms(x: Tensor) -> Tensor:
-    """Root mean square over each sample's elements: (b, ...) to (b,)."""
+    """Root mean square over each sample's elements: (b, ...) to (b,), in at least float32."""
     flat = rows(x)
-    return torch.linalg.vector_norm(flat / math.sqrt(flat.shape[1]), dim=1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(flat, dim=1, dtype=dtype) / math.sqrt(flat.shape[1])
