@@ -31,7 +31,7 @@ from biflow.sampling import first_frames, shipped_model
 from biflow.solvers import Solver, solve
 from biflow.video import to_float
 
-FRAMES, WARM = 10, 3  # frames timed, and frames before them that build engines and learn step sizes
+FRAMES, WARM = 16, 3  # frames timed, and frames before them that build engines and learn step sizes
 
 
 class Timed:

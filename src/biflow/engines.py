@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biflow.files import cache_folder, computes_in_bf16
+from biflow.cuda_graphs import graphed
+from biflow.files import cache_folder, computes_in_bf16, keep_compiled
 from biflow.networks import VideoUNet
 from biflow.paths import Fields
 
@@ -35,16 +36,17 @@ log = logging.getLogger("biflow")
 def fields(model: VideoUNet, engine: Engine = "auto", *, rtol: float = 1e-2) -> tuple[Callable[..., Fields], str]:
     """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of what does so.
 
-    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch. An engine that is missing or fails is replaced by
-    PyTorch, and the logger says so in a sentence. `rtol` is the tolerance that frames will be solved to: a solver that
-    looks closer than FINE would take bf16's roundings for the field's, and spend evaluations on them.
+    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch, whose kernels a CUDA device gets as one graph. An
+    engine that is missing or fails is replaced by PyTorch, and the logger says so in a sentence. `rtol` is the
+    tolerance that frames will be solved to: a solver that looks closer than FINE would take bf16's roundings for the
+    field's, and spend evaluations on them.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if engine == "auto":
-        engine = "openvino" if on_cpu and find_spec("openvino") else "torch"
+    device = next(model.parameters()).device.type
+    if engine == "auto" and device == "cpu" and find_spec("openvino"):
+        engine = "openvino"
     try:
         if engine == "openvino":
-            if not on_cpu:
+            if device != "cpu":
                 raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
             evaluate, precision = openvino_fields(model, "f32" if rtol < FINE else None)
             return evaluate, f"openvino {precision}"
@@ -55,28 +57,39 @@ def fields(model: VideoUNet, engine: Engine = "auto", *, rtol: float = 1e-2) -> 
         if engine == "openvino" and isinstance(error, ImportError):
             reason = "it is not installed; pip install openvino"
         log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
-    if not on_cpu and rtol >= FINE and computes_in_bf16():
+    evaluate, used = model, "torch"
+    if device != "cpu" and rtol >= FINE and computes_in_bf16():
         fast = bf16_fields(model)
         if frame_error(model, fast) <= HALF_LEVEL:
-            return fast, "torch bf16"
-    return model, "torch"
+            evaluate, used = fast, "torch bf16"
+    if device == "cuda" and engine == "auto":
+        try:
+            return graphed(evaluate, _example(model)), f"{used}, CUDA graphs"
+        except RuntimeError as error:
+            log.warning("CUDA graphs cannot be used (%s); going on without.", str(error).splitlines()[0])
+    return evaluate, used
 
 
 def bf16_fields(model: VideoUNet) -> Callable[..., Fields]:
-    """By PyTorch with its autocast to bf16; the fields come in float32."""
+    """By PyTorch with its autocast to bf16, convolutions in channels-last; the fields come in float32."""
     device_type = next(model.parameters()).device.type
+    networks = [_Network(model, i) for i in range(len(model.nets))]
+    for network in networks:
+        network.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (diffusers wraps `to`)
 
-    def evaluate(*inputs: Tensor | None, **named: Tensor | None) -> Fields:
+    @torch.no_grad()
+    def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
+        other = condition if model.method == "condiff" else alpha
         with torch.autocast(device_type, torch.bfloat16):
-            v, n = model(*inputs, **named)
-        return Fields(v.float(), None if n is None else n.float())
+            outputs = [network(halves(x), t, other) for network in networks]
+        return model.fields([output.float() for output in outputs])
 
     return evaluate
 
 
 def compiled_fields(model: VideoUNet) -> Callable[..., Fields]:
     """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    keep_compiled()
     compiled = torch.compile(model)
     with torch.inference_mode():
         compiled(**_example(model))  # a compiler that fails does so here

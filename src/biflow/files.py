@@ -80,6 +80,11 @@ def computes_in_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def keep_compiled() -> None:
+    """Let torch.compile keep its work for later runs, in the cache; by itself it keeps it where a reboot clears it."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+
+
 def hardware() -> str:
     """What this machine computes on, in words."""
     if torch.cuda.is_available():

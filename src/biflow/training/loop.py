@@ -19,7 +19,7 @@ from biflow import objectives
 from biflow.config import TrainConfig
 from biflow.data.pairs import FramePairs, pair_order
 from biflow.errors import UserError
-from biflow.files import computes_in_bf16
+from biflow.files import computes_in_bf16, keep_compiled
 from biflow.networks import VideoUNet
 from biflow.rollout import rollout, sample_generators
 from biflow.solvers import Solver, SolverError
@@ -71,6 +71,7 @@ def train(config: TrainConfig, data: Path, out: Path) -> dict:
         accelerator.print(f"Going on from {resumed}.")
     network, optimizer = accelerator.prepare(model, optimizer)
     if config.compile:
+        keep_compiled()
         network.compile()  # in place: a wrapped module would change the names in the checkpoint
 
     out.mkdir(parents=True, exist_ok=True)
