@@ -135,7 +135,9 @@ def peak_memory(pipeline: Callable, folder: Path, eps: float, first: Tensor) -> 
 
 def measure(folder: Path, eps: float, batch: int, device: str, first: Path | None, compiled: bool) -> dict:
     model = load_model(folder)
-    start = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), batch, 0)).to(device)
+    own = folder / "first"
+    start = first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), batch, 0)
+    start = to_float(start).to(device)
     timers: dict[str, list[Timed]] = {"ours": [], "reference": []}
     pipelines = {
         "ours": ours(folder, eps, start, timers["ours"]),

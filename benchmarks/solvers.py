@@ -57,7 +57,8 @@ def measure(
     """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
     model = load_model(folder)
     fields, _ = engines.fields(model, rtol=TRUTH.rtol)
-    frame = to_float(first_frames(first or folder / "first", tuple(model.config["size"]), samples, 0))
+    own = folder / "first"
+    frame = to_float(first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), samples, 0))
     f = field(model.method, fields, eps)
     problems = list(exact_frames(model.method, fields, eps, frame, frames))
     rows = []
