@@ -4,9 +4,10 @@
         [--train PREPARED --steps 300 --width 32] [--compile]
 
 The reference's pipeline is benchmarks/reference_pipeline.py; ours is `biflow sample` as it comes. Both stream the same
-frames, frame by frame in turns, so that a loaded machine slows both; the ratio is that of the medians. `--compile` also
-gives the reference torch.compile, as its own sample.py does (minutes at first). `--train` first trains a
-pair of networks of the reference's "small" shape on a prepared set, for weights of its very form.
+frames, a few at a time in turns, so that a loaded machine slows both, and neither often finds its weights thrown out of
+the caches by the other; the ratio is that of the median frames. `--compile` also gives the reference torch.compile, as
+its own sample.py does (minutes at first). `--train` first trains a pair of networks of the reference's "small" shape on
+a prepared set, for weights of its very form.
 
 Deviation is that of single frames from the exact solution (Dormand-Prince at 1e-5) from the same start.
 """
@@ -31,7 +32,7 @@ from biflow.sampling import first_frames, shipped_model
 from biflow.solvers import Solver, solve
 from biflow.video import to_float
 
-FRAMES, WARM = 16, 3  # frames timed, and frames before them that build engines and learn step sizes
+TURNS, FRAMES = 4, 5  # turns timed, of so many frames; one turn before them builds engines and learns step sizes
 
 
 class Timed:
@@ -72,26 +73,28 @@ def reference(folder: Path, eps: float, first: Tensor, timer: list[Timed], compi
 
 
 def race(pipelines: dict[str, Iterator], timers: dict[str, list[Timed]]) -> dict[str, dict]:
-    """Frame by frame in turns: seconds a frame, evaluations a frame, time to the first, share outside the network."""
+    """A few frames at a time, in turns: seconds and evaluations a frame, time to the first, share outside networks."""
     seconds: dict[str, list[float]] = {name: [] for name in pipelines}
     nfe: dict[str, list[float]] = {name: [] for name in pipelines}
     inside = dict.fromkeys(pipelines, 0.0)
-    for i in range(WARM + FRAMES):
+    for turn in range(1 + TURNS):
         for name, made in pipelines.items():
             before = timers[name][-1].seconds if timers[name] else 0.0
-            begun = time.perf_counter()
-            x, evaluations = next(made)
-            _wait(x)
-            seconds[name].append(time.perf_counter() - begun)
-            if i >= WARM:
-                nfe[name].append(evaluations)
+            for _ in range(FRAMES):
+                begun = time.perf_counter()
+                x, evaluations = next(made)
+                _wait(x)
+                seconds[name].append(time.perf_counter() - begun)
+                if turn:
+                    nfe[name].append(evaluations)
+            if turn:
                 inside[name] += timers[name][-1].seconds - before
     return {
         name: {
-            "seconds": median(taken[WARM:]),
-            "nfe": sum(nfe[name]) / FRAMES,
+            "seconds": median(taken[FRAMES:]),
+            "nfe": sum(nfe[name]) / len(nfe[name]),
             "first_frame": taken[0],
-            "outside": 1 - inside[name] / sum(taken[WARM:]),
+            "outside": 1 - inside[name] / sum(taken[FRAMES:]),
         }
         for name, taken in seconds.items()
     }

@@ -58,7 +58,9 @@ def measure(
     model = load_model(folder)
     fields, _ = engines.fields(model, rtol=TRUTH.rtol)
     own = folder / "first"
-    frame = to_float(first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), samples, 0))
+    frame = to_float(
+        first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), samples, 0)
+    )
     f = field(model.method, fields, eps)
     problems = list(exact_frames(model.method, fields, eps, frame, frames))
     rows = []
