@@ -91,20 +91,37 @@ def plot(rows: list[dict], path: Path) -> None:
     columns = min(4, len(cases))
     lines = -(-len(cases) // columns)
     size = (3.6 * columns, 3.6 * lines)
-    figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    figure, panels = plt.subplots(
+        lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
     for panel in panels.flat[len(cases) :]:
         panel.remove()
+    markers = {
+        "reference": "D",
+        "adams": "o",
+        "midpoint": "s",
+        "heun": "^",
+        "bosh3": "v",
+        "dopri5": "P",
+        "rk4": "X",
+        "euler": ".",
+    }
     for panel, case in zip(panels.flat, cases, strict=False):
         for row in (row for row in rows if (row["model"], row["method"], row["eps"]) == case):
-            point, name = (row["nfe"], row["rmse"]), row["solver"]
-            colour = "tab:red" if name.startswith("adams") else "black" if name == "reference" else "tab:grey"
-            panel.scatter(*point, color=colour, marker="o" if " x" in name else "D", s=24)
-            panel.annotate(name, point, fontsize=6, color=colour, xytext=(3, 2), textcoords="offset points")
+            name = row["solver"].split()[0]
+            colour = {"adams": "tab:red", "reference": "black"}.get(name, "tab:grey")
+            face = "none" if " x" in row["solver"] else colour
+            panel.scatter(row["nfe"], row["rmse"], marker=markers[name], edgecolors=colour, facecolors=face, s=36)
         panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
         panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
         panel.grid(alpha=0.3, which="both")
+    for name, marker in markers.items():
+        colour = {"adams": "tab:red", "reference": "black"}.get(name, "tab:grey")
+        figure.gca().scatter([], [], marker=marker, color=colour, label=name)
+    figure.legend(
+        loc="outside upper center", ncols=len(markers), title="filled: adaptive; hollow: fixed steps", frameon=False
+    )
     figure.supylabel("rms deviation from the exact solution")
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
