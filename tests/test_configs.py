@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from biflow.cli import main
-from biflow.config import NetworkConfig
 from biflow.networks import VideoUNet
 from biflow.training.flops import training_flops
 
@@ -17,7 +17,7 @@ def test_a_preset_is_a_config_that_train_takes(config, capsys):
 
 
 def test_base_costs_what_its_comment_says():
-    network = NetworkConfig(channels=(128, 128, 256, 256), layers=2, attention=(-2, -1))
-    model = VideoUNet("biflow", network, (128, 128))
+    (path,) = (path for path in CONFIGS if path.stem == "base")
+    model = VideoUNet("biflow", yaml.safe_load(path.read_text())["network"], (128, 128))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(30e6, rel=0.02)
     assert training_flops(model) == pytest.approx(92e9, rel=0.02)

@@ -101,12 +101,16 @@ def test_a_frame_of_the_shipped_model_stays_within_half_a_grey_level_by_the_engi
     assert (frames[0] - frames[1]).square().mean().sqrt() < engines.HALF_LEVEL
 
 
-def test_pytorch_in_bf16_gives_the_frames_of_float32():
-    model = network("biflow")
+@torch.inference_mode()
+@pytest.mark.parametrize(("method", "pair"), [("flow", False), ("biflow", False), ("biflow", True), ("condiff", False)])
+def test_pytorch_in_bf16_gives_the_frames_of_float32(method, pair):
+    model = network(method, pair=pair)
     evaluate = engines.bf16_fields(model)
     assert 0 < engines.frame_error(model, evaluate) < engines.HALF_LEVEL
     x, half = torch.rand(2, 3, 16, 16), torch.full((2,), 0.5)
-    assert {field.dtype for field in evaluate(x, half, half)} == {torch.float32}
+    more = {"condition": x} if method == "condiff" else {"alpha": half}
+    assert {field.dtype for field in evaluate(x, half, **more) if field is not None} == {torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}  # the model itself is left as it was
 
 
 def test_halves_keep_in_bf16_what_x_is():
@@ -117,17 +121,39 @@ def test_halves_keep_in_bf16_what_x_is():
 
 
 @torch.inference_mode()
-def test_bf16_by_openvino_sees_noise_that_rounding_would_drown():
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_bf16_sees_noise_that_rounding_would_drown(engine):
     if not computes_in_bf16():
         pytest.skip("no bf16 on this CPU")
     model = load_model(shipped_model())
-    exact, fast = engines.openvino_fields(model, "f32")[0], engines.openvino_fields(model, "bf16")[0]
+    fast = engines.bf16_fields(model) if engine == "torch" else engines.openvino_fields(model, "bf16")[0]
     first = to_float(first_frames(shipped_model() / "first", (64, 64), 2, 0))
     alpha, t = torch.full((2,), 0.02), torch.full((2,), 0.9)
     x = first + 0.02 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
-    n = exact(x, t, alpha).n
-    by_rounding = (exact(x.bfloat16().float(), t, alpha).n - n).square().mean()
+    n = model(x, t, alpha).n
+    by_rounding = (model(x.bfloat16().float(), t, alpha).n - n).square().mean()
     assert (fast(x, t, alpha).n - n).square().mean() < by_rounding / 1.5
+
+
+def test_openvino_serves_callers_in_and_out_of_inference_mode():
+    pytest.importorskip("openvino")
+    model = network("biflow")
+    evaluate, _ = engines.openvino_fields(model, "f32")
+    x, half = torch.rand(5, 3, 16, 16), torch.full((5,), 0.5)
+    with torch.inference_mode():
+        inside = evaluate(x, half, half)
+    with torch.no_grad():
+        assert torch.equal(evaluate(x, half, half).v, inside.v)
+    assert torch.equal(evaluate(x.requires_grad_(), half, half).v, inside.v)
+
+
+def test_an_input_that_is_missing_is_not_the_last_ones():
+    pytest.importorskip("openvino")
+    evaluate, _ = engines.openvino_fields(network("biflow"), "f32")
+    x, half = torch.rand(2, 3, 16, 16), torch.full((2,), 0.5)
+    evaluate(x, half, half)
+    with pytest.raises(ValueError, match="alpha has to be of shape"):
+        evaluate(x, half)
 
 
 def test_bf16_is_left_where_it_would_show():

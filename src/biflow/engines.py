@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biflow.cuda_graphs import graphed
+from biflow.cuda_graphs import graphed, required
 from biflow.files import cache_folder, computes_in_bf16, keep_compiled
 from biflow.networks import VideoUNet
 from biflow.paths import Fields
@@ -36,7 +36,7 @@ log = logging.getLogger("biflow")
 def fields(model: VideoUNet, engine: Engine = "auto", *, rtol: float = 1e-2) -> tuple[Callable[..., Fields], str]:
     """`model(x, t, alpha, condition)` as `engine` evaluates it, for any batch, and the name of what does so.
 
-    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch, whose kernels a CUDA device gets as one graph. An
+    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch, on a GPU in bf16 and on CUDA by graphs. An
     engine that is missing or fails is replaced by PyTorch, and the logger says so in a sentence. `rtol` is the
     tolerance that frames will be solved to: a solver that looks closer than FINE would take bf16's roundings for the
     field's, and spend evaluations on them.
@@ -53,34 +53,44 @@ def fields(model: VideoUNet, engine: Engine = "auto", *, rtol: float = 1e-2) -> 
         if engine == "compile":
             return compiled_fields(model), engine
     except Exception as error:  # whatever a compiler may raise: the video matters more
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _reason(error)
         if engine == "openvino" and isinstance(error, ImportError):
             reason = "it is not installed; pip install openvino"
         log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
     evaluate, used = model, "torch"
-    if device != "cpu" and rtol >= FINE and computes_in_bf16():
+    if engine != "auto" or device == "cpu":
+        return evaluate, used
+    if rtol >= FINE and computes_in_bf16():
         fast = bf16_fields(model)
         if frame_error(model, fast) <= HALF_LEVEL:
             evaluate, used = fast, "torch bf16"
-    if device == "cuda" and engine == "auto":
+    if device == "cuda":
         try:
             return graphed(evaluate, _example(model)), f"{used}, CUDA graphs"
         except RuntimeError as error:
-            log.warning("CUDA graphs cannot be used (%s); going on without.", str(error).splitlines()[0])
+            log.warning("CUDA graphs cannot be used (%s); going on without.", _reason(error))
     return evaluate, used
 
 
-def bf16_fields(model: VideoUNet) -> Callable[..., Fields]:
-    """By PyTorch with its autocast to bf16, convolutions in channels-last; the fields come in float32."""
-    device_type = next(model.parameters()).device.type
-    networks = [_Network(model, i) for i in range(len(model.nets))]
-    for network in networks:
-        network.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (diffusers wraps `to`)
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
-    @torch.no_grad()
+
+def bf16_fields(model: VideoUNet) -> Callable[..., Fields]:
+    """By PyTorch in bf16, convolutions in channels-last, what autocast keeps in float32 in that; so are the fields."""
+    device = next(model.parameters()).device.type
+    networks = [_Network(model, i) for i in range(len(model.nets))]
+    for module in (module for network in networks for module in network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @torch.inference_mode()
     def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
         other = condition if model.method == "condiff" else alpha
-        with torch.autocast(device_type, torch.bfloat16):
+        # Without its cache, which a CUDA graph must not depend on; the weights need none.
+        with torch.autocast(device, torch.bfloat16, cache_enabled=False):
             outputs = [network(halves(x), t, other) for network in networks]
         return model.fields([output.float() for output in outputs])
 
@@ -130,12 +140,13 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
                 request.set_output_tensor(openvino.Tensor(results[-1].numpy(), shared_memory=True))
             return requests, given, results
 
+        @torch.inference_mode()
         def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
             requests, given, results = bound(len(x))
             # FLOW is handed an alpha as well, which it has no use for.
-            for name, value in {"x": halves(x), "t": t, "alpha": alpha, "condition": condition}.items():
-                if name in given and value is not None:
-                    given[name].copy_(value)
+            named = {"x": halves(x), "t": t, "alpha": alpha, "condition": condition}
+            for name, slot in given.items():
+                slot.copy_(required(named, name, slot.shape))
             for request in requests:
                 request.start_async()
             for request in requests:
@@ -202,14 +213,15 @@ class _Network(nn.Module):
 
     def __init__(self, model: VideoUNet, index: int) -> None:
         super().__init__()
-        self.model, self.net = model, copy.deepcopy(model.nets[index])
+        self.evaluate, self.method = model.evaluate, model.method
+        self.net = copy.deepcopy(model.nets[index])
         first = cast(nn.Conv2d, self.net.conv_in)
         of_x = first.weight[:, : 3 * model.network.patch**2]  # CONDIFF's others are those of the condition
         first.weight = nn.Parameter(torch.cat([of_x, first.weight], dim=1))
 
     def forward(self, x: Tensor, t: Tensor, other: Tensor | None = None) -> Tensor:
-        alpha, condition = (None, other) if self.model.method == "condiff" else (other, None)
-        return self.model.evaluate(self.net, x, t, alpha, condition)
+        alpha, condition = (None, other) if self.method == "condiff" else (other, None)
+        return self.evaluate(self.net, x, t, alpha, condition)
 
 
 def openvino_settings() -> dict[str, str]:
