@@ -111,7 +111,8 @@ def plot(rows: list[dict], path: Path) -> None:
             name = row["solver"].split()[0]
             colour = {"adams": "tab:red", "reference": "black"}.get(name, "tab:grey")
             face = "none" if " x" in row["solver"] else colour
-            panel.scatter(row["nfe"], row["rmse"], marker=markers[name], edgecolors=colour, facecolors=face, s=36)
+            look = {"marker": markers[name], "edgecolors": colour, "facecolors": face, "s": 36}
+            panel.scatter(row["nfe"], row["rmse"], gid=row["solver"], **look)
         panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
         panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
         panel.grid(alpha=0.3, which="both")

@@ -43,7 +43,8 @@ def test_the_plot_shows_every_solver(tmp_path):
     case = {"model": "m", "method": "biflow", "eps": 0.1, "nfe": 4.0, "rmse": 0.01}
     solvers.plot([{**case, "solver": name} for name in solvers.SOLVERS], tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
-    assert all(f"<!-- {name} -->" in drawn for name in solvers.SOLVERS)
+    assert all(f'id="{name}"' in drawn for name in solvers.SOLVERS)
+    assert all(f"<!-- {name.split()[0]} -->" in drawn for name in solvers.SOLVERS)  # in the legend
 
 
 def test_the_plot_of_shapes_joins_those_that_no_other_beats(tmp_path):
