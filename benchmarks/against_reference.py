@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 from benchmarks import record, reference_pipeline
-from benchmarks.solvers import exact_frames, field
+from benchmarks.solvers import exact_frames, field, starting_frames
 from biflow import engines
 from biflow.config import TrainConfig
 from biflow.networks import load_model, reference_network
 from biflow.rollout import sample_generators, stream
-from biflow.sampling import first_frames, shipped_model
+from biflow.sampling import shipped_model
 from biflow.solvers import Solver, solve
-from biflow.video import to_float
 
 TURNS, FRAMES = 4, 5  # turns timed, of so many frames; one turn before them builds engines and learns step sizes
 
@@ -138,9 +137,7 @@ def peak_memory(pipeline: Callable, folder: Path, eps: float, first: Tensor) -> 
 
 def measure(folder: Path, eps: float, batch: int, device: str, first: Path | None, compiled: bool) -> dict:
     model = load_model(folder)
-    own = folder / "first"
-    start = first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), batch, 0)
-    start = to_float(start).to(device)
+    start = starting_frames(folder, first, tuple(model.config["size"]), batch).to(device)
     timers: dict[str, list[Timed]] = {"ours": [], "reference": []}
     pipelines = {
         "ours": ours(folder, eps, start, timers["ours"]),

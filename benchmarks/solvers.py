@@ -33,6 +33,10 @@ SOLVERS = {
     **{f"adams x{steps}": Solver("adams", steps=steps) for steps in (2, 3, 4, 6)},
 }
 
+MARKERS = {"reference": "D", "adams": "o", "midpoint": "s", "heun": "^"}
+MARKERS |= {"bosh3": "v", "dopri5": "P", "rk4": "X", "euler": "."}
+COLOURS = {"adams": "tab:red", "reference": "black"}  # all others grey
+
 
 def field(method: str, fields: Callable[..., Fields], eps: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """f(x, k, condition) → dx/dk. The condition is an argument, since samples leave the batch as they finish."""
@@ -51,16 +55,19 @@ def exact_frames(
         frame = end.clamp(-1, 1)
 
 
+def starting_frames(folder: Path, first: Path | None, size: tuple[int, int], samples: int) -> Tensor:
+    """The first frames that the model in `folder` brings, in [-1, 1]; those of `first` if it brings none."""
+    own = folder / "first"
+    return to_float(first_frames(own if own.exists() or first is None else first, size, samples, 0))
+
+
 def measure(
     folder: Path, eps: float, *, samples: int, frames: int, first: Path | None, names: Iterable[str] = SOLVERS
 ) -> list[dict]:
     """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
     model = load_model(folder)
     fields, _ = engines.fields(model, rtol=TRUTH.rtol)
-    own = folder / "first"
-    frame = to_float(
-        first_frames(own if own.exists() or first is None else first, tuple(model.config["size"]), samples, 0)
-    )
+    frame = starting_frames(folder, first, tuple(model.config["size"]), samples)
     f = field(model.method, fields, eps)
     problems = list(exact_frames(model.method, fields, eps, frame, frames))
     rows = []
@@ -96,31 +103,20 @@ def plot(rows: list[dict], path: Path) -> None:
     )
     for panel in panels.flat[len(cases) :]:
         panel.remove()
-    markers = {
-        "reference": "D",
-        "adams": "o",
-        "midpoint": "s",
-        "heun": "^",
-        "bosh3": "v",
-        "dopri5": "P",
-        "rk4": "X",
-        "euler": ".",
-    }
     for panel, case in zip(panels.flat, cases, strict=False):
         for row in (row for row in rows if (row["model"], row["method"], row["eps"]) == case):
             name = row["solver"].split()[0]
-            colour = {"adams": "tab:red", "reference": "black"}.get(name, "tab:grey")
+            colour = COLOURS.get(name, "tab:grey")
             face = "none" if " x" in row["solver"] else colour
-            look = {"marker": markers[name], "edgecolors": colour, "facecolors": face, "s": 36}
+            look = {"marker": MARKERS[name], "edgecolors": colour, "facecolors": face, "s": 36}
             panel.scatter(row["nfe"], row["rmse"], gid=row["solver"], **look)
         panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
         panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
         panel.grid(alpha=0.3, which="both")
-    for name, marker in markers.items():
-        colour = {"adams": "tab:red", "reference": "black"}.get(name, "tab:grey")
-        figure.gca().scatter([], [], marker=marker, color=colour, label=name)
+    for name, marker in MARKERS.items():
+        figure.gca().scatter([], [], marker=marker, color=COLOURS.get(name, "tab:grey"), label=name)
     figure.legend(
-        loc="outside upper center", ncols=len(markers), title="filled: adaptive; hollow: fixed steps", frameon=False
+        loc="outside upper center", ncols=len(MARKERS), title="filled: adaptive; hollow: fixed steps", frameon=False
     )
     figure.supylabel("rms deviation from the exact solution")
     figure.savefig(path, dpi=110)

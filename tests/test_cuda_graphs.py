@@ -28,7 +28,7 @@ class Recorded:
 
 @pytest.fixture
 def recording(monkeypatch):
-    """Graphs without a device; the list is of what `recorded` functions record into."""
+    """Graphs without a device; the list is of the one that is being captured, if any."""
     current = []
 
     @contextmanager

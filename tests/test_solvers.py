@@ -352,6 +352,7 @@ def test_adaptive_adams_keeps_to_its_tolerance(k0, k1):
         f = Counted(nonlinear)
         solution = solve(f, start, k0, k1, solver=Solver("adams", rtol=tol, atol=tol))
         assert ((solution.x - end).abs() < tol * (1 + end.abs())).all()
+        assert torch.equal(solution.nfe, solution.accepted + solution.rejected)
         ks = torch.cat(f.ks)
         assert len(ks) == solution.nfe.sum()
         assert min(k0, k1) <= ks.min()

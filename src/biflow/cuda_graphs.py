@@ -49,8 +49,7 @@ def graphed(evaluate: Callable[..., Fields], example: dict[str, Tensor]) -> Call
         if len(x) > MOST:
             return evaluate(**{name: named[name] for name in example})
         graph, given, (v, n) = captured(len(x))
-        for name, slot in given.items():
-            slot.copy_(required(named, name, slot.shape))
+        fill(given, named)
         graph.replay()
         return Fields(v.clone(), None if n is None else n.clone())
 
@@ -58,10 +57,11 @@ def graphed(evaluate: Callable[..., Fields], example: dict[str, Tensor]) -> Call
     return launch
 
 
-def required(named: dict[str, Tensor | None], name: str, shape: torch.Size) -> Tensor:
-    """An input that is copied to where the last call's still lies. Raises ValueError if it is missing or misshapen."""
-    value = named[name]
-    if value is None or value.shape != shape:
-        given = "missing" if value is None else f"of shape {tuple(value.shape)}"
-        raise ValueError(f"{name} has to be of shape {tuple(shape)}, but is {given}.")
-    return value
+def fill(slots: dict[str, Tensor], named: dict[str, Tensor | None]) -> None:
+    """Copy inputs to where the last call's still lie. Raises ValueError if one of them is missing or misshapen."""
+    for name, slot in slots.items():
+        value = named[name]
+        if value is None or value.shape != slot.shape:
+            given = "missing" if value is None else f"of shape {tuple(value.shape)}"
+            raise ValueError(f"{name} has to be of shape {tuple(slot.shape)}, but is {given}.")
+        slot.copy_(value)

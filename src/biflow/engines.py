@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biflow.cuda_graphs import graphed, required
+from biflow.cuda_graphs import fill, graphed
 from biflow.files import cache_folder, computes_in_bf16, keep_compiled
 from biflow.networks import VideoUNet
 from biflow.paths import Fields
@@ -88,10 +88,10 @@ def bf16_fields(model: VideoUNet) -> Callable[..., Fields]:
 
     @torch.inference_mode()
     def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
-        other = condition if model.method == "condiff" else alpha
+        parts, other = halves(x), condition if model.method == "condiff" else alpha
         # Without its cache, which a CUDA graph must not depend on; the weights need none.
         with torch.autocast(device, torch.bfloat16, cache_enabled=False):
-            outputs = [network(halves(x), t, other) for network in networks]
+            outputs = [network(parts, t, other) for network in networks]
         return model.fields([output.float() for output in outputs])
 
     return evaluate
@@ -126,7 +126,7 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
 
         @cache
         def bound(batch: int) -> tuple[list, dict[str, Tensor], list[Tensor]]:
-            """Requests, and the tensors that they read and write: to hand them over anew takes 4 % of a call."""
+            """Requests, and the tensors that they read and write: to hand them over anew takes 5 % of a call."""
             given = {name: torch.zeros(batch, *value.shape[1:]) for name, value in inputs.items()}
             requests, results = [], []
             for path in paths:
@@ -144,9 +144,7 @@ def openvino_fields(model: VideoUNet, precision: Precision | None = None) -> tup
         def evaluate(x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
             requests, given, results = bound(len(x))
             # FLOW is handed an alpha as well, which it has no use for.
-            named = {"x": halves(x), "t": t, "alpha": alpha, "condition": condition}
-            for name, slot in given.items():
-                slot.copy_(required(named, name, slot.shape))
+            fill(given, {"x": halves(x), "t": t, "alpha": alpha, "condition": condition})
             for request in requests:
                 request.start_async()
             for request in requests:
