@@ -1,15 +1,11 @@
-"""The settings of networks and training runs: at once the YAML file, the command line and the checkpoint's metadata.
+"""The settings of networks and training runs: at once the YAML file, the command line and the checkpoint's metadata."""
 
-Free of torch, so that the command line answers quickly.
-"""
-
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
 
 from biflow.errors import UserError
 
-Method = Literal["flow", "biflow", "condiff"]
-METHODS: tuple[str, ...] = get_args(Method)
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 
 
@@ -19,8 +15,8 @@ class NetworkConfig:
 
     Attributes:
         channels: width of each resolution, from full to coarsest; multiples of 32.
-        layers: residual blocks a resolution.
-        attention: resolutions (indices into `channels`, negative from the end) with self-attention.
+        layers: residual blocks per resolution.
+        attention: resolutions with self-attention: indices into `channels`, negative from the end.
         head_dim: channels of an attention head.
         patch: side of the pixel-unshuffle in front of the UNet and of the pixel-shuffle behind it; 1 for none.
         pair: two networks, f^v and f^n, as the reference code trains, instead of the paper's one with two heads.
@@ -53,8 +49,8 @@ class TrainConfig:
 
     Attributes:
         method: flow (Eq. 3), biflow (Eq. 5) or condiff (Eq. 1 given the current frame).
-        steps: optimiser steps in all.
-        batch: samples a step, over all processes and `accumulate` parts.
+        steps: number of optimiser steps.
+        batch: samples per step, over all processes and `accumulate` parts.
         accumulate: parts of a batch whose gradients are summed before the step.
         optimizer: "adamw", the paper's, or "muon", which needs about half the steps (docs/lab-notes.md).
         lr: learning rate after the warm-up.
@@ -62,23 +58,24 @@ class TrainConfig:
         warmup: steps of linear warm-up.
         weight_decay: decoupled weight decay.
         clip: largest norm of the gradient.
-        ema: decay of the averaged weights that sampling uses; 0 for none.
-        alpha_max: noise levels are drawn from U(0, alpha_max) (biflow); the paper's is 1.
-        coarse_noise: share of coarse parts in the training noise n (biflow), which teach the model to undo a drift of
-            colours while streaming; 0 is the paper's white noise. See `biflow.training.noise`.
-        v_scale: the network predicts f^v in this unit, and the loss weighs its term with 1 / v_scale² (flow, biflow).
-            None: the rms of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does.
-            1 is the paper's plain sum; adjacent frames differ by so little (some 1 % of the noise's variance) that f^v
-            then learns almost nothing in a run of a few hours.
+        ema: decay of the averaged weights that streaming uses; 0 for none.
+        alpha_max: BI-FLOW draws noise levels from U(0, alpha_max); the paper's is 1.
+        coarse_noise: share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
+            is the paper's white noise. See `biflow.methods.noise`.
+        v_scale: unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
+            of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does. 1 is the
+            paper's plain sum, with which f^v learns almost nothing in a run of a few hours. Not used by CONDIFF.
         precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX, AVX-512 BF16).
         compile: compile the network with torch.compile; the first step then takes minutes.
-        seed: of the initial weights, the order of the pairs and the noise.
-        log_every, save_every, preview_every: in steps; 0 for no previews.
-        eps: noise level of the previews, and the model's default for streaming (biflow).
-        network: the network's shape.
+        seed: seed of the initial weights, the order of the samples and the noise.
+        log_every: steps between lines of the log.
+        save_every: steps between checkpoints.
+        preview_every: steps between previews; 0 for none.
+        eps: noise level of the previews, and the model's default for streaming (methods that take one).
+        network: the shape of the network.
     """
 
-    method: Method = "biflow"
+    method: str = "biflow"
     steps: int = 200_000
     batch: int = 128
     accumulate: int = 1
@@ -116,3 +113,32 @@ class TrainConfig:
             raise UserError(f"ema is {self.ema}, but must be in [0, 1).")
         if self.eps < 0:
             raise UserError(f"eps is {self.eps}, but must not be negative.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(TrainConfig):
+    """Train FLOW, BI-FLOW or CONDIFF. The same command again resumes from the newest checkpoint in OUT.
+
+    Attributes:
+        data: A prepared set, or anything that `biflow prepare` takes.
+        out: The folder of the run. A run that is there is resumed.
+        config: A YAML file with any of the settings below; options of the command line override it.
+        size: Side of the frames, where DATA is not prepared yet.
+        dry_run: Print the settings and stop.
+
+    Examples:
+        biflow train --config configs/own.yaml --data datasets/mine --out runs/mine
+        biflow train --data my_clips --out runs/mine --steps 4000 --network.channels "[64, 64, 128]"
+        accelerate launch -m biflow.cli train --config configs/base.yaml --data datasets/mine --out runs/mine
+    """
+
+    data: Path
+    out: Path
+    config: Path | None = None
+    size: int = 64
+    dry_run: bool = False
+
+    @property
+    def settings(self) -> TrainConfig:
+        """What the run's checkpoints record: all but where it reads and writes."""
+        return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})

@@ -1,0 +1,67 @@
+"""Settings of the commands that bring clips in."""
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from biflow.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn videos, folders of frames, arrays or archives into the form that training reads.
+
+    Attributes:
+        src: A folder of clips in any mix of forms, or a single file.
+        dst: The folder to write. It appears whole or not at all.
+        size: Side of the square frames.
+        stride: Take every n-th frame.
+        crop: Cut out the largest centred square before resizing, instead of squeezing the whole frame.
+        split: Share of the clips that is used for training, where the source has no split of its own.
+        seed: Seed of the split.
+        fps: Frame rate of sources that do not state theirs.
+        strict: Stop at a damaged or too short clip instead of skipping it.
+        force: Replace a prepared set at DST.
+
+    Examples:
+        biflow prepare my_clips datasets/mine
+        biflow prepare holiday.mp4 datasets/holiday --size 128 --crop
+    """
+
+    src: Path
+    dst: Path
+    _: KW_ONLY
+    size: int = 64
+    stride: int = 1
+    crop: bool = False
+    split: float = 0.8
+    seed: int = 0
+    fps: float | None = None
+    strict: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "stride"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 < self.split <= 1:
+            raise UserError(f"split is {self.split}, but must be above 0 and at most 1.")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"fps is {self.fps}, but must be positive.")
+
+
+@dataclass(frozen=True)
+class FetchData:
+    """Download one of the paper's datasets, after showing its terms.
+
+    Attributes:
+        name: sky, biking, riding, carla, mazes or minerl.
+        out: The folder for downloads; the set gets a folder in it.
+
+    Examples:
+        biflow data fetch mazes
+        biflow prepare datasets/mazes datasets/mazes-64
+    """
+
+    name: str
+    _: KW_ONLY
+    out: Path = Path("datasets")

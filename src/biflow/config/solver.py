@@ -1,0 +1,76 @@
+"""How to solve a frame: a method, and either a number of fixed steps or tolerances."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from biflow.errors import UserError
+
+SolverName = Literal["adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference"]
+SOLVERS: tuple[str, ...] = get_args(SolverName)
+NEED_STEPS = ("euler", "rk4")  # without an error estimate to choose a step size by
+
+
+@dataclass(frozen=True)
+class Solver:
+    """How to solve: a method, and either a number of fixed steps or tolerances. `dataclasses.asdict` of it is JSON.
+
+    Attributes:
+        method: "adams" (second order, one evaluation per step; benchmarks/README.md compares them) or a Runge-Kutta
+            method, a key of `biflow.solvers.TABLEAUS`.
+        steps: number of fixed steps (equal ones; those of "adams" get smaller towards the end); None adapts the step
+            size of every sample to rtol and atol.
+        rtol, atol: tolerated error of one step, for each element atol + rtol * |x|. Adaptive solves only.
+        reference: reproduce the reference implementation, that is torchode's Heun with its IntegralController, step by
+            step. It spends 2 evaluations on choosing the first step, and computes the first stage again after a
+            rejection. Needs method "heun" and steps None.
+        max_nfe: an adaptive solve gives up once an unfinished sample has cost that many evaluations.
+
+    Raises:
+        UserError: settings that are unknown, out of range, or do not go together.
+    """
+
+    method: str = "adams"
+    steps: int | None = None
+    rtol: float = 1e-2
+    atol: float = 1e-2
+    reference: bool = False
+    max_nfe: int = 1000
+
+    def __post_init__(self) -> None:
+        methods = SOLVERS[:-1]
+        if self.method not in methods:
+            near = difflib.get_close_matches(self.method.lower(), methods, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
+            raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps must be at least 1, or None for adaptive steps, but is {self.steps}.")
+        if not (self.rtol > 0 and self.atol > 0):
+            raise UserError(f"rtol and atol must be positive, but are {self.rtol} and {self.atol}.")
+        if self.max_nfe < 1:
+            raise UserError(f"max_nfe must be at least 1, but is {self.max_nfe}.")
+        if self.reference and (self.steps is not None or self.method != "heun"):
+            raise UserError(
+                "The reference solver is torchode's adaptive Heun: it needs the method 'heun' and no number of steps."
+            )
+        if self.steps is None and self.method in NEED_STEPS:
+            adaptive = ", ".join(name for name in methods if name not in NEED_STEPS)
+            raise UserError(
+                f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}.",
+                setting="steps",
+            )
+
+    @classmethod
+    def named(cls, name: str, *, steps: int | None = None, rtol: float = 1e-2, atol: float | None = None) -> "Solver":
+        """The settings for a name in SOLVERS, where "reference" is the paper's solver. `atol` None takes rtol."""
+        reference = name == "reference"
+        method = "heun" if reference else name
+        return cls(method, steps, rtol, rtol if atol is None else atol, reference)
+
+    @property
+    def name(self) -> str:
+        """The name in SOLVERS that gives this solver."""
+        return "reference" if self.reference else self.method
+
+    def __str__(self) -> str:
+        return f"{self.name}, {f'{self.steps} fixed steps' if self.steps else f'adaptive, rtol {self.rtol:g}'}"

@@ -1,0 +1,125 @@
+"""Settings of the commands that stream video."""
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
+
+from biflow.config.solver import Solver, SolverName
+from biflow.errors import UserError
+
+Direction = Literal["forward", "backward"]
+Engine = Literal["auto", "torch", "compile", "openvino"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Stream videos from a model into mp4 files, a contact sheet and stats.json.
+
+    Attributes:
+        model: A run of `biflow train`, or a model folder.
+        first: What to start from: an image, a folder of images, or a prepared set (frames of its test split). The
+            model's own first frames by default.
+        frames: Steps of the model; each is one frame of the training videos.
+        eps: Noise level added before each frame, for methods that take one. The model's own by default.
+        direction: Direction in time.
+        solver: The ODE solver; "reference" is the paper's own.
+        steps: Number of fixed solver steps per frame, instead of adaptive steps.
+        rtol: Relative tolerance of adaptive steps.
+        atol: Absolute tolerance of adaptive steps; rtol by default.
+        engine: What evaluates the network. "auto" uses OpenVINO on a CPU where it is installed, else PyTorch.
+        fps: Frame rate of the mp4 files. That of the training videos by default, or 25.
+        fps_factor: Frames shown per step of the model; 4 shows three frames in between.
+        samples: Number of videos. One per first frame by default, at most 8.
+        batch: Videos solved at once. It does not change them.
+        seed: Seed of the noise and of the choice of first frames.
+        png: Also write every frame as a PNG.
+        out: The folder for the results.
+
+    Examples:
+        biflow sample runs/mine --first datasets/mine --frames 512
+        biflow sample runs/mine --first photo.jpg --eps 0.2 --out samples/photo
+        biflow sample runs/mine --first datasets/mine --direction backward
+    """
+
+    model: Path
+    _: KW_ONLY
+    first: Path | None = None
+    frames: int = 512
+    eps: float | None = None
+    direction: Direction = "forward"
+    solver: SolverName = "adams"
+    steps: int | None = None
+    rtol: float = 1e-2
+    atol: float | None = None
+    engine: Engine = "auto"
+    fps: float | None = None
+    fps_factor: int = 1
+    samples: int | None = None
+    batch: int = 8
+    seed: int = 0
+    png: bool = False
+    out: Path = Path("samples")
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "batch", "samples", "fps_factor"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"{name} is {value}, but must be at least 1.")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise UserError(f"fps is {self.fps}, but must be positive.")
+        _ = self.full_solver  # it raises UserError
+
+    @property
+    def full_solver(self) -> Solver:
+        """The solver of these settings."""
+        return Solver.named(self.solver, steps=self.steps, rtol=self.rtol, atol=self.atol)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Stream videos from the model that ships with biflow, to files or live to a browser.
+
+    Attributes:
+        out: The folder for the results: demo.mp4, demo.png and demo.json.
+        frames: Frames per video.
+        samples: Number of videos.
+        seed: Seed of the noise.
+        live: Open a page that streams the model live, instead of writing files.
+        port: Port of that page; 0 for any free one.
+
+    Examples:
+        biflow demo
+        biflow demo --live
+    """
+
+    _: KW_ONLY
+    out: Path = Path("out")
+    frames: int = 200
+    samples: int = 4
+    seed: int = 0
+    live: bool = False
+    port: int = 8000
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve a page that streams models live and lets viewers control them.
+
+    Attributes:
+        model: A run of `biflow train`, a model folder, or a folder of these to switch between.
+        host: Address to listen on; 0.0.0.0 lets other machines in.
+        port: Port to listen on; 0 for any free one.
+        token: A secret that browsers must give once. Without it, anyone who reaches the server may use it.
+        first: What to start from: an image, a folder of images, or a prepared set. The model's own first frames by
+            default.
+
+    Examples:
+        biflow serve runs/mine
+        biflow serve runs --host 0.0.0.0 --token a-long-secret
+    """
+
+    model: Path
+    _: KW_ONLY
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str = ""
+    first: Path | None = None
