@@ -20,8 +20,8 @@ class Evaluate:
         model: A run of `biflow train`, or a model folder.
         data: A prepared set. The videos are compared with its test split.
         out: The folder for metrics.json and the videos. After an interruption, the same command resumes there.
-        protocol: "quick" (sized for a CPU), "paper" (128 videos of 512 frames), or a JSON file: a protocol's settings, or
-            the metrics.json of an evaluation to repeat.
+        protocol: "quick" (sized for a CPU), "paper" (128 videos of 512 frames), or a JSON file: the settings of a
+            protocol, or the metrics.json of an evaluation to repeat.
         eps: Noise level, instead of the protocol's.
         direction: Direction in time, instead of the protocol's.
         solver: ODE solver, instead of the protocol's.
