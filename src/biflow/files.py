@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from biflow.errors import UserError
 
 
 def commit() -> str:
@@ -66,30 +68,30 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
 
 
-def device() -> torch.device:
-    """CUDA if there is one, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors in `path`. Raises UserError if it is not a safetensors file; nothing is ever unpickled."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}.") from error
+    except Exception as error:  # safetensors raises its own SafetensorError, and OSError for folders
+        raise UserError(f"{path} is not a safetensors file (a pickle is never loaded): {error}") from error
 
 
-def computes_in_bf16() -> bool:
-    """Whether `device()` multiplies in bf16 by itself, so that bf16 is the faster way."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+from contextlib import contextmanager  # noqa: E402
+import shutil  # noqa: E402
 
 
-def keep_compiled() -> None:
-    """Let torch.compile keep its work for later runs, in the cache; by itself it keeps it where a reboot clears it."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-
-
-def hardware() -> str:
-    """What this machine computes on, in words."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"
+@contextmanager
+def replacing(path: Path, *, sync: bool = True):
+    """temporary"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)

@@ -1,23 +1,49 @@
-"""Interpolation and the curves along which a frame is solved.
+"""What a network is asked, interpolation, and the curves along which a frame is solved.
 
-Direction, said once for the whole project: t = 0 is the current frame x0, t = 1 is the next frame x1, and alpha is the
-amount of noise (0: clean). The curve parameter k runs from 0 to 1 forward in time; backward in time is the same
+Direction, stated once for the whole project: t = 0 is the current frame x0, t = 1 is the next frame x1, and alpha is
+the amount of noise (0: clean). The curve parameter k runs from 0 to 1 forward in time; backward in time is the same
 curve solved from k = 1 to k = 0. Equations are those of Liu & Ritschel, *Generative Video Bi-flow*, ICCV 2025.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+class Query(NamedTuple):
+    """What a network is asked about b samples; a method leaves out what it does not use.
+
+    A method may ask with another NamedTuple of tensors. Its first field is the state, and all begin with b.
+    """
+
+    x: Tensor  # (b, *shape), the state
+    t: Tensor | None = None  # (b,), time from the current frame (0) to the next (1)
+    alpha: Tensor | None = None  # (b,), noise level; for CONDIFF the way from noise (0) to the next frame (1)
+    condition: Tensor | None = None  # (b, *shape), the current frame
+
+
 class Fields(NamedTuple):
-    """What a network predicts at (x, t, alpha), each of x's shape."""
+    """What a network answers, each of the state's shape."""
 
     v: Tensor  # f^v, towards x1 - x0
-    n: Tensor | None = None  # f^n, towards the noise n; None for FLOW and CONDIFF
+    n: Tensor | None = None  # f^n, towards the noise n; only of networks with two heads
+
+
+Network = Callable[[Any], Fields]
+"""A network: from a Query (or another NamedTuple of tensors that its method asks with) to Fields."""
+
+
+def present(tensors: NamedTuple) -> dict[str, Tensor]:
+    """The tensors of a query, or of fields, that are there, by name and in order."""
+    return {name: tensor for name, tensor in tensors._asdict().items() if tensor is not None}
+
+
+def join(queries: Sequence[Any]) -> Any:
+    """Queries of one kind as one, batch after batch."""
+    return type(queries[0])(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*queries, strict=True)))
 
 
 class Curve(NamedTuple):
@@ -78,14 +104,14 @@ def denoising_line(t: float, eps: float) -> Curve:
     return line((t, eps), (t, 0.0))
 
 
-def field_along(fields: Callable[..., Fields], curve: Curve) -> Callable[[Tensor, Tensor], Tensor]:
+def field_along(network: Network, curve: Curve) -> Callable[[Tensor, Tensor], Tensor]:
     """The joint field f^j(x, k) = f^v dt_k/dk + f^n dalpha_k/dk of a characteristic curve. Eq. (8)
 
-    `fields(x, t, alpha)` gives f^v and f^n. The result maps a state (b, ...) and k (b,) to dx/dk (b, ...).
+    The result maps a state (b, ...) and k (b,) to dx/dk (b, ...).
     """
 
     def joint(x: Tensor, k: Tensor) -> Tensor:
-        v, n = fields(x, curve.t(k), curve.alpha(k))
+        v, n = network(Query(x, t=curve.t(k), alpha=curve.alpha(k)))
         dx = v * _over(curve.dt_dk(k), v)
         return dx if n is None else dx + n * _over(curve.dalpha_dk(k), n)
 

@@ -1,24 +1,24 @@
-"""Frames out of a model, one after the other: the only frame loop of the project.
+"""Frames out of a model, one after the other: the only frame loop of the project, and the one place that drains it.
 
 Sampling to a file, previews while training, evaluation and the web page all drain `stream`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, islice
-from typing import Literal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice, pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from biflow import paths
+from biflow.config import Direction, Solver
 from biflow.errors import UserError
-from biflow.networks import VideoUNet
-from biflow.solvers import Field, Solver, solve
-
-Direction = Literal["forward", "backward"]
+from biflow.methods.biflow import denoise as _denoise
+from biflow.model import Model
+from biflow.solvers import SolverError
+from biflow.video import to_uint8
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,31 @@ class Frame:
     """One step of a stream.
 
     Attributes:
-        x: (b, 3, h, w) in [-1, 1].
+        x: (b, *shape); for frames (b, 3, h, w) in [-1, 1].
         nfe: (b,) network evaluations that each sample's frame took.
         time: distance from the first frame, in frames of the training videos; negative backward in time.
     """
 
-    x: Float[Tensor, "b 3 h w"]
+    x: Float[Tensor, "b *shape"]
     nfe: Int[Tensor, " b"]
     time: float
 
 
 def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator a sample, seeded by (seed, sample): a sample's noise does not depend on its batch."""
+    """One CPU generator per sample, seeded by (seed, sample): a sample's noise does not depend on its batch."""
     states = (np.random.SeedSequence((seed, sample)).generate_state(1, np.uint64)[0] for sample in samples)
     return [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
 
 
 def stream(
-    model: VideoUNet,
-    first: Float[Tensor, "b 3 h w"],
+    model: Model,
+    first: Float[Tensor, "b *shape"],
     *,
-    generators: Sequence[torch.Generator],
+    generators: Sequence[torch.Generator] | None = None,
     eps: float | None = None,
     direction: Direction = "forward",
     solver: Solver | None = None,
     in_between: int = 1,
-    fields: Callable[..., paths.Fields] | None = None,
 ) -> Iterator[Frame]:
     """Endless frames that follow (or, backward, precede) `first`; memory does not grow.
 
@@ -59,29 +58,34 @@ def stream(
     Sec. 5); eps = 0 is pure prediction (Eq. 7), as is FLOW. CONDIFF solves from noise, given the last frame.
 
     Args:
-        model: on the device to compute on, in evaluation mode.
-        first: the frames to start from, in [-1, 1].
-        generators: one a sample, for its noise; see `sample_generators`.
-        eps: noise level, BI-FLOW only; None for the model's own.
-        direction: in time. CONDIFF only runs forward.
-        solver: None for the default, adaptive Adams at rtol = atol = 1e-2.
-        in_between: frames a step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
-            left with noise (eps > 0) is shown denoised at its time (Eq. 6), while the solution itself goes on.
-        fields: what evaluates the model, `biflow.engines.fields(model)`; None for the model itself.
+        model: of any network and sample shape; `biflow.engines.with_engine` gives a faster one.
+        first: the frames to start from, within the model's limits ([-1, 1] for pixels), on its device.
+        generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
+        eps: noise level, for methods that take one; the model's own by default.
+        direction: direction in time, where the method can be solved backward.
+        solver: adaptive Adams at rtol = atol = 1e-2 by default.
+        in_between: frames per step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
+            left with noise (eps > 0) is shown denoised at its time (Eq. 6), while the solution itself continues.
 
     Raises:
         UserError: frames that do not fit the model, or something that its method cannot do.
         SolverError: the solution is not finite, or takes too many evaluations.
+
+    Examples:
+        >>> model = biflow.load_model(biflow.shipped_model())
+        >>> first = biflow.first_frames(model.folder / "first", model.size, samples=1)
+        >>> frames = biflow.stream(model, to_float(first), eps=0.2)
+        >>> next(frames).x.shape
+        torch.Size([1, 3, 64, 64])
     """
-    eps = _check(model, first, eps, direction, in_between, len(generators))
-    return _frames(
-        model, fields or model, first, generators, eps, direction == "backward", solver or Solver(), in_between
-    )
+    generators = sample_generators(0, range(len(first))) if generators is None else generators
+    _check_first(model, first, len(generators))
+    eps = _check_settings(model, eps, direction, in_between)
+    return _frames(model, first, generators, eps, direction == "backward", solver or Solver(), in_between)
 
 
 def _frames(
-    model: VideoUNet,
-    fields: Callable[..., paths.Fields],
+    model: Model,
     last: Tensor,
     generators: Sequence[torch.Generator],
     eps: float,
@@ -89,98 +93,124 @@ def _frames(
     solver: Solver,
     in_between: int,
 ) -> Iterator[Frame]:
-    curve = paths.backward_line(eps) if backward else paths.forward_line(eps)
-    legs = np.linspace(1.0, 0.0, in_between + 1) if backward else np.linspace(0.0, 1.0, in_between + 1)
-    leg_solver = _share_steps(solver, in_between)
-    field = model_field(fields, model.method, curve)
+    method, network = model.method, model.network
+    legs = list(pairwise(np.linspace(*((1.0, 0.0) if backward else (0.0, 1.0)), in_between + 1).tolist()))
+    if solver.steps is not None:  # a number of fixed steps is shared among the legs
+        solver = replace(solver, steps=-(-solver.steps // in_between))
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
-    for index in count(1):
+    for index in count():
         with torch.inference_mode():
-            conditions: tuple[Tensor, ...] = ()
-            if model.method == "condiff":
-                x, conditions = _noise_like(last, generators), (last,)
-            else:
-                x = last + eps * _noise_like(last, generators) if eps else last
-        for leg in range(in_between):
+            x, given = method.start(last, eps, generators)
+        for leg, (k0, k1) in enumerate(legs, start=1):
             with torch.inference_mode():
-                k0, k1 = float(legs[leg]), float(legs[leg + 1])
-                solution = solve(field, x, k0, k1, solver=leg_solver, args=conditions, first_step=step)
+                solution = method.advance(network, x, k0, k1, given=given, eps=eps, solver=solver, first_step=step)
                 x, nfe = solution.x, solution.nfe
                 step = None if solver.reference else solution.next_step
                 shown = x
-                if leg < in_between - 1 and eps:
-                    k = torch.tensor([k1])
-                    line = paths.denoising_line(curve.t(k).item(), curve.alpha(k).item())
-                    clean = solve(model_field(fields, model.method, line), x, 0.0, 1.0, solver=leg_solver)
-                    shown, nfe = clean.x, nfe + clean.nfe
-                shown = shown.clamp(-1, 1)
-                if leg == in_between - 1:
-                    last = shown
-            time = index - 1 + (leg + 1) / in_between
+                if leg < in_between:
+                    clean = method.clean(network, x, k1, eps=eps, backward=backward, solver=solver)
+                    shown, nfe = (clean.x, nfe + clean.nfe) if clean else (x, nfe)
+                if model.limits:
+                    shown = shown.clamp(*model.limits)
+            time = index + leg / in_between
             yield Frame(shown, nfe, -time if backward else time)
+        last = shown
 
 
-def rollout(
-    model: VideoUNet, first: Float[Tensor, "b 3 h w"], *, frames: int, **settings
-) -> Float[Tensor, "b n 3 h w"]:
+def generate(model: Model, first: Float[Tensor, "b *shape"], *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
     """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 
 
 def denoise(
-    model: VideoUNet, x: Float[Tensor, "b 3 h w"], t: float, alpha: float, *, solver: Solver | None = None
-) -> tuple[Float[Tensor, "b 3 h w"], Int[Tensor, " b"]]:
-    """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)"""
-    if model.method != "biflow":
-        raise UserError(f"Denoising needs a BI-FLOW model: this one was trained with {model.method}.")
-    field = model_field(model, model.method, paths.denoising_line(t, alpha))
-    solution = solve(field, x, 0.0, 1.0, solver=solver or Solver())
+    model: Model, x: Float[Tensor, "b *shape"], t: float, alpha: float, *, solver: Solver | None = None
+) -> tuple[Float[Tensor, "b *shape"], Int[Tensor, " b"]]:
+    """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)
+
+    Raises UserError for a model whose method does not learn noise.
+    """
+    if not model.method.takes_eps:
+        raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {model.method.title}.")
+    solution = _denoise(model.network, x, t, alpha, solver=solver)
     return solution.x, solution.nfe
 
 
-def model_field(fields: Callable[..., paths.Fields], method: str, curve: paths.Curve) -> Field:
-    """f(x, k, *conditions) → dx/dk along a curve; CONDIFF's one condition is the current frame."""
-    if method == "condiff":
-        return lambda x, k, condition: fields(x, k, condition=condition).v
-    return paths.field_along(fields, curve)
+@dataclass(frozen=True)
+class Shown:
+    """A frame of a stream as it is shown.
+
+    Attributes:
+        x: (b, 3, h, w) in [-1, 1], on the model's device.
+        pixels: the same as uint8, on the CPU.
+        nfe: evaluations of each sample.
+        time: as of `Frame`.
+        seconds: that solving took, for the whole batch.
+    """
+
+    x: Float[Tensor, "b 3 h w"]
+    pixels: UInt8[Tensor, "b 3 h w"]
+    nfe: list[int]
+    time: float
+    seconds: float
 
 
-def _noise_like(x: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    noise = [torch.randn(x.shape[1:], generator=generator) for generator in generators]
-    return torch.stack(noise).to(x.device, x.dtype)
+def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
+    """The frames of a stream as pixels, with what they cost; the first one has number `start`.
+
+    Raises:
+        UserError: a frame that could not be solved, by its number.
+    """
+    for number in count(start):
+        begun = time.perf_counter()
+        try:
+            frame = next(frames)
+        except SolverError as error:
+            raise UserError(f"Frame {number} could not be solved: {error}") from error
+        pixels = to_uint8(frame.x).cpu()  # waits for the device
+        yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun)
 
 
-def _share_steps(solver: Solver, legs: int) -> Solver:
-    """The solver of one of `legs` legs: a fixed number of steps is shared among them."""
-    if solver.steps is None or legs == 1:
-        return solver
-    return Solver(method=solver.method, steps=-(-solver.steps // legs))
-
-
-def _check(
-    model: VideoUNet, first: Tensor, eps: float | None, direction: str, in_between: int, generators: int
-) -> float:
-    """The noise level to use. Raises UserError for what this model cannot stream."""
-    height, width = first.shape[-2:]
-    if [height, width] != list(model.config["size"]):
-        expected = "x".join(str(side) for side in model.config["size"])
-        raise UserError(f"The first frame is {height}x{width}, but the model was trained on {expected}; resize it.")
+def _check_first(model: Model, first: Tensor, generators: int) -> None:
+    """Raise UserError for frames that this model cannot start from."""
+    if model.shape is not None and tuple(first.shape[1:]) != tuple(model.shape):
+        expected = f"a batch of frames of shape {tuple(model.shape)}"
+        if tuple(first.shape) == tuple(model.shape):
+            raise UserError(f"The first frame has no batch dimension: give {expected}, for instance first[None].")
+        if first.ndim == len(model.shape) + 1 == 4 and first.shape[1] == model.shape[0]:
+            by, wanted = ("x".join(map(str, shape)) for shape in (first.shape[2:], model.shape[1:]))
+            raise UserError(f"The first frame is {by}, but the model was trained on {wanted}; resize it.")
+        raise UserError(f"The first frames have shape {tuple(first.shape)}; the model starts from {expected}.")
+    if not first.is_floating_point():
+        raise UserError(f"The first frames are {first.dtype}; convert pixels with biflow.video.to_float.")
+    if model.limits and len(first):
+        low, high = first.min().item(), first.max().item()
+        slack = 1e-3 * (model.limits[1] - model.limits[0])
+        if low < model.limits[0] - slack or high > model.limits[1] + slack:
+            raise UserError(
+                f"The first frames go from {low:g} to {high:g}, but must lie in [{model.limits[0]:g}, "
+                f"{model.limits[1]:g}]; convert pixels with biflow.video.to_float."
+            )
     if generators != len(first):
-        raise ValueError(f"{len(first)} samples need as many generators, not {generators}.")
+        raise UserError(f"{len(first)} samples need as many generators, not {generators}.")
+
+
+def _check_settings(model: Model, eps: float | None, direction: str, in_between: int) -> float:
+    """The noise level to use. Raises UserError for what this model cannot stream."""
+    method = model.method
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
     if in_between < 1:
-        raise UserError(f"fps-factor is {in_between}, but must be at least 1.")
-    if model.method == "condiff" and (direction == "backward" or in_between > 1):
-        raise UserError(
-            "CONDIFF solves from noise to the next frame: it has no backward direction and nothing between."
-        )
-    if model.method != "biflow":
+        raise UserError(f"in_between is {in_between}, but must be at least 1.")
+    if direction == "backward" and not method.backward:
+        raise UserError(f"{method.title} has no backward direction.", setting="direction")
+    if in_between > 1 and not method.in_between:
+        raise UserError(f"{method.title} solves from noise to the next frame: it has nothing in between.")
+    if not method.takes_eps:
         if eps:
-            raise UserError(f"eps {eps:g} needs a BI-FLOW model: this one was trained with {model.method}, use eps 0.")
+            raise UserError(f"eps {eps:g} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
         return 0.0
-    eps = float(model.config["eps"]) if eps is None else eps
+    eps = float(model.eps) if eps is None else eps
     if not 0 <= eps < float("inf"):
-        raise UserError(f"eps is {eps:g}, but must be 0 or more.")
+        raise UserError(f"eps is {eps:g}, but must be 0 or more.", setting="eps")
     return eps

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from biflow.errors import UserError
+from biflow.tableaus import TABLEAUS
 
 SolverName = Literal["adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference"]
 SOLVERS: tuple[str, ...] = get_args(SolverName)
-NEED_STEPS = ("euler", "rk4")  # without an error estimate to choose a step size by
+
+def is_adaptive(name: str) -> bool:
+    """Whether a solver can choose its steps: the others have no error estimate and need a number of steps."""
+    return name not in TABLEAUS or TABLEAUS[name].b_low is not None
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Solver:
 
     Attributes:
         method: "adams" (second order, one evaluation per step; benchmarks/README.md compares them) or a Runge-Kutta
-            method, a key of `biflow.solvers.TABLEAUS`.
+            method, a key of `biflow.tableaus.TABLEAUS`.
         steps: number of fixed steps (equal ones; those of "adams" get smaller towards the end); None adapts the step
             size of every sample to rtol and atol.
         rtol, atol: tolerated error of one step, for each element atol + rtol * |x|. Adaptive solves only.
@@ -38,7 +42,7 @@ class Solver:
     max_nfe: int = 1000
 
     def __post_init__(self) -> None:
-        methods = SOLVERS[:-1]
+        methods = ("adams", *TABLEAUS)
         if self.method not in methods:
             near = difflib.get_close_matches(self.method.lower(), methods, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
@@ -53,8 +57,8 @@ class Solver:
             raise UserError(
                 "The reference solver is torchode's adaptive Heun: it needs the method 'heun' and no number of steps."
             )
-        if self.steps is None and self.method in NEED_STEPS:
-            adaptive = ", ".join(name for name in methods if name not in NEED_STEPS)
+        if self.steps is None and not is_adaptive(self.method):
+            adaptive = ", ".join(filter(is_adaptive, methods))
             raise UserError(
                 f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}.",
                 setting="steps",

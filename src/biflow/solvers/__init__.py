@@ -11,22 +11,12 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
+from biflow.config.solver import Solver
 from biflow.solvers import adams, runge_kutta
 from biflow.solvers.runge_kutta import runge_kutta_step
-from biflow.solvers.settings import METHODS, TABLEAUS, Solver, Tableau
 from biflow.solvers.solution import Field, Solution, SolverError
 
-__all__ = [
-    "METHODS",
-    "TABLEAUS",
-    "Field",
-    "Solution",
-    "Solver",
-    "SolverError",
-    "Tableau",
-    "runge_kutta_step",
-    "solve",
-]
+__all__ = ["Field", "Solution", "Solver", "SolverError", "runge_kutta_step", "solve"]
 
 
 def solve(
@@ -55,7 +45,8 @@ def solve(
         The state at k1 and the costs of each sample. Differentiable where f is; the step sizes count as constants.
 
     Raises:
-        ValueError: an interval of no length, an arg whose leading size is not b, or a first_step that is not positive.
+        ValueError: an interval of no length, an arg whose leading size is not b, a first_step that is not positive, or
+            a field of another shape than x.
         SolverError: NaN or inf (fixed steps look for it at the end only, once), a step too small to represent, or
             more than `solver.max_nfe` evaluations; it names the sample and k.
     """
@@ -63,7 +54,14 @@ def solve(
         raise ValueError(f"k0 and k1 must be finite and differ, but are {k0} and {k1}.")
     if sizes := [len(arg) for arg in args if len(arg) != len(x)]:
         raise ValueError(f"Every one of args needs one entry for each of the {len(x)} samples, but one has {sizes[0]}.")
+
+    def field(x: Tensor, k: Tensor, *args: Tensor) -> Tensor:
+        dx = f(x, k, *args)
+        if dx.shape != x.shape:  # broadcasting would hide it
+            raise ValueError(f"The field gives dx/dk of shape {tuple(dx.shape)} for x of shape {tuple(x.shape)}.")
+        return dx
+
     method = adams if solver.method == "adams" else runge_kutta
     if solver.steps is not None:
-        return method.solve_fixed(f, x, k0, k1, solver, args)
-    return method.solve_adaptive(f, x, k0, k1, solver, args, first_step)
+        return method.solve_fixed(field, x, k0, k1, solver, args)
+    return method.solve_adaptive(field, x, k0, k1, solver, args, first_step)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from biflow.solvers.settings import Solver
+from biflow.config.solver import Solver
 from biflow.solvers.solution import (
     Field,
     Solution,

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from biflow.solvers.settings import Solver, Tableau
+from biflow.config.solver import Solver
 from biflow.solvers.solution import (
     Field,
     Solution,
@@ -16,6 +16,7 @@ from biflow.solvers.solution import (
     given_step,
     rms,
 )
+from biflow.tableaus import TABLEAUS, Tableau
 
 
 def runge_kutta_step(
@@ -68,7 +69,7 @@ def _combine(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
 
 def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args: tuple[Tensor, ...]) -> Solution:
     """Equal steps, without a host synchronisation before the check at the end."""
-    steps, tableau = solver.steps, solver.tableau
+    steps, tableau = solver.steps, TABLEAUS[solver.method]
     assert steps is not None
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     h = torch.full_like(k, (k1 - k0) / steps)
@@ -90,7 +91,7 @@ def solve_adaptive(
     first_step: Tensor | float | None,
 ) -> Solution:
     """Steps adapted to each sample. The variables of the loop hold the samples still live; `solution` holds all."""
-    tableau = solver.tableau
+    tableau = TABLEAUS[solver.method]
     direction = 1.0 if k1 > k0 else -1.0
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     h_min = torch.finfo(k.dtype).eps * max(abs(k0), abs(k1))
@@ -172,5 +173,5 @@ def _hairer_first_step(
     h0 = torch.minimum(h0, (end - k).abs())
     v1 = f((x + direction * columns(h0, x) * v0).to(x.dtype), k + direction * h0, *args)
     d = torch.maximum(d1, rms((v1 - v0) / bounds) / h0)
-    h1 = torch.where(d <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / d) ** (1 / solver.tableau.order))
+    h1 = torch.where(d <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / d) ** (1 / TABLEAUS[solver.method].order))
     return torch.minimum(100 * h0, h1).detach()

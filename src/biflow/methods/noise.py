@@ -1,4 +1,4 @@
-"""The noise n that BI-FLOW trains on: white, as the paper's, or with coarse parts in it."""
+"""Noise: for training, white or with coarse parts in it; for streaming, white and one generator per sample."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-CELLS = (1, 4, 16)  # a side: a whole frame's colour, a corridor's, a texture's
+CELLS = (1, 4, 16)  # per side: a whole frame's colour, a corridor's, a texture's
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator, *, coarse: float = 0.0) -> Float[Tensor, "b c h w"]:
-    """White noise ~ N(0, 1), and `coarse` times noise of 1, 4 and 16 cells a side, enlarged bilinearly to the frame.
+    """White noise ~ N(0, 1), plus `coarse` times noise of 1, 4 and 16 cells per side, enlarged bilinearly to the frame.
 
-    White noise has next to nothing at low frequencies, so that nothing teaches a network to undo a shift in brightness.
+    White noise has next to nothing at low frequencies, so nothing teaches a network to undo a shift in brightness.
     Coarse parts do, as offset noise (Guttenberg 2023) and pyramid noise (Whitaker 2023) do in image diffusion. They are
     for training: streamed with white noise, such a model takes the drift of its own frames for coarse noise and removes
     it. On the generator's device; with `coarse` 0 the numbers are those of torch.randn.
@@ -24,3 +24,9 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, *, coarse: floa
             part = torch.randn((*shape[:2], cells, cells), generator=generator, device=generator.device)
             n += coarse * F.interpolate(part, tuple(shape[2:]), mode="bilinear")
     return n
+
+
+def noise_like(x: Float[Tensor, "b *shape"], generators: Sequence[torch.Generator]) -> Float[Tensor, "b *shape"]:
+    """White noise of the shape of x, each sample's from its own generator, so that it does not depend on the batch."""
+    noise = [torch.randn(x.shape[1:], generator=generator, device=generator.device) for generator in generators]
+    return torch.stack(noise).to(x.device, x.dtype)

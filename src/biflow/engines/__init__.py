@@ -1,0 +1,67 @@
+"""What evaluates a network: PyTorch as it is, torch.compile, or OpenVINO; the same fields from each.
+
+An engine is a function from a model to a callable that answers the same queries as its network. OpenVINO on a CPU,
+and PyTorch on a GPU, compute in bf16 where the hardware does and frames stay the same. The numbers behind "auto" are
+in benchmarks/README.md.
+"""
+
+import logging
+from dataclasses import replace
+from importlib.util import find_spec
+
+from biflow.config import Engine
+from biflow.engines.compile import compiled
+from biflow.engines.cuda_graphs import graphed
+from biflow.engines.openvino import openvino_network
+from biflow.engines.precision import FINE, HALF_LEVEL, bf16_network, frame_error
+from biflow.machine import computes_in_bf16
+from biflow.model import Model
+
+__all__ = ["FINE", "HALF_LEVEL", "frame_error", "with_engine"]
+log = logging.getLogger("biflow")
+
+
+def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) -> Model:
+    """The same model with its network evaluated by `engine`, for any batch; its `engine` names what does so.
+
+    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch, on a GPU in bf16 and on CUDA by graphs. An
+    engine that is missing or fails is replaced by PyTorch, and the logger says so in a sentence. `rtol` is the
+    tolerance that frames will be solved to: a solver that looks closer than FINE would take bf16's roundings for the
+    field's, and spend evaluations on them.
+    """
+    on_cpu = model.device.type == "cpu"
+    if engine == "auto" and on_cpu and find_spec("openvino"):
+        engine = "openvino"
+    try:
+        if engine == "openvino":
+            if not on_cpu:
+                raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
+            network, precision = openvino_network(model, "f32" if rtol < FINE else None)
+            return replace(model, network=network, engine=f"openvino {precision}")
+        if engine == "compile":
+            return replace(model, network=compiled(model), engine=engine)
+    except Exception as error:  # whatever a compiler may raise: the video matters more
+        reason = _reason(error)
+        if engine == "openvino" and isinstance(error, ImportError):
+            reason = "it is not installed; pip install openvino"
+        log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
+        return model
+    return model if engine == "torch" or on_cpu else _on_gpu(model, rtol)
+
+
+def _on_gpu(model: Model, rtol: float) -> Model:
+    if rtol >= FINE and computes_in_bf16():
+        fast = bf16_network(model)
+        if frame_error(model, fast) <= HALF_LEVEL:
+            model = replace(model, network=fast, engine="torch bf16")
+    if model.device.type == "cuda":
+        try:
+            return replace(model, network=graphed(model), engine=f"{model.engine}, CUDA graphs")
+        except RuntimeError as error:
+            log.warning("CUDA graphs cannot be used (%s); continuing without.", _reason(error))
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exception says, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,76 @@
+"""BI-FLOW: an ODE from each frame to the next that also removes noise. Eq. (4) to (9)"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from biflow import paths
+from biflow.config import Solver, TrainConfig
+from biflow.methods.method import Loss, Method, Terms, squared_error
+from biflow.methods.noise import draw_noise, noise_like
+from biflow.paths import Network, Query, bilinear
+from biflow.solvers import Field, Solution, solve
+
+
+def biflow_loss(
+    network: Network,
+    x0: Float[Tensor, "b *shape"],
+    x1: Float[Tensor, "b *shape"],
+    n: Float[Tensor, "b *shape"],
+    t: Float[Tensor, " b"],
+    alpha: Float[Tensor, " b"],
+) -> Terms:
+    """|| f^v(x_{t,alpha}, t, alpha) - (x1 - x0) ||² + || f^n(x_{t,alpha}, t, alpha) - n ||². Eq. (5)
+
+    Returns the two terms as v and n; the objective is their sum.
+    """
+    v_hat, n_hat = network(Query(bilinear(x0, x1, n, t, alpha), t, alpha))
+    assert n_hat is not None, "BI-FLOW needs a network with two heads"
+    return {"v": squared_error(v_hat, x1 - x0), "n": squared_error(n_hat, n)}
+
+
+def denoise(
+    network: Network, x: Float[Tensor, "b *shape"], t: float, alpha: float, *, solver: Solver | None = None
+) -> Solution:
+    """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
+    field = paths.field_along(network, paths.denoising_line(t, alpha))
+    return solve(field, x, 0.0, 1.0, solver=solver or Solver())
+
+
+class BiFlow(Method):
+    """Frame to frame, with a little noise eps that is removed on the way, and errors with it."""
+
+    name, title = "biflow", "BI-FLOW"
+    heads = 2
+    takes_eps = True
+
+    def loss(self, network: Network, clips: Tensor, generator: torch.Generator, config: TrainConfig) -> Loss:
+        x0, x1 = clips.unbind(1)
+        t, share = torch.rand((2, len(x0)), generator=generator, device=x0.device)
+        n = draw_noise(x0.shape, generator, coarse=config.coarse_noise)
+        return Loss(biflow_loss(network, x0, x1, n, t, share * config.alpha_max), {"t": t, "alpha": share})
+
+    def start(
+        self, frame: Tensor, eps: float, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return frame + eps * noise_like(frame, generators) if eps else frame, ()
+
+    def field(self, network: Network, eps: float, backward: bool) -> Field:
+        return paths.field_along(network, _curve(eps, backward))
+
+    def clean(
+        self, network: Network, x: Tensor, k: float, *, eps: float, backward: bool, solver: Solver
+    ) -> Solution | None:
+        if not eps:
+            return None
+        curve, at = _curve(eps, backward), torch.tensor([k])
+        return denoise(network, x, curve.t(at).item(), curve.alpha(at).item(), solver=solver)
+
+
+def _curve(eps: float, backward: bool) -> paths.Curve:
+    return paths.backward_line(eps) if backward else paths.forward_line(eps)
+
+
+BIFLOW = BiFlow()

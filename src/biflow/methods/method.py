@@ -1,0 +1,109 @@
+"""What a method is: everything that FLOW, BI-FLOW and CONDIFF differ in."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from biflow.config import Solver, TrainConfig
+from biflow.paths import Fields, Network
+from biflow.solvers import Field, Solution, solve
+
+Terms = dict[str, Float[Tensor, " b"]]
+
+
+class Loss(NamedTuple):
+    """The loss of b clips, not yet reduced.
+
+    terms: one value per sample and named term; "v" is weighed with 1 / v_scale², the others with 1.
+    at: one value in [0, 1] per sample for each variable that was drawn, such as t; the log shows the terms against it.
+    """
+
+    terms: Terms
+    at: dict[str, Float[Tensor, " b"]]
+
+
+class Method:
+    """A way to learn and to solve the next frame.
+
+    A new method is a subclass in a file of its own (docs/extending.md). Its attributes say what it is and what it can
+    do. Most methods need `loss` and `field` only.
+
+    Attributes:
+        name: in settings, files and tables of results.
+        title: for people.
+        heads: fields that its network answers with: f^v, or f^v and f^n.
+        window: adjacent frames that its loss looks at.
+        takes_eps: whether it streams with a noise level.
+        backward: whether it can be solved backward in time.
+        in_between: whether a frame can be solved in several legs, with a frame to show after each.
+        motion_unit: whether f^v is a change between frames, which is learned in the unit of their rms change.
+    """
+
+    name: str
+    title: str
+    heads: int = 1
+    window: int = 2
+    takes_eps: bool = False
+    backward: bool = True
+    in_between: bool = True
+    motion_unit: bool = True
+
+    def loss(
+        self, network: Network, clips: Float[Tensor, "b window *shape"], generator: torch.Generator, config: TrainConfig
+    ) -> Loss:
+        """The loss of clips in [-1, 1]; t, alpha and noise are drawn from `generator`, on its device."""
+        raise NotImplementedError
+
+    def start(
+        self, frame: Float[Tensor, "b *shape"], eps: float, generators: Sequence[torch.Generator]
+    ) -> tuple[Float[Tensor, "b *shape"], tuple[Tensor, ...]]:
+        """The state that the frame after (or before) `frame` is solved from, and what else `advance` needs (b, ...)."""
+        return frame, ()
+
+    def field(self, network: Network, eps: float, backward: bool) -> Field:
+        """f(x, k, *given) -> dx/dk, the ODE of a frame for k from 0 to 1, or from 1 to 0 if `backward`."""
+        raise NotImplementedError
+
+    def advance(
+        self,
+        network: Network,
+        x: Float[Tensor, "b *shape"],
+        k0: float,
+        k1: float,
+        *,
+        given: tuple[Tensor, ...] = (),
+        eps: float = 0.0,
+        solver: Solver,
+        first_step: Tensor | None = None,
+    ) -> Solution:
+        """Solve from k0 to k1, the whole of a frame or a leg of it; k1 < k0 is backward in time."""
+        field = self.field(network, eps, backward=k1 < k0)
+        return solve(field, x, k0, k1, solver=solver, args=given, first_step=first_step)
+
+    def clean(
+        self, network: Network, x: Float[Tensor, "b *shape"], k: float, *, eps: float, backward: bool, solver: Solver
+    ) -> Solution | None:
+        """The frame to show for a state on the way, at k. None: the state itself."""
+        return None
+
+    def example(self, frame: Float[Tensor, "b *shape"], eps: float = 0.0) -> Any:
+        """The first query by which the frame after `frame` is solved, always with the same noise."""
+        queries = []
+
+        def record(query: Any) -> Fields:
+            queries.append(query)
+            zero = torch.zeros_like(query[0])
+            return Fields(zero, zero if self.heads == 2 else None)
+
+        generators = [torch.Generator().manual_seed(i) for i in range(len(frame))]
+        x, given = self.start(frame, eps, generators)
+        self.advance(record, x, 0.0, 1.0, given=given, eps=eps, solver=Solver("euler", steps=1))
+        return queries[0]
+
+
+def squared_error(prediction: Float[Tensor, "b *shape"], target: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+    """The paper's squared norm over the number of elements, so that it does not depend on the resolution."""
+    return (prediction.float() - target).square().flatten(1).mean(1)

@@ -1,0 +1,154 @@
+"""A model: a network, its method, and what it was trained on; and the folders that models are kept in.
+
+A folder holds `config.json` and `diffusion_pytorch_model.safetensors`, and beside them the averaged (EMA) weights of a
+run as `diffusion_pytorch_model.ema.safetensors`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from biflow import methods
+from biflow.config import NetworkConfig, parse
+from biflow.errors import UserError
+from biflow.files import read_tensors, write_json, write_tensors
+from biflow.methods import Method
+from biflow.networks import VideoUNet, check_size
+from biflow.paths import Network
+
+WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and what is to be known to stream with it.
+
+    Attributes:
+        network: answers the queries of its method: a `VideoUNet`, an engine's form of it, or any other callable.
+        method: how frames are solved.
+        shape: of a sample, (3, h, w) for frames; None for any.
+        eps: the noise level that streams best with it; 0 for methods that take none.
+        fps: the frame rate of the videos that it was trained on, if known.
+        limits: every frame is clamped to them, and first frames must lie in them; None for none.
+        device: where the network computes.
+        engine: what evaluates the network, in words.
+        folder: where it was loaded from.
+    """
+
+    network: Network
+    method: Method
+    shape: tuple[int, ...] | None = None
+    eps: float = 0.0
+    fps: float | None = None
+    limits: tuple[float, float] | None = (-1.0, 1.0)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    engine: str = "torch"
+    folder: Path | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of its frames."""
+        assert self.shape is not None, "this model makes samples of any shape"
+        _, height, width = self.shape
+        return height, width
+
+    @property
+    def weights(self) -> nn.Module:
+        """The network as a module, which it is unless an engine evaluates it."""
+        assert isinstance(self.network, nn.Module), f"{self.engine} holds no weights to save or train"
+        return self.network
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `config.json` says: all but the weights."""
+        unet = self.network if isinstance(self.network, VideoUNet) else None
+        return {
+            "_class_name": type(self.network).__name__,
+            "_diffusers_version": diffusers.__version__,
+            "eps": self.eps,
+            "fps": self.fps,
+            "method": self.method.name,
+            "network": asdict(unet.network) if unet else None,
+            "size": list(self.size),
+            "v_scale": unet.v_scale if unet else 1.0,
+        }
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, **settings: Any) -> "Model":
+        """The same as `load_model`."""
+        return load_model(folder, **settings)
+
+
+def weights_file(folder: Path, *, ema: bool = True) -> Path:
+    """The weights of the model in `folder`: the averaged ones, where there are any and `ema` asks for them."""
+    averaged = folder / AVERAGED
+    return averaged if ema and averaged.exists() else folder / WEIGHTS
+
+
+def load_model(
+    folder: Path | str, *, ema: bool = True, device: torch.device | str = "cpu", network: nn.Module | None = None
+) -> Model:
+    """The model in `folder` (a run, or a published model) on `device`, ready to stream, with its EMA weights if any.
+
+    `network` takes the weights of a folder whose network is not a `VideoUNet`.
+
+    Raises:
+        UserError: no model there, weights that are not safetensors, or weights of another shape.
+    """
+    folder = Path(folder)
+    path, weights = folder / "config.json", weights_file(folder, ema=ema)
+    if not path.exists():
+        raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
+    if not weights.exists():
+        raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
+    try:
+        settings = json.loads(path.read_text())
+        method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
+        if network is None:
+            config = parse(NetworkConfig, settings.get("network") or {}, "network")
+            check_size(config, height, width)
+            network = VideoUNet(method, config, v_scale=settings.get("v_scale", 1.0))
+        eps, fps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("fps")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not describe a biflow model: {error}") from error
+    load_weights(network, weights)
+    network.to(device).eval()
+    return Model(network, method, (3, height, width), eps, fps, device=torch.device(device), folder=folder)
+
+
+def save_model(
+    folder: Path, model: Model, ema: Mapping[str, Tensor] | None = None, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a model folder, with averaged weights (`ema`) beside the weights if there are any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", model.config)
+    write_tensors(folder / WEIGHTS, model.weights.state_dict(), metadata)
+    if ema is not None:
+        write_tensors(folder / AVERAGED, dict(ema), metadata)
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load `path` (safetensors) into `network` in float32, strictly. Raises UserError for another format or shape."""
+    state = read_tensors(path)
+    expected = network.state_dict()
+    if missing := sorted(expected.keys() - state.keys()) + sorted(state.keys() - expected.keys()):
+        raise UserError(f"{path} is a checkpoint of another network: {missing[0]!r} is in only one of the two.")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{path} is a checkpoint of another shape: {name} is {tuple(state[name].shape)}, "
+                f"expected {tuple(tensor.shape)}."
+            )
+    network.load_state_dict(state)
+
+
+def shipped_model() -> Path:
+    """The folder of the model that comes with the package."""
+    return Path(str(resources.files("biflow"))) / "models" / "maze"
