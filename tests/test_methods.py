@@ -15,7 +15,7 @@ from biflow.model import Model
 from biflow.paths import Fields, Query, present
 from biflow.rollout import sample_generators, stream
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ALL = pytest.mark.parametrize("method", METHODS.values())
 
 
 def column(*values: float) -> torch.Tensor:

@@ -71,7 +71,7 @@ def test_the_model_that_comes_with_the_package():
 
 
 @pytest.mark.parametrize("network", [TINY, PAIR], ids=["tiny", "pair"])
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", METHODS.values())
 def test_a_saved_model_comes_back_the_same(tmp_path, method, network):
     eps = 0.25 if method.takes_eps else 0.0
     model = tiny(method, network, eps=eps, fps=12.5, v_scale=0.5)

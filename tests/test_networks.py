@@ -15,7 +15,7 @@ from biflow.reference import reference_network
 
 TINY = NetworkConfig(channels=(32, 32), layers=1, attention=(-1,), head_dim=16, patch=2)
 RAW_TINY = NetworkConfig(channels=(32, 64), layers=1, attention=(), patch=1, pair=True, time_scale=1.0)
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+ALL = pytest.mark.parametrize("method", METHODS.values())
 
 
 def tiny(method: Method = BIFLOW, network: NetworkConfig = TINY, seed: int = 0, **settings) -> VideoUNet:

@@ -334,7 +334,7 @@ def test_the_reference_looks_for_the_first_step_of_every_frame():
     assert [query.t.item() for query in model.network.queries].count(0) == 6
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", METHODS.values())
 def test_same_seed_same_video_for_any_batch_size(method):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -497,7 +497,7 @@ def test_in_a_world_of_constant_velocity_flow_walks_on_and_keeps_an_error(direct
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4, 4), (2, 3, 4, 5)])
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", METHODS.values())
 def test_samples_may_have_any_shape(method, shape):
     model = known(method, lambda q: -q.x, constant(0.0) if method.heads == 2 else None, shape=shape)
     frames = list(islice(stream(model, torch.zeros(2, *shape)), 2))
