@@ -42,7 +42,7 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     Missing parent folders are created. A file or a folder that `path` names already is replaced, a folder only by a
     folder. After any exception the temporary file is removed, and what was at `path` is unchanged.
 
-    Several processes may write the same path at the same time: the last one to finish wins.
+    Several processes may write the same file at the same time: the last one to finish wins.
 
     Args:
         path: where the result will be.
@@ -114,6 +114,7 @@ def _sync(path: Path) -> None:
 def _rename(partial: Path, path: Path) -> None:
     previous = partial.with_suffix(".previous")
     if partial.is_dir() and path.is_dir():  # a folder that is not empty cannot be overwritten
+        _remove(previous)
         path.rename(previous)
     try:
         partial.replace(path)
@@ -140,8 +141,8 @@ def write_json(path: str | Path, content: object, *, indent: int | None = 1) -> 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. Raises UserError."""
     with replacing(path) as partial:
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
+        contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
@@ -198,15 +199,7 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, progress:
     tag = part.with_suffix(".tag")  # the server's identifier of this version of the file
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url} is not an http or https address.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _receive_all(url, part, tag, progress)
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url} answers {error.code} {error.reason}. Check the address.") from error
-    except urllib.error.URLError as error:
-        raise UserError(f"{url} cannot be reached ({error.reason}). Try again later to resume.") from error
-    except OSError as error:
-        raise os_error(error, path) from error
+    _receive_all(url, path, part, tag, progress)
     digest = _sha256(part)
     magic = ARCHIVE_MAGIC.get(path.suffix.lower(), b"")
     with part.open("rb") as file:
@@ -222,14 +215,22 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, progress:
     return digest
 
 
-def _receive_all(url: str, part: Path, tag: Path, progress: bool) -> None:
+def _receive_all(url: str, path: Path, part: Path, tag: Path, progress: bool) -> None:
     attempts, size = 0, 0
-    while not _receive(url, part, tag, progress):
-        before, size = size, part.stat().st_size if part.exists() else 0
-        attempts = 0 if size > before else attempts + 1
-        if attempts == ATTEMPTS:
-            raise UserError(f"{url} keeps breaking off after {size:,} bytes. Try again later to resume.")
-        time.sleep(attempts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not _receive(url, part, tag, progress):
+            before, size = size, part.stat().st_size if part.exists() else 0
+            attempts = 0 if size > before else attempts + 1
+            if attempts == ATTEMPTS:
+                raise UserError(f"{url} keeps breaking off after {size:,} bytes. Try again later to resume.")
+            time.sleep(attempts)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url} answers {error.code} {error.reason}. Check the address.") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{url} cannot be reached ({error.reason}). Try again later to resume.") from error
+    except OSError as error:
+        raise os_error(error, path) from error
 
 
 def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:

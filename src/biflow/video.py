@@ -223,11 +223,9 @@ class VideoWriter:
 
         if frame.dtype != torch.uint8 or tuple(frame.shape[-2:]) != self.size:
             raise UserError(f"{self.path} takes uint8 frames of {self.size}, not {frame.dtype} {tuple(frame.shape)}.")
-        pixels = frame.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-        pixels = pixels.repeat(self.scale, 0).repeat(self.scale, 1)
-        height, width = pixels.shape[:2]
-        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        pixels = _enlarged(frame, self.scale)
+        pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.frames
         try:
@@ -251,7 +249,12 @@ class VideoWriter:
 
 
 class _Discarded(Exception):
-    """Raised to make `replacing` remove a video; the exception that ended the `with` block goes on by itself."""
+    """Makes `replacing` remove a video. The exception that ended the writer's `with` block is passed on as it is."""
+
+
+def _enlarged(frame: UInt8[Tensor, "c h w"], scale: int) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    pixels = frame.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1))
 
 
 def contact_sheet(
@@ -265,36 +268,28 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with rows of frames, lines of caption above them, and labels at the left of the rows.
 
-    Args:
-        rows: uint8 frames, all of one size. Rows may differ in length.
-        path: the file to write.
-        caption: a line, or several.
-        row_labels: a label for each row.
-        scale: enlarges each pixel to a block of this side.
-        gap: pixels between frames.
-
-    Raises:
-        UserError: there are no frames, or the file cannot be written.
+    All frames have one size. Rows may differ in length. `scale` enlarges each pixel to a block of that side, and `gap`
+    is the number of pixels between frames. Raises UserError if there are no frames.
     """
     if not any(rows):
         raise UserError(f"There are no frames to put on {path}.")
     font, line = ImageFont.load_default(14), 20
     captions = [caption] if isinstance(caption, str) else caption
-    height, width = (side * scale for side in next(row for row in rows if row)[0].shape[-2:])
+    tiles = [[_enlarged(frame, scale) for frame in row] for row in rows]
+    height, width, _ = next(row for row in tiles if row)[0].shape
     left = gap + max((round(font.getlength(label)) + 2 * gap for label in row_labels), default=0)
     top = gap + line * len(captions) + (gap if captions else 0)
     sheet_w = left + max(map(len, rows)) * (width + gap)
-    sheet_w = max(sheet_w, *(round(font.getlength(text)) + 2 * gap for text in captions), 0)
+    sheet_w = max([sheet_w, *(round(font.getlength(text)) + 2 * gap for text in captions)])
     sheet = Image.new("RGB", (sheet_w, top + len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, text in enumerate(captions):
         draw.text((gap, gap + index * line), text, fill="black", font=font)
-    for row, frames in enumerate(rows):
+    for row, pictures in enumerate(tiles):
         y = top + row * (height + gap)
         if row < len(row_labels):
             draw.text((gap, y + height // 2), row_labels[row], fill="black", font=font, anchor="lm")
-        for column, frame in enumerate(frames):
-            tile = Image.fromarray(frame.expand(3, -1, -1).permute(1, 2, 0).cpu().contiguous().numpy())
-            sheet.paste(tile.resize((width, height), Image.Resampling.NEAREST), (left + column * (width + gap), y))
+        for column, picture in enumerate(pictures):
+            sheet.paste(Image.fromarray(picture), (left + column * (width + gap), y))
     with replacing(path) as partial:
         sheet.save(partial, "PNG")

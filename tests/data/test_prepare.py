@@ -145,7 +145,7 @@ def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
         run(folders, tmp_path / "mine", force=True)
     (tmp_path / "out").mkdir()
     run(folders, tmp_path / "out")
-    with pytest.raises(UserError, match=r"prepared already\..*replace it") as refusal:
+    with pytest.raises(UserError, match=r"prepared already\. .*replace it") as refusal:
         run(folders / "group1", tmp_path / "out")
     assert refusal.value.setting == "force"
     assert len(values(tmp_path / "out")) == 5

@@ -41,9 +41,8 @@ def first_frames(source: Path, size: tuple[int, int], samples: int | None, seed:
 def _from_prepared(source: Path, size: tuple[int, int], samples: int | None, seed: int) -> Tensor:
     test = Windows(source, split="test")
     if test.size != tuple(size):
-        raise UserError(
-            f"{source} holds {test.size[0]}x{test.size[1]} frames, but the model takes {size[0]}x{size[1]}."
-        )
+        held, taken = ("x".join(map(str, sides)) for sides in (test.size, size))
+        raise UserError(f"{source} holds {held} frames, but the model takes {taken}.")
     order = np.random.default_rng(seed).permutation(len(test))
     return test.batch(np.resize(order, samples or DEFAULT))[:, 1]
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import random
 from collections import Counter
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -44,21 +45,11 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
         if not is_prepared(dst):
             raise UserError(f"{dst} exists and is not a prepared folder. Choose another one.")
         if not settings.force:
-            raise UserError(
-                f"{dst} is prepared already. Use it, choose another folder, or replace it.", setting="force"
-            )
+            raise UserError(f"{dst} is prepared already. Use it, or choose to replace it.", setting="force")
     items = find_clips(src)
     with replacing(dst) as partial:
         partial.mkdir()
-        with open(partial / "frames.npy", "wb") as file, _progress_bar(len(items), progress) as bar:
-            writer = _Writer(file, shape, settings, bar)
-            for item in items:
-                writer.add(item)
-            if not writer.clips:
-                why = writer.skipped[0]["why"]
-                raise UserError(f"None of the {len(items)} clips in {src} can be used. The first: {why}")
-            file.seek(0)
-            file.write(_header(writer.frames, shape))
+        writer = _write_frames(partial / "frames.npy", items, shape, settings, progress)
         clips, skipped = _assign_splits(writer.clips, settings.split, settings.seed), writer.skipped
         index = {"format": FORMAT, "size": list(shape), "channels": 3, "stride": settings.stride}
         index |= {"crop": settings.crop, "source": str(src), "seed": settings.seed, "train_share": settings.split}
@@ -71,11 +62,24 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
     return index
 
 
-def _progress_bar(items: int, progress: bool) -> tqdm:
+def _write_frames(
+    path: Path, items: list[Item], shape: tuple[int, int], settings: Prepare, progress: bool
+) -> "_Writer":
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
-    return tqdm(
-        total=items, desc="preparing", bar_format=form, disable=None if progress else True
-    )  # None: if no terminal
+    quiet = None if progress else True  # None: if stderr is not a terminal
+    with (
+        open(path, "wb") as file,
+        tqdm(total=len(items), desc="preparing", bar_format=form, disable=quiet) as bar,
+    ):
+        writer = _Writer(file, shape, settings, bar)
+        for item in items:
+            writer.add(item)
+        if not writer.clips:
+            why = writer.skipped[0]["why"]
+            raise UserError(f"None of the {len(items)} clips in {settings.src} can be used. The first: {why}")
+        file.seek(0)
+        file.write(_header(writer.frames, shape))
+    return writer
 
 
 class _Writer:
@@ -102,7 +106,9 @@ class _Writer:
                 frames = self._write(video)
                 if frames < 2:
                     plural = "s" * (frames != 1)
-                    raise UserError(f"{name} has {frames} frame{plural} at stride {self.settings.stride}. It needs 2.")
+                    raise UserError(
+                        f"{name} has {frames} frame{plural} at stride {self.settings.stride}. A clip needs 2."
+                    )
             except UserError as error:
                 if self.settings.strict:
                     raise

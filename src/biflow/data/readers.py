@@ -7,7 +7,7 @@ import contextlib
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,7 +59,7 @@ def read_video(file: File, conversions: Counter) -> Iterator[video.Video]:
 def read_images(files: list[File], conversions: Counter) -> Iterator[video.Video]:
     """The clip of a folder of images, in the order of the integers in their names."""
 
-    def frames() -> Iterator[UInt8[Tensor, "3 h w"]]:
+    def frames() -> Generator[UInt8[Tensor, "3 h w"], None, None]:
         for file in sorted(files, key=lambda file: natural(file.path.name)):
             frame, converted = video.parse_image(file.content, file.name)
             if converted:
@@ -130,9 +130,7 @@ def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> 
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or not ({array.shape[-1], array.shape[1]} & {1, 3, 4}):
-        raise UserError(
-            f"{name} has shape {array.shape}. Frames are (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels."
-        )
+        raise UserError(f"{name} has shape {array.shape}, not (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels.")
     if array.shape[-1] not in (1, 3, 4):
         array = array.transpose(0, 2, 3, 1)
     floats = np.issubdtype(array.dtype, np.floating)
@@ -142,7 +140,7 @@ def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> 
     if not (low >= -1 and high <= 1):  # true for NaN as well
         raise UserError(f"{name} has values from {low:g} to {high:g}. Floats must be in [0, 1] or in [-1, 1].")
 
-    def frames() -> Iterator[UInt8[Tensor, "3 h w"]]:
+    def frames() -> Generator[UInt8[Tensor, "3 h w"], None, None]:
         for picture in array:
             frame = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             if floats:
