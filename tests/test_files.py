@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -139,6 +140,7 @@ def test_two_processes_can_write_the_same_file(tmp_path):
     while any(writer.poll() is None for writer in writers):
         if path.exists():
             assert path.read_text() in ("a" * 100_000, "b" * 100_000)
+        time.sleep(0.002)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert names(tmp_path) == ["a.txt"]
 
