@@ -22,6 +22,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from biflow.sampling import first_frames, shipped_model
 from websockets.asyncio.client import connect
 
 from benchmarks import record
@@ -29,7 +30,6 @@ from biflow import engines
 from biflow.files import device
 from biflow.networks import load_model
 from biflow.rollout import sample_generators, stream
-from biflow.sampling import first_frames, shipped_model
 from biflow.serve.wire import unpack
 from biflow.video import to_float, to_uint8
 

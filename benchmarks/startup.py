@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks import record
-from biflow.sampling import shipped_model
+from biflow import shipped_model
 
 GOALS = {"biflow --help": 0.5, "import biflow": 2.0, "first frame": 5.0}
 

@@ -1,8 +1,9 @@
-"""Small worlds that many tests share."""
+"""Fixtures that many tests share."""
 
 import numpy as np
 import pytest
 
+from biflow.config import Prepare
 from biflow.data.prepare import prepare
 
 
@@ -16,5 +17,5 @@ def prepared(tmp_path_factory):
             left = (clip + i) % 13
             frames[i, 4 + clip : 8 + clip, left : left + 4] = (220, 180, 30 * clip)
         np.save(root / f"clip_{clip}.npy", frames)
-    prepare(root, root / "prepared", size=16, progress=False)
+    prepare(Prepare(root, root / "prepared", size=16), progress=False)
     return root / "prepared"

@@ -42,7 +42,7 @@ class Solver:
     max_nfe: int = 1000
 
     def __post_init__(self) -> None:
-        methods = ("adams", *TABLEAUS)
+        methods = (*TABLEAUS, "adams")
         if self.method not in methods:
             near = difflib.get_close_matches(self.method.lower(), methods, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."

@@ -9,9 +9,9 @@ from biflow.solvers.solution import (
     Field,
     Solution,
     all_finite,
+    check_steps,
     choose,
     columns,
-    failure,
     fixed_solution,
     given_step,
     rms,
@@ -98,24 +98,16 @@ def solve_adaptive(
     count = torch.zeros_like(k, dtype=torch.int64)
     solution = Solution(torch.empty_like(x), nfe=count, accepted=count.clone(), rejected=count.clone(), next_step=k * 0)
 
-    if first_step is not None:
-        h = given_step(first_step, k)
-    elif solver.reference:
-        h = _hairer_first_step(f, x, k, torch.full_like(k, k1), direction, solver, args)
-        solution.nfe += 2
-    else:
-        h = torch.full_like(k, abs(k1 - k0))
-
+    h, evaluations = _first_step(f, x, k, k1, direction, solver, args, first_step)
+    solution.nfe += evaluations
     live = torch.arange(len(x), device=x.device)  # indices into the caller's batch
     stale = torch.ones_like(live, dtype=torch.bool)  # samples whose first stage must be evaluated
     first = x  # no first stage yet: all are stale
     while len(live) > 0:
-        n_stale = int(stale.sum())
-        if n_stale == len(live):
+        if (n_stale := int(stale.sum())) == len(live):
             first = f(x, k, *args)
         elif n_stale > 0:
             first = first.index_put((stale,), f(x[stale], k[stale], *(arg[stale] for arg in args)))
-
         h_taken, k_new = _clip_step(k, h, k1, direction, solver.reference)
         x_new, error, v_new = runge_kutta_step(f, x, k, k_new, direction * h_taken, tableau, first, args, estimate=True)
         assert error is not None
@@ -132,8 +124,7 @@ def solve_adaptive(
         nonfinite = ~(torch.isfinite(ratio) & all_finite(x_new))
         underflow = ~accept & (proposed < h_min)
         exhausted = ~finished & (solution.nfe[live] >= solver.max_nfe)
-        if (nonfinite | underflow | exhausted).any():
-            raise failure(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
+        check_steps(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
 
         h = torch.where(finished, h, proposed)  # a finished sample keeps what was proposed before the clipping
         k = torch.where(accept, k_new, k)
@@ -162,10 +153,23 @@ def _clip_step(k: Tensor, h: Tensor, k1: float, direction: float, reference: boo
     return torch.where(last, remaining, h), torch.where(last, end, k + direction * h)
 
 
-def _hairer_first_step(
-    f: Field, x: Tensor, k: Tensor, end: Tensor, direction: float, solver: Solver, args: tuple[Tensor, ...]
-) -> Tensor:
-    """First step size after Hairer et al., Sec. II.4, by two evaluations, in torchode's reading of it."""
+def _first_step(
+    f: Field,
+    x: Tensor,
+    k: Tensor,
+    k1: float,
+    direction: float,
+    solver: Solver,
+    args: tuple[Tensor, ...],
+    first_step: Tensor | float | None,
+) -> tuple[Tensor, int]:
+    """The size to try first, and the evaluations that it took to find it."""
+    end = torch.full_like(k, k1)
+    if first_step is not None:
+        return given_step(first_step, k), 0
+    if not solver.reference:
+        return (end - k).abs(), 0
+    # Hairer et al., Sec. II.4, by two evaluations, in torchode's reading of it.
     bounds = solver.atol + solver.rtol * x.abs()
     v0 = f(x, k, *args)
     d0, d1 = rms(x / bounds), rms(v0 / bounds)
@@ -174,4 +178,4 @@ def _hairer_first_step(
     v1 = f((x + direction * columns(h0, x) * v0).to(x.dtype), k + direction * h0, *args)
     d = torch.maximum(d1, rms((v1 - v0) / bounds) / h0)
     h1 = torch.where(d <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / d) ** (1 / TABLEAUS[solver.method].order))
-    return torch.minimum(100 * h0, h1).detach()
+    return torch.minimum(100 * h0, h1).detach(), 2

@@ -1,15 +1,21 @@
-"""Render first-person walks through a maze: the dataset behind the model that ships.
+"""Render first-person walks through mazes: the dataset of the model that ships with biflow.
+
+    python datasets/maze.py datasets/maze-frames --clips 240 --frames 150 --size 64 --seed 0
+
+Each walk becomes a folder of PNG frames, and `actions.json` records its steps and turns. The same command resumes a run
+that was interrupted. It needs ViZDoom: pip install "biflow[maze]"
 
 Each map is a random maze without dead ends, written as a UDMF level and rendered by ViZDoom with Freedoom's textures.
-The walker keeps to the middle of the corridors and looks where it goes; at a junction it goes straight on if it can,
-else right, and it starts where that rule never leads into a left turn. So the next frame follows from the current one,
-which is all that a model with a context of one frame can use. Needs the extra `maze` (`pip install "biflow[maze]"`).
+The walker keeps to the middle of the corridors and looks where it is going. At a junction it goes straight on if it
+can, else right, and it starts where that rule never leads into a left turn. The next frame therefore follows from the
+current one, which is all that a model with a context of one frame can use.
 """
 
-import json
+import argparse
 import math
 import random
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,32 +24,33 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from biflow.errors import UserError
-from biflow.files import write_json
+from biflow.files import read_json, replacing, write_json
 
 CELL = 128  # side of a grid cell and height of a wall, in map units
-THRUST, STEP = 17, 5.3  # a thrust of 17 gives steps of at most 5.3 map units a frame against Doom's friction
-MAX_TURN = 4.0  # degrees a frame
-# Smooth, enlarged surfaces in colours of their own: the edges between them carry the motion, and fine patterns would
-# only hide it at 64x64. One wall a maze, so that a frame tells what its next one is made of.
+THRUST, STEP = 17, 5.3  # with Doom's friction, a thrust of 17 gives steps of at most 5.3 map units per frame
+MAX_TURN = 4.0  # degrees per frame
+# Smooth, enlarged surfaces of different colours: the edges between them carry the motion, and fine patterns would only
+# hide it at 64x64. All walls of a maze have one texture, so that a frame determines the texture of the next one.
 WALLS = ("BRICK1", "TANROCK2", "MARBLE1")
 FLOOR, CEILING = "FLAT19", "FLAT14"
 ENLARGED = 4
-SHADE = -64  # of 256, for walls that face east or west: the corner that the walker turns at is seen in every frame
-GAIN = 1.8  # Doom is dark: its surfaces fill a third of the range that the noise is measured against
-EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
+SHADE = -64  # of 256, for walls that face east or west, so that corners are visible in every frame
+GAIN = 1.8  # Doom is dark: its surfaces cover a third of the range of pixels, against which noise levels are measured
+DIRECTIONS = EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 
 
 def carve(rng: random.Random, rooms: int) -> set[Cell]:
-    """Open cells of a random maze with `rooms` x `rooms` junctions, one apart, and no dead ends."""
+    """Open cells of a random maze with `rooms` x `rooms` junctions, at odd coordinates, and no dead ends."""
     stack, open_cells = [(1, 1)], {(1, 1)}
-    while stack:  # depth-first carving
+    while stack:  # depth-first search
         x, y = stack[-1]
-        ways = [(dx, dy) for dx, dy in (EAST, NORTH, WEST, SOUTH) if _inside(x + 2 * dx, y + 2 * dy, rooms)]
+        ways = [(dx, dy) for dx, dy in DIRECTIONS if _inside(x + 2 * dx, y + 2 * dy, rooms)]
         ways = [(dx, dy) for dx, dy in ways if (x + 2 * dx, y + 2 * dy) not in open_cells]
         if not ways:
             stack.pop()
@@ -53,7 +60,7 @@ def carve(rng: random.Random, rooms: int) -> set[Cell]:
         stack.append((x + 2 * dx, y + 2 * dy))
     for x in range(1, 2 * rooms, 2):  # open a second way out of every dead end
         for y in range(1, 2 * rooms, 2):
-            closed = [d for d in (EAST, NORTH, WEST, SOUTH) if (x + d[0], y + d[1]) not in open_cells]
+            closed = [d for d in DIRECTIONS if (x + d[0], y + d[1]) not in open_cells]
             closed = [d for d in closed if _inside(x + 2 * d[0], y + 2 * d[1], rooms)]
             if len(_ways(open_cells, (x, y))) == 1 and closed:
                 dx, dy = rng.choice(closed)
@@ -66,11 +73,11 @@ def _inside(x: int, y: int, rooms: int) -> bool:
 
 
 def _ways(open_cells: set[Cell], cell: Cell) -> list[Cell]:
-    return [d for d in (EAST, NORTH, WEST, SOUTH) if (cell[0] + d[0], cell[1] + d[1]) in open_cells]
+    return [d for d in DIRECTIONS if (cell[0] + d[0], cell[1] + d[1]) in open_cells]
 
 
 def route(open_cells: set[Cell], start: Cell, heading: Cell) -> Iterator[Cell]:
-    """Cells of a walk from `start`: straight on if open, else right; it ends where neither is."""
+    """Cells of a walk from `start`: straight on if that is open, else right. It ends where neither is open."""
     cell, (dx, dy) = start, heading
     while True:
         yield cell
@@ -83,7 +90,7 @@ def route(open_cells: set[Cell], start: Cell, heading: Cell) -> Iterator[Cell]:
 
 
 def plan(rng: random.Random, rooms: int, cells: int) -> tuple[set[Cell], list[Cell], Cell]:
-    """A maze, and in it a walk of `cells` cells that the rule of `route` allows, with its first heading."""
+    """A random maze, and a walk of `cells` cells through it by the rule of `route`, with its first heading."""
     while True:
         open_cells = carve(rng, rooms)
         starts = [(cell, way) for cell in sorted(open_cells) for way in _ways(open_cells, cell)]
@@ -95,12 +102,20 @@ def plan(rng: random.Random, rooms: int, cells: int) -> tuple[set[Cell], list[Ce
 
 
 def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, rng: random.Random) -> None:
-    """Write a one-map WAD (UDMF): one sector, a one-sided wall wherever an open cell meets a closed one."""
+    """Write a WAD with one map (UDMF): one sector, and a one-sided wall wherever an open cell meets a closed one."""
+    text = level_text(open_cells, start, heading, rng.choice(WALLS)).encode()
+    header = 12
+    directory = [("MAP01", header, 0), ("TEXTMAP", header, len(text)), ("ENDMAP", header + len(text), 0)]
+    entries = b"".join(struct.pack("<ii8s", offset, size, name.encode()) for name, offset, size in directory)
+    path.write_bytes(struct.pack("<4sii", b"PWAD", len(directory), header + len(text)) + text + entries)
+
+
+def level_text(open_cells: set[Cell], start: Cell, heading: Cell, texture: str) -> str:
+    """The map in the Universal Doom Map Format."""
     vertices: dict[Cell, int] = {}
     lines, sides = [], []
-    texture = rng.choice(WALLS)
     for x, y in sorted(open_cells):
-        for dx, dy in (EAST, NORTH, WEST, SOUTH):
+        for dx, dy in DIRECTIONS:
             if (x + dx, y + dy) in open_cells:
                 continue
             # The front of a line is on its right, so walls run clockwise around the open cell.
@@ -112,7 +127,7 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
                 f"scalex_mid={1 / ENLARGED}; scaley_mid={1 / ENLARGED}; }}"
             )
     angle = round(math.degrees(math.atan2(heading[1], heading[0]))) % 360
-    text = "\n".join(
+    return "\n".join(
         [
             'namespace="zdoom";',
             f"thing {{ x={(start[0] + 0.5) * CELL}; y={(start[1] + 0.5) * CELL}; angle={angle}; type=1; "
@@ -124,46 +139,39 @@ def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, r
             f"xscalefloor={1 / ENLARGED}; yscalefloor={1 / ENLARGED}; "
             f"xscaleceiling={1 / ENLARGED}; yscaleceiling={1 / ENLARGED}; lightlevel=208; }}",
         ]
-    ).encode()
-    header = 12
-    directory = [("MAP01", header, 0), ("TEXTMAP", header, len(text)), ("ENDMAP", header + len(text), 0)]
-    entries = b"".join(struct.pack("<ii8s", offset, size, name.encode()) for name, offset, size in directory)
-    path.write_bytes(struct.pack("<4sii", b"PWAD", len(directory), header + len(text)) + text + entries)
+    )
 
 
 def _game(level: Path) -> Any:
     try:
         import vizdoom  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
-        raise UserError('Rendering mazes needs ViZDoom: pip install "biflow[maze]".') from error
+        raise UserError('Rendering mazes needs ViZDoom: pip install "biflow[maze]"') from error
     game = vizdoom.DoomGame()
     game.set_doom_game_path(str(Path(str(vizdoom.__file__)).with_name("freedoom2.wad")))
     game.set_doom_scenario_path(str(level))
-    game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # it would write one where we are
+    game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # by default in the working directory
     game.set_doom_map("map01")
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_640X480)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for render in ("hud", "crosshair", "weapon", "decals", "particles", "effects_sprites", "messages", "corpses"):
         getattr(game, f"set_render_{render}")(False)
     game.set_window_visible(False)
-    game.set_available_buttons(
-        [vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA],
-    )
-    game.set_available_game_variables(
-        [vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE],
-    )
+    buttons, variables = vizdoom.Button, vizdoom.GameVariable
+    game.set_available_buttons([buttons.MOVE_FORWARD_BACKWARD_DELTA, buttons.TURN_LEFT_RIGHT_DELTA])
+    game.set_available_game_variables([variables.POSITION_X, variables.POSITION_Y, variables.ANGLE])
     game.set_episode_timeout(0)
-    game.add_game_args("+movebob 0 +fov 105")  # no head bob: it cannot be told from a single frame
+    game.add_game_args("+movebob 0 +fov 105")  # without head bob, whose phase a single frame does not show
     game.init()
     game.send_game_command("fov 105")
     return game
 
 
 def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Image.Image], list[tuple[float, float]]]:
-    """One walk: `frames` RGB images of size² and, for each but the last, (forward units, turn in degrees, left > 0)."""
+    """One walk: `frames` RGB images of size², and (forward map units, turn in degrees, left > 0) between them."""
     rng = random.Random(seed)
-    skip = rng.randrange(10, 40)  # get up to speed, and start anywhere along a corridor
-    longest = (skip + frames) * STEP / CELL + 3  # cells, the last ones only to look ahead
+    skip = rng.randrange(10, 40)  # frames to gain speed, and to start anywhere along a corridor
+    longest = (skip + frames) * STEP / CELL + 3  # cells; the last ones are only looked at
     open_cells, cells, heading = plan(rng, rooms, math.ceil(longest))
     images, actions = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -175,10 +183,8 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
         for step in range(skip + frames):
             state = game.get_state()
             x, y, angle = state.game_variables
-            if step >= skip:  # 7.5 pixels averaged into one: Doom's textures flicker otherwise
-                shot = Image.fromarray(state.screen_buffer).crop((80, 0, 560, 480))
-                shot = shot.resize((size, size), Image.Resampling.BOX)
-                images.append(shot.point([min(255, round(GAIN * value)) for value in range(256)] * 3))
+            if step >= skip:
+                images.append(_picture(state.screen_buffer, size))
             while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
                 target = next(targets)
             bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))
@@ -192,11 +198,16 @@ def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Ima
     return images, actions[: frames - 1]
 
 
-def render(dst: Path, *, clips: int = 240, frames: int = 150, size: int = 64, seed: int = 0) -> None:
-    """Write `clips` walks as folders of PNG frames under `dst`, with `actions.json` beside them. Resumes."""
-    dst.mkdir(parents=True, exist_ok=True)
+def _picture(screen: np.ndarray, size: int) -> Image.Image:
+    """The central square of a screen, averaged down to `size` (otherwise Doom's textures flicker) and brightened."""
+    picture = Image.fromarray(screen).crop((80, 0, 560, 480)).resize((size, size), Image.Resampling.BOX)
+    return picture.point([min(255, round(GAIN * value)) for value in range(256)] * 3)
+
+
+def render(dst: Path, *, clips: int, frames: int, size: int, seed: int) -> None:
+    """Write `clips` walks as folders of PNG frames in `dst`, and `actions.json` beside them. Resumes."""
     actions_path = dst / "actions.json"
-    actions = json.loads(actions_path.read_text()) if actions_path.exists() else {}
+    actions = read_json(actions_path) if actions_path.exists() else {}
     names = {f"clip_{clip:04d}": seed * 100_000 + clip for clip in range(clips)}
     missing = {name: walk_seed for name, walk_seed in names.items() if name not in actions}
     # Spawned, not forked: a game engine does not survive a fork of its parent's threads.
@@ -209,7 +220,30 @@ def render(dst: Path, *, clips: int = 240, frames: int = 150, size: int = 64, se
 
 def _write_walk(folder: Path, seed: int, frames: int, size: int) -> list[tuple[float, float]]:
     images, actions = walk(seed, frames=frames, size=size)
-    folder.mkdir(exist_ok=True)
-    for index, image in enumerate(images):
-        image.save(folder / f"{index:06d}.png")
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for index, image in enumerate(images):
+            image.save(partial / f"{index:06d}.png")
     return actions
+
+
+def main() -> None:
+    description, _, details = str(__doc__).partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=details, formatter_class=form)
+    parser.add_argument("dst", type=Path, help="the folder to write")
+    for name, default, text in (
+        ("clips", 240, "number of walks, each in a maze of its own"),
+        ("frames", 150, "frames per walk"),
+        ("size", 64, "side of the square frames"),
+        ("seed", 0, "seed of the mazes and starts"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    try:
+        render(**vars(parser.parse_args()))
+    except UserError as error:
+        sys.exit(f"{parser.prog}: {error}")
+
+
+if __name__ == "__main__":
+    main()
