@@ -10,6 +10,7 @@ from biflow.tableaus import TABLEAUS
 SolverName = Literal["adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference"]
 SOLVERS: tuple[str, ...] = get_args(SolverName)
 
+
 def is_adaptive(name: str) -> bool:
     """Whether a solver can choose its steps: the others have no error estimate and need a number of steps."""
     return name not in TABLEAUS or TABLEAUS[name].b_low is not None
