@@ -219,27 +219,14 @@ def application() -> cyclopts.App:
 
 
 def _words(argv: list[str]) -> list[str]:
-    """The words in the form that the application takes: `biflow help X` and `--switch true` are accepted as well."""
+    """The words as the application takes them: `biflow help X` and `--switch true` are accepted as well."""
     if argv[:1] == ["help"]:
         return [*argv[1:], "--help"]
     if argv == ["version"]:
         return ["--version"]
     if argv[:2] == ["data", "render"]:
         raise UserError("biflow data render is now a program of its own: python datasets/maze.py --help")
-    known = {word: kind for run in COMMANDS.values() for word, kind in _switches(run).items()}
-    words = []
-    for word in argv:
-        if words and words[-1] in known and word.lower() in ("true", "false"):
-            words[-1] = words[-1] if word.lower() == "true" else f"--no-{words[-1][2:]}"
-        else:
-            words.append(re.sub(r"^--[\w.-]+", lambda name: name[0].replace("_", "-"), word))
-    return words
-
-
-def _switches(run: Any) -> dict[str, type]:
-    settings = get_args(get_type_hints(run, include_extras=True).get("settings"))
-    hints = get_type_hints(settings[0]) if settings else {}
-    return {f"--{name.replace('_', '-')}": kind for name, kind in hints.items() if kind is bool}
+    return re.sub(r"(?m)^(--[\w.-]+)\n(true|false)$", r"\1=\2", "\n".join(argv)).split("\n") if argv else []
 
 
 def _run(argv: list[str]) -> None:

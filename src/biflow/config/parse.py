@@ -31,7 +31,7 @@ def parse(cls: type[T], content: object, where: str = "") -> T:
         UserError: an unknown key (names the nearest known one), a value of another type, or what `cls` itself refuses.
             Its `setting` is the name of the setting, with dots where it is nested; it is None where `where` is given.
     """
-    import msgspec  # as slow to import as everything else that `biflow --help` needs
+    import msgspec  # here, since it takes longer than all that `biflow --help` needs
 
     known = list(keys(cls))
     try:

@@ -49,7 +49,7 @@ class Solver:
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
             raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
         if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps must be at least 1, or None for adaptive steps, but is {self.steps}.")
+            raise UserError(f"steps must be at least 1, or left out for adaptive steps, but is {self.steps}.")
         if not (self.rtol > 0 and self.atol > 0):
             raise UserError(f"rtol and atol must be positive, but are {self.rtol} and {self.atol}.")
         if self.max_nfe < 1:
