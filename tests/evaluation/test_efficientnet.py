@@ -1,4 +1,4 @@
-"""EfficientNet-lite0, held against numbers that efficientnet-lite-pytorch 0.1.0 gave (recorded)."""
+"""EfficientNet-lite0, compared with recorded features of efficientnet-lite-pytorch 0.1.0."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from biflow.evaluation.networks.efficientnet import EfficientNet, preprocess
 
 
 def test_the_structure_is_the_published_one(images, made_up):
-    # The package gave these, with the same made-up weights in it (and norms that do nothing), for the busy image.
+    # Features of the package for the busy image, with the same random weights and with norms that do nothing.
     features = made_up(EfficientNet)(preprocess(images[:1]))[0]
     recorded = [1.48952, 5.40342, 0.16137, 0.0, 0.26131, 2.2527, 2.06089, 1.14826]
     recorded += [1.2064, 0.19228, 2.25968, 5.42294, 0.01789, 0.38637, 1.16403, 2.60045]

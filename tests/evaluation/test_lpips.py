@@ -1,4 +1,4 @@
-"""LPIPS with AlexNet, held against numbers that lpips-jax 0.1.0 gave (recorded)."""
+"""LPIPS with AlexNet, compared with recorded distances of lpips-jax 0.1.0."""
 
 import functools
 
@@ -19,7 +19,7 @@ def noise(*shape, seed=0):
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pairs of 64x80: a pattern and the same a pixel further, a pattern and another one."""
+    """Two pairs of 64x80: a pattern and itself shifted by a pixel, and two different patterns."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(80), indexing="ij")
     busy = torch.stack([y * x % 256, (3 * y + x) % 256, (2 * x - y) % 256])
     edges = torch.stack([(y // 16 + x // 16) % 2 * 255, y * 2, 255 - x])
@@ -99,7 +99,7 @@ def test_images_too_small_or_of_two_sizes_are_refused():
         network(noise(1, 3, 32, 32), noise(1, 3, 32, 64))
 
 
-def test_weights_kept_by_an_earlier_version_serve_which_hold_vgg16_too(tmp_path, monkeypatch):
+def test_weights_of_an_earlier_version_that_include_vgg16_still_load(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     tensors = {f"alex.{name}": value for name, value in made_up().state_dict().items()}
     tensors["vgg16.heads.0"] = torch.ones(64)

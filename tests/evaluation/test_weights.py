@@ -30,7 +30,7 @@ def length(content: bytes) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Packages of the same form with small contents, whose checksums the module is told to expect."""
+    """Packages of the same form with small contents; the expected checksums are replaced by theirs."""
     paths = {}
     for name, source in SOURCES.items():
         contents = {source.member: b"x" * 7, "other": b"y"}
