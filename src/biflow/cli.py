@@ -29,7 +29,13 @@ To complete commands and options with the Tab key, add a line to ~/.bashrc (or t
 """
 GROUPS = {"data": "Get datasets.", "weights": "Get the weights of networks.", "import": "Import models."}
 # The extras that bring the packages which are not part of the core.
-EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "openvino": "openvino"}
+EXTRAS = {
+    "accelerate": "train",
+    "tensorboard": "train",
+    "matplotlib": "plot",
+    "markdown_it": "plot",
+    "openvino": "openvino",
+}
 EXTRAS |= {"fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
 DEMO = config.Demo()
