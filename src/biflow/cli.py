@@ -210,6 +210,7 @@ COMMANDS: dict[str, Any] = {
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
     plain: dict[str, Any] = {"help_format": "plaintext", "result_action": "return_value"}
+    plain["suppress_keyboard_interrupt"] = False  # `main` reports what was saved
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, version_flags=["--version", "-V"], **plain)
     app.version = f"biflow {__version__}"
     for group, about in GROUPS.items():
