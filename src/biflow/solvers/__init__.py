@@ -14,7 +14,7 @@ from torch import Tensor
 from biflow.config.solver import Solver
 from biflow.solvers import adams, runge_kutta
 from biflow.solvers.runge_kutta import runge_kutta_step
-from biflow.solvers.solution import Field, Solution, SolverError
+from biflow.solvers.solution import Field, Problem, Solution, SolverError
 
 __all__ = ["Field", "Solution", "Solver", "SolverError", "runge_kutta_step", "solve"]
 
@@ -63,5 +63,5 @@ def solve(
 
     method = adams if solver.method == "adams" else runge_kutta
     if solver.steps is not None:
-        return method.solve_fixed(field, x, k0, k1, solver, args)
-    return method.solve_adaptive(field, x, k0, k1, solver, args, first_step)
+        return method.solve_fixed(Problem(field, x, k0, k1, args), solver)
+    return method.solve_adaptive(Problem(field, x, k0, k1, args), solver, first_step)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +11,16 @@ from torch import Tensor
 
 Field = Callable[..., Tensor]
 """f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
+
+
+class Problem(NamedTuple):
+    """dx/dk = f(x, k, *args) from k0 to k1, with x the state at k0."""
+
+    f: Field
+    x: Float[Tensor, "b *shape"]
+    k0: float
+    k1: float
+    args: tuple[Tensor, ...] = ()
 
 
 class SolverError(ArithmeticError):
