@@ -74,7 +74,7 @@ def elsewhere(mine, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").symlink_to(mine / name / "mine", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mine / "cache"))
     before = [dict(registry) for registry in REGISTRIES]
     yield tmp_path
     for registry, content in zip(REGISTRIES, before, strict=True):
