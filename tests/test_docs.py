@@ -36,7 +36,9 @@ def place(page: Path) -> str:
 
 
 PROGRAMS = [
-    pytest.param(page, line, code, id=f"{place(page)}:{line}") for page in PAGES for line, code in blocks(page, "python")
+    pytest.param(page, line, code, id=f"{place(page)}:{line}")
+    for page in PAGES
+    for line, code in blocks(page, "python")
 ]
 
 
