@@ -1,5 +1,6 @@
-"""The documentation: its programs run, its commands are ones that biflow takes, and its links lead somewhere."""
+"""The documentation: its programs and examples run, biflow takes its commands, and its links lead somewhere."""
 
+import doctest
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import biflow
 from biflow import NetworkConfig, TrainConfig, cli, train
 from biflow.config import Prepare
 from biflow.data.prepare import prepare
@@ -87,6 +89,13 @@ def elsewhere(mine, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("page", "line", "code"), PROGRAMS)
 def test_a_program_in_the_docs_runs_as_it_stands(page, line, code, elsewhere):
     exec(compile("\n" * (line - 1) + code, str(page), "exec"), {"__name__": "program"})  # the lines are the page's
+
+
+@pytest.mark.parametrize("thing", [biflow, biflow.stream], ids=["biflow", "biflow.stream"])
+def test_an_example_in_a_docstring_runs_as_it_stands(thing):
+    (example,) = doctest.DocTestFinder(recurse=False).find(thing, "example", globs={})
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def commands(text: str) -> list[str]:
