@@ -36,7 +36,7 @@ Network = Callable[[Any], Fields]
 """A network: from a Query (or another NamedTuple of tensors that its method asks with) to Fields."""
 
 
-def present(tensors: NamedTuple) -> dict[str, Tensor]:
+def present(tensors: Any) -> dict[str, Tensor]:
     """The tensors of a query, or of fields, that are there, by name and in order."""
     return {name: tensor for name, tensor in tensors._asdict().items() if tensor is not None}
 

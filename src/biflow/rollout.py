@@ -72,9 +72,10 @@ def stream(
         SolverError: the solution is not finite, or takes too many evaluations.
 
     Examples:
+        >>> import biflow
         >>> model = biflow.load_model(biflow.shipped_model())
         >>> first = biflow.first_frames(model.folder / "first", model.size, samples=1)
-        >>> frames = biflow.stream(model, to_float(first), eps=0.2)
+        >>> frames = biflow.stream(model, biflow.to_float(first), eps=0.2)
         >>> next(frames).x.shape
         torch.Size([1, 3, 64, 64])
     """
@@ -164,9 +165,11 @@ def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
     for number in count(start):
         begun = time.perf_counter()
         try:
-            frame = next(frames)
+            frame = next(frames, None)
         except SolverError as error:
             raise UserError(f"Frame {number} could not be solved: {error}") from error
+        if frame is None:
+            return
         pixels = to_uint8(frame.x).cpu()  # waits for the device
         yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun)
 
@@ -205,7 +208,7 @@ def _check_settings(model: Model, eps: float | None, direction: str, in_between:
     if direction == "backward" and not method.backward:
         raise UserError(f"{method.title} has no backward direction.", setting="direction")
     if in_between > 1 and not method.in_between:
-        raise UserError(f"{method.title} solves from noise to the next frame: it has nothing in between.")
+        raise UserError(f"{method.title} solves a frame as a whole: it has nothing in between.")
     if not method.takes_eps:
         if eps:
             raise UserError(f"eps {eps:g} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
