@@ -17,6 +17,7 @@ from biflow.config import Direction, Solver
 from biflow.errors import UserError
 from biflow.methods.biflow import denoise as _denoise
 from biflow.model import Model
+from biflow.paths import State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
 
@@ -31,7 +32,7 @@ class Frame:
         time: distance from the first frame, in frames of the training videos; negative backward in time.
     """
 
-    x: Float[Tensor, "b *shape"]
+    x: State
     nfe: Int[Tensor, " b"]
     time: float
 
@@ -44,7 +45,7 @@ def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator
 
 def stream(
     model: Model,
-    first: Float[Tensor, "b *shape"],
+    first: State,
     *,
     generators: Sequence[torch.Generator] | None = None,
     eps: float | None = None,
@@ -111,14 +112,14 @@ def _frames(
         last = shown
 
 
-def generate(model: Model, first: Float[Tensor, "b *shape"], *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
+def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
     """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 
 
 def denoise(
-    model: Model, x: Float[Tensor, "b *shape"], t: float, alpha: float, *, solver: Solver | None = None
-) -> tuple[Float[Tensor, "b *shape"], Int[Tensor, " b"]]:
+    model: Model, x: State, t: float, alpha: float, *, solver: Solver | None = None
+) -> tuple[State, Int[Tensor, " b"]]:
     """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)
 
     Raises UserError for a model whose method does not learn noise.

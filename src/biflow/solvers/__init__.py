@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config.solver import Solver
+from biflow.paths import PerSample, State
 from biflow.solvers import adams, runge_kutta
 from biflow.solvers.runge_kutta import runge_kutta_step
 from biflow.solvers.solution import Field, Problem, Solution, SolverError
@@ -21,13 +22,13 @@ __all__ = ["Field", "Solution", "Solver", "SolverError", "runge_kutta_step", "so
 
 def solve(
     f: Field,
-    x: Float[Tensor, "b *shape"],
+    x: State,
     k0: float,
     k1: float,
     *,
     solver: Solver,
     args: tuple[Tensor, ...] = (),
-    first_step: Float[Tensor, " b"] | Float[Tensor, ""] | float | None = None,
+    first_step: PerSample | Float[Tensor, ""] | float | None = None,
 ) -> Solution:
     """Solve dx/dk = f(x, k, *args) from k0 to k1, either of which may be the larger one.
 

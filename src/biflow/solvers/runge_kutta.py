@@ -1,10 +1,10 @@
 """Explicit Runge-Kutta: a Butcher tableau and one shared step; fixed steps, or steps adapted to every sample."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config.solver import Solver
+from biflow.paths import PerSample, State
 from biflow.solvers.solution import (
     Field,
     Problem,
@@ -22,16 +22,16 @@ from biflow.tableaus import TABLEAUS, Tableau
 
 def runge_kutta_step(
     f: Field,
-    x: Float[Tensor, "b *shape"],
-    k: Float[Tensor, " b"],
-    k_new: Float[Tensor, " b"],
-    h: Float[Tensor, " b"],
+    x: State,
+    k: PerSample,
+    k_new: PerSample,
+    h: PerSample,
     tableau: Tableau,
-    first: Float[Tensor, "b *shape"],
+    first: State,
     args: tuple[Tensor, ...] = (),
     *,
     estimate: bool = False,
-) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"] | None, Float[Tensor, "b *shape"]]:
+) -> tuple[State, State | None, State]:
     """One explicit Runge-Kutta step of every sample, from k to k_new; the one step all solves here are made of.
 
     Args:
