@@ -210,7 +210,14 @@ COMMANDS: dict[str, Any] = {
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
     plain: dict[str, Any] = {"help_format": "plaintext", "result_action": "return_value"}
-    app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, version_flags=["--version", "-V"], **plain)
+    app = cyclopts.App(
+        "biflow",
+        help=ABOUT,
+        help_epilogue=EXAMPLES,
+        version_flags=["--version", "-V"],
+        suppress_keyboard_interrupt=False,
+        **plain,
+    )
     app.version = f"biflow {__version__}"
     for group, about in GROUPS.items():
         app.command(cyclopts.App(group, help=about, help_epilogue="", version_flags=[], **plain))
