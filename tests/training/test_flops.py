@@ -12,7 +12,6 @@ from biflow.paths import Query
 from biflow.training.flops import training_flops
 from biflow.training.log import TrainingLog
 
-
 SMALL = NetworkConfig(channels=(32,), attention=(), patch=2)
 
 

@@ -180,7 +180,7 @@ def test_batch_that_does_not_divide_is_refused(prepared, tmp_path):
 
 def test_frames_that_do_not_fit_the_network_are_refused_before_anything_is_written(prepared, tmp_path):
     config = replace(CONFIG, network=NetworkConfig(channels=(32,) * 5, attention=(), patch=2))
-    with pytest.raises(UserError, match="Frames of 16x16 do not fit this network.*32 works"):
+    with pytest.raises(UserError, match=r"Frames of 16x16 do not fit this network.*32 works"):
         train(config, prepared, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
