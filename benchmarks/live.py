@@ -23,7 +23,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import record
 from biflow.data.first_frames import first_frames
@@ -64,7 +64,7 @@ async def watch(
 ) -> dict:
     """Be a client until `until` (time.monotonic).
 
-    With `change_every`, eps changes about every so many seconds.
+    With `change_every`, eps changes about every that many seconds.
 
     Returns the times at which frames came, their headers, the reactions to changes in seconds, and the session's name.
     """
@@ -87,10 +87,8 @@ async def watch(
                     seen["reactions"].append(now - sent)
                     version = None
                 if change_every and now > next_change:
-                    # Not always just after a frame, when the reaction is fastest.
-                    await asyncio.sleep(float(np.random.default_rng(len(seen["times"])).uniform(0, 0.1)))
-                    sent, next_change, eps = time.monotonic(), now + change_every, 0.21 - eps
-                    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+                    next_change, eps = now + change_every, 0.21 - eps
+                    sent = await change(link, eps, seed=len(seen["times"]))
                 continue
             content = json.loads(message)
             if content["type"] == "hello":
@@ -102,6 +100,14 @@ async def watch(
             elif content["type"] == "controls" and sent:
                 version = content["version"]
     return seen
+
+
+async def change(link: ClientConnection, eps: float, *, seed: int) -> float:
+    """Set eps, not always just after a frame, when the reaction is fastest. Returns when it was sent."""
+    await asyncio.sleep(float(np.random.default_rng(seed).uniform(0, 0.1)))
+    sent = time.monotonic()
+    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+    return sent
 
 
 async def warm(address: str) -> None:

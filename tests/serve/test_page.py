@@ -218,6 +218,7 @@ def test_options_and_ranges_are_those_of_the_server(page, look):
     sliders = page.evaluate("Object.fromEntries(['eps', 'eps_b', 'steps', 'rtol', 'in_between'].map(id => [id, "
                             "[+document.getElementById(id).min, +document.getElementById(id).max]]))")  # fmt: skip
     assert sliders == {"eps": [0, 1], "eps_b": [0, 1], "steps": [1, 64], "rtol": [-5, 0], "in_between": [1, 8]}
+    assert page.evaluate("[seed.min, seed.max]") == ["0", str(2**32 - 1)]
     assert page.locator("#format option").all_inner_texts() == ["JPEG", "WebP", "PNG (lossless)"]
     page.select_option("#format", "png")
     until(lambda: look.session.controls.format == "png")

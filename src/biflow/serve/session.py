@@ -60,7 +60,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether the worker waits, and has nothing to do until a client asks for something."""
+        """Whether the worker waits with nothing to do: nothing will change until a client does something."""
         with self._changed:
             return self._waiting and not self._jobs and not self._wanted
 

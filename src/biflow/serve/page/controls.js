@@ -69,13 +69,17 @@ function merge() {
 
 // A slider's position for a value of its control, the value as text, and the value for a position.
 const same = (v) => v;
-export const sliders = {
+const sliders = {
   eps: [same, (v) => v.toFixed(2), same],
   eps_b: [same, (v) => v.toFixed(2), same],
   rtol: [Math.log10, (v) => v.toPrecision(2).replace(/\.0(?=e|$)/, ""), (v) => +(10 ** v).toPrecision(2)],
   steps: [(v) => v ?? FIXED_STEPS, (v) => String(v ?? FIXED_STEPS), same],
   in_between: [same, String, same],
-  fps_cap: [(v) => v ?? UNCAPPED, (v) => (v ? `${+v.toFixed(1)} frames/s` : "no limit"), (v) => (v >= UNCAPPED ? null : v)],
+  fps_cap: [
+    (v) => v ?? UNCAPPED,
+    (v) => (v ? `${+v.toFixed(1)} frames/s` : "no limit"),
+    (v) => (v >= UNCAPPED ? null : v),
+  ],
 };
 let held = null; // the slider that is being dragged; it stays where the pointer is
 

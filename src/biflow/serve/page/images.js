@@ -9,7 +9,8 @@ export async function upload(file) {
   let blob = file;
   if (file.size > state.hello.upload_bytes || !/^image\/(png|jpeg|webp|gif)$/.test(file.type)) {
     try { // make a large photograph smaller; the model takes far fewer pixels anyway
-      const picture = await createImageBitmap(file), shrink = Math.min(1, 1024 / Math.max(picture.width, picture.height));
+      const picture = await createImageBitmap(file);
+      const shrink = Math.min(1, 1024 / Math.max(picture.width, picture.height));
       const canvas = new OffscreenCanvas(Math.max(1, picture.width * shrink), Math.max(1, picture.height * shrink));
       canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
       blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
@@ -36,7 +37,8 @@ export async function camera() {
     const video = $("video"), side = Math.min(video.videoWidth, video.videoHeight);
     if ($("camera").returnValue === "shoot" && side) {
       const canvas = new OffscreenCanvas(256, 256);
-      canvas.getContext("2d").drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, 256, 256);
+      const left = (video.videoWidth - side) / 2, top = (video.videoHeight - side) / 2;
+      canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, 256, 256);
       canvas.convertToBlob({ type: "image/png" }).then(upload);
     }
     film.getTracks().forEach((track) => track.stop());
@@ -51,7 +53,11 @@ export function snapshot() {
   whole.height = Math.max(...shown.map((canvas) => canvas.height * scale));
   const pen = whole.getContext("2d");
   pen.imageSmoothingEnabled = $("pictures").classList.contains("smooth");
-  shown.reduce((x, canvas) => (pen.drawImage(canvas, x, 0, canvas.width * scale, canvas.height * scale), x + canvas.width * scale), 0);
+  let x = 0;
+  for (const canvas of shown) {
+    pen.drawImage(canvas, x, 0, canvas.width * scale, canvas.height * scale);
+    x += canvas.width * scale;
+  }
   whole.toBlob((blob) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);

@@ -1,6 +1,6 @@
 // Buttons and keys.
 
-import { ask, render, restart, set, sliders, steps } from "./controls.js";
+import { ask, render, restart, set, steps } from "./controls.js";
 import { camera, snapshot, upload } from "./images.js";
 import { speak, toast } from "./messages.js";
 import { frameBefore } from "./pictures.js";
@@ -39,8 +39,8 @@ async function share() {
   }
 }
 
-let saveMine = false; // a recording that this viewer asked for is saved at once
-export function ownRecording(on) { // whether the recording that has started (or ended) is this viewer's
+let saveMine = false; // this viewer has asked for the recording, so it is saved at once
+export function ownRecording(on) { // whether the recording that has started or ended is this viewer's
   const mine = saveMine;
   saveMine = on && mine;
   return mine;
@@ -70,10 +70,22 @@ const keys = {
   "[": () => nudge("eps", -1), "]": () => nudge("eps", 1), "{": () => nudge("eps_b", -1), "}": () => nudge("eps_b", 1),
   "<": () => finer(-1), ">": () => finer(1),
   "-": () => nudge("fps_cap", -1), "+": () => nudge("fps_cap", 1), "=": () => nudge("fps_cap", 1),
-  i() { set({ in_between: (state.controls.in_between % $("in_between").max) + 1 }); speak(`${state.controls.in_between} frames per step`); },
-  v() { set({ solver: cycle(state.hello.solvers, state.controls.solver) }); speak(`solver ${state.controls.solver}`); },
-  a() { steps(state.controls.steps === null); speak(state.controls.steps === null ? "adaptive" : "fixed steps"); },
-  m() { set({ model: cycle(state.hello.models.map((one) => one.name), state.controls.model) }); speak(`model ${state.controls.model}`); },
+  i() {
+    set({ in_between: (state.controls.in_between % $("in_between").max) + 1 });
+    speak(`${state.controls.in_between} frames per step`);
+  },
+  v() {
+    set({ solver: cycle(state.hello.solvers, state.controls.solver) });
+    speak(`solver ${state.controls.solver}`);
+  },
+  a() {
+    steps(state.controls.steps === null);
+    speak(state.controls.steps === null ? "adaptive" : "fixed steps");
+  },
+  m() {
+    set({ model: cycle(state.hello.models.map((one) => one.name), state.controls.model) });
+    speak(`model ${state.controls.model}`);
+  },
 };
 
 function pressed(event) {

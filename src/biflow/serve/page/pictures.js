@@ -49,7 +49,7 @@ export function fit() {
 
 function keep(picture, header) {
   const strip = $("strip"), atEnd = strip.scrollLeft + strip.clientWidth > strip.scrollWidth - 80;
-  const item = document.createElement("li"), button = document.createElement("button"), small = document.createElement("canvas");
+  const [item, button, small] = ["li", "button", "canvas"].map((name) => document.createElement(name));
   Object.assign(small, { width: picture.width, height: picture.height });
   small.getContext("2d").drawImage(picture, 0, 0);
   button.ariaLabel = backTo(header.index);
@@ -69,15 +69,16 @@ const backTo = (index) => `Back to frame ${index}`;
 // The button of the frame before the one on screen. After going back, the newest frame in the strip is the one gone
 // back to, so look for the one before it in time.
 export function frameBefore() {
-  const buttons = [...$("strip").querySelectorAll("button")], at = buttons.findLastIndex((button) => button.closest(".now"));
+  const buttons = [...$("strip").querySelectorAll("button")];
+  const at = buttons.findLastIndex((button) => button.closest(".now"));
   return buttons.slice(0, at).findLast((button) => button.ariaLabel === backTo(state.header.index - 1));
 }
 
 export function caption() {
   const { controls, header, hello } = state;
-  const streams = [[controls.model, controls.eps], [controls.model_b, controls.eps_b]];
   const several = hello.models.length > 1;
-  const texts = streams.map(([name, eps]) => `${several ? `${name} · ` : ""}${model(name).method_title}, eps ${eps.toFixed(2)}`);
+  const text = (name, eps) => `${several ? `${name} · ` : ""}${model(name).method_title}, eps ${eps.toFixed(2)}`;
+  const texts = [text(controls.model, controls.eps), text(controls.model_b, controls.eps_b)];
   captions[0].textContent = twoUp() || several ? texts[0] : "";
   captions[1].textContent = twoUp() ? `${texts[1]} · ${difference()}` : "";
   canvases[0].ariaLabel = `The stream: frame ${header?.index ?? 0}, ${controls.direction}, ${texts[0]}`;

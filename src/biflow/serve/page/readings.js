@@ -30,7 +30,8 @@ export function read() {
   while (arrived.length > 2 && now - arrived[0][0] > WINDOW) arrived.shift();
   const rate = (count, since) => (count > 0 ? (1000 * count) / (now - since) : 0).toFixed(1);
   $("shown").textContent = hello ? rate(drawn.length - 1, drawn[0]) : "–";
-  $("solved").textContent = hello ? rate(arrived.length ? arrived.at(-1)[1] - arrived[0][1] : 0, arrived[0]?.[0]) : "–";
+  const solved = arrived.length ? arrived.at(-1)[1] - arrived[0][1] : 0;
+  $("solved").textContent = hello ? rate(solved, arrived[0]?.[0]) : "–";
   $("latency").textContent = header?.solve_ms ? Math.round(header.solve_ms + header.encode_ms + roundTrip / 2) : "–";
   spark();
 }
