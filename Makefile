@@ -23,12 +23,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Train every preset, best first, on whatever device there is; goes on from what is there. On two CPU cores two processes
-# are faster than one: make presets LAUNCH=".venv/bin/torchrun --nproc_per_node 2 -m biflow.cli"
+# Render the dataset and train the preset, on whatever device there is; resumes what was interrupted. On two CPU cores two
+# processes are faster than one: make presets LAUNCH=".venv/bin/torchrun --nproc_per_node 2 -m biflow.cli"
 LAUNCH ?= $(BIN)/biflow
 presets: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[maze]"
-	$(BIN)/biflow data render datasets/maze-frames
+	$(BIN)/python datasets/maze.py datasets/maze-frames
 	test -e datasets/maze/index.json || $(BIN)/biflow prepare datasets/maze-frames datasets/maze --size 64 --fps 17.5
 	$(LAUNCH) train --config configs/maze.yaml --data datasets/maze --out runs/maze
 	$(BIN)/biflow export runs/maze src/biflow/models/maze --first datasets/maze

@@ -16,6 +16,7 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -24,12 +25,8 @@ from torch import Tensor
 
 from benchmarks import record, reference_pipeline
 from benchmarks.solvers import exact_frames, field, starting_frames
-from biflow import engines
-from biflow.config import TrainConfig
-from biflow.networks import load_model, reference_network
-from biflow.rollout import sample_generators, stream
-from biflow.sampling import shipped_model
-from biflow.solvers import Solver, solve
+from biflow import Solver, TrainConfig, load_model, sample_generators, shipped_model, solve, stream, train, with_engine
+from biflow.reference import reference_network
 
 TURNS, FRAMES = 4, 5  # turns timed, of so many frames; one turn before them builds engines and learns step sizes
 
@@ -54,20 +51,17 @@ def _wait(x: Tensor) -> None:
 
 
 def ours(folder: Path, eps: float, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
-    model = load_model(folder, device=first.device)
-    fields, _ = engines.fields(model)
-    timer.append(Timed(fields))
-    level = eps if model.method == "biflow" else None
-    made = stream(model, first, generators=sample_generators(0, range(len(first))), eps=level, fields=timer[-1])
-    for frame in made:
+    model = with_engine(load_model(folder, device=first.device))
+    timer.append(Timed(model.network))
+    for frame in stream(replace(model, network=timer[-1]), first, eps=eps if model.method.takes_eps else None):
         yield frame.x, frame.nfe.float().mean().item()
 
 
 def reference(folder: Path, eps: float, first: Tensor, timer: list[Timed], compiled: bool = False):
     model = load_model(folder, device=first.device)
-    timer.append(Timed(torch.compile(model) if compiled else model))
-    made = reference_pipeline.frames(model.method, timer[-1], first, eps, sample_generators(0, range(len(first))))
-    for frame, nfe in made:
+    timer.append(Timed(torch.compile(model.network) if compiled else model.network))
+    generators = sample_generators(0, range(len(first)))
+    for frame, nfe in reference_pipeline.frames(model.method, timer[-1], first, eps, generators):
         yield frame, float(nfe)
 
 
@@ -102,14 +96,13 @@ def race(pipelines: dict[str, Iterator], timers: dict[str, list[Timed]]) -> dict
 def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
     """Root mean square deviation of ours (solver and engine) and of the reference's, over four frames."""
     model = load_model(folder, device=first.device)
-    fields, _ = engines.fields(model)
+    fast = with_engine(model)
     step, off = None, {"ours": [], "reference": []}
     with torch.inference_mode():
-        for frame, x, truth in exact_frames(model.method, model, eps, first, 4):
-            f = reference_pipeline.field(model.method, model, eps, frame)
-            solution = solve(
-                field(model.method, fields, eps), x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step
-            )
+        for frame, x, truth in exact_frames(model.method, model.network, eps, first, 4):
+            f = reference_pipeline.field(model.method, model.network, eps, frame)
+            ours = field(model.method, fast.network, eps)
+            solution = solve(ours, x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step)
             step = solution.next_step
             off["ours"].append((solution.x - truth).square().mean())
             off["reference"].append((reference_pipeline.solve(f, x)[0] - truth).square().mean())
@@ -137,7 +130,7 @@ def peak_memory(pipeline: Callable, folder: Path, eps: float, first: Tensor) -> 
 
 def measure(folder: Path, eps: float, batch: int, device: str, first: Path | None, compiled: bool) -> dict:
     model = load_model(folder)
-    start = starting_frames(folder, first, tuple(model.config["size"]), batch).to(device)
+    start = starting_frames(folder, first, model.size, batch).to(device)
     timers: dict[str, list[Timed]] = {"ours": [], "reference": []}
     pipelines = {
         "ours": ours(folder, eps, start, timers["ours"]),
@@ -148,7 +141,7 @@ def measure(folder: Path, eps: float, batch: int, device: str, first: Path | Non
         pipelines["compiled"] = reference(folder, eps, start, timers["compiled"], compiled=True)
     found = race(pipelines, timers)
     rmse = deviation(folder, eps, start[:2])
-    row = {"model": folder.name, "method": model.method, "eps": eps, "batch": batch, "device": device}
+    row = {"model": folder.name, "method": model.method.name, "eps": eps, "batch": batch, "device": device}
     row["ratio_eager"] = round(found["reference"]["seconds"] / found["ours"]["seconds"], 2)
     row["ratio_compile"] = round(found["compiled"]["seconds"] / found["ours"]["seconds"], 2) if compiled else None
     for name, suffix in (("ours", ""), ("reference", "_reference")):
@@ -164,9 +157,7 @@ def measure(folder: Path, eps: float, batch: int, device: str, first: Path | Non
 
 
 def train_pair(data: Path, width: int, steps: int, out: Path) -> Path:
-    """Train BI-FLOW as the reference's pair of "small" networks; goes on from what is there."""
-    from biflow.training.loop import train
-
+    """Train BI-FLOW as the reference's pair of "small" networks; resumes a run that is there."""
     network = reference_network("small", width, pair=True)
     train(TrainConfig(network=network, steps=steps, batch=8, optimizer="muon", lr=2e-3, schedule="cosine"), data, out)
     return out
@@ -191,7 +182,7 @@ def main() -> None:
         models.append(train_pair(options.train, options.width, options.steps, options.out))
     rows = []
     for folder in models:
-        levels = options.eps if load_model(folder).method == "biflow" else [0.0]
+        levels = options.eps if load_model(folder).method.takes_eps else [0.0]
         first = options.train if options.train and folder == options.out else options.first
         for eps in levels:
             rows += [measure(folder, eps, b, options.device, first, options.compile) for b in options.batch]

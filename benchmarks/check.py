@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import against_reference, data, i3d, solvers
-from biflow.sampling import shipped_model
+from biflow import shipped_model
 
 RESULTS = Path(__file__).parent / "results"
 

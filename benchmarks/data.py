@@ -1,10 +1,10 @@
-"""How much faster are pairs from a prepared folder than pairs decoded from JPEG frames each time?
+"""How much faster are pairs of frames from a prepared folder than pairs decoded from JPEG files each time?
 
     python -m benchmarks.data [--json FILE]
 
-One core, one run: a clip of 640x360 JPEG frames is rendered, prepared at 64x64, and pairs are drawn at random from both
-in turns, so that neither profits from a quiet moment of the machine. The clip is small and lies in memory for both; a
-map larger than the caches of the processor is two to three times slower. The target is a factor of 50 for batches.
+A clip of 640x360 JPEG frames is rendered and prepared at 64x64, and random pairs are drawn from both on one core. They
+take turns, so that neither profits from a quiet moment of the machine. The clip is small and stays in memory for both;
+a memory map larger than the processor's caches is two to three times slower. The target is a factor of 50 for batches.
 """
 
 import argparse
@@ -17,8 +17,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks import record
-from biflow.data.pairs import FramePairs
+from biflow.config import Prepare
 from biflow.data.prepare import prepare
+from biflow.data.windows import Windows
 from biflow.video import read_image
 
 FRAMES, SIZE, BATCH, ROUNDS = 96, 64, 32, 12
@@ -43,30 +44,31 @@ def render(folder: Path) -> list[Path]:
 
 
 def measure() -> dict:
-    """Pairs per second of the three ways: medians over rounds in which each has its turn."""
+    """Pairs per second of each of the three ways, as medians over rounds in which they take turns."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         clip = Path(temporary) / "clip"
         clip.mkdir()
         paths = render(clip)
-        prepare(clip, Path(temporary) / "prepared", size=SIZE, split=1.0, progress=False)
-        pairs = FramePairs(Path(temporary) / "prepared")
+        prepared = Path(temporary) / "prepared"
+        prepare(Prepare(clip, prepared, size=SIZE, split=1.0), progress=False)
+        windows = Windows(prepared)
         rng = np.random.default_rng(1)
 
         def decode(indices: np.ndarray) -> torch.Tensor:
             return torch.stack([torch.stack([read_image(paths[j], SIZE) for j in (i, i + 1)]) for i in indices])
 
         def single(indices: np.ndarray) -> torch.Tensor:
-            return torch.stack([pairs[i] for i in indices])
+            return torch.stack([windows[i] for i in indices])
 
-        ways = {"decode": (decode, 1), "prepared_single": (single, 50), "prepared_batch": (pairs.batch, 50)}
-        indices = rng.integers(0, len(pairs), BATCH)
+        ways = {"decode": (decode, 1), "prepared_single": (single, 50), "prepared_batch": (windows.batch, 50)}
+        indices = rng.integers(0, len(windows), BATCH)
         assert torch.equal(decode(indices), single(indices))  # the same pairs, bit by bit
-        assert torch.equal(single(indices), pairs.batch(indices))
+        assert torch.equal(single(indices), windows.batch(indices))
         seconds = {name: [] for name in ways}
         for _ in range(ROUNDS):
             for name, (way, repeats) in ways.items():
-                draws = rng.integers(0, len(pairs), (repeats, BATCH))
+                draws = rng.integers(0, len(windows), (repeats, BATCH))
                 start = time.perf_counter()
                 for indices in draws:
                     way(indices)
@@ -83,7 +85,7 @@ def measure() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the result here, with machine, versions and commit")
+    parser.add_argument("--json", type=Path, help="write the result to this file, with machine, versions and commit")
     options = parser.parse_args()
     result = measure()
     for name, rate in result["pairs_per_second"].items():

@@ -16,12 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import record
-from biflow import engines
-from biflow.networks import load_model
-from biflow.rollout import sample_generators, stream
-from biflow.sampling import first_frames, shipped_model
-from biflow.solvers import Solver
-from biflow.video import to_float
+from biflow import Solver, first_frames, load_model, shipped_model, stream, to_float, with_engine
 
 PARTS = 50
 
@@ -32,15 +27,13 @@ def resident() -> float:
 
 
 def measure(frames: int) -> list[dict]:
-    folder = shipped_model()
-    model = load_model(folder)
-    first = to_float(first_frames(folder / "first", tuple(model.config["size"]), 1, 0))
-    settings = {"generators": sample_generators(0, [0]), "solver": Solver("adams", steps=1)}
-    made = stream(model, first, **settings, fields=engines.fields(model)[0])
+    model = with_engine(load_model(shipped_model()))
+    first = to_float(first_frames(shipped_model() / "first", model.size, samples=1))
+    frames_ = stream(model, first, solver=Solver("adams", steps=1))
     rows, taken, part = [], [], max(1, frames // PARTS)
     for index in tqdm(range(1, frames + 1), unit="frame"):
         begun = time.perf_counter()
-        frame = next(made)
+        frame = next(frames_)
         taken.append(time.perf_counter() - begun)
         if index % part == 0:
             assert torch.isfinite(frame.x).all()
@@ -53,7 +46,7 @@ def plot(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3))
-    for panel, (key, label) in zip(panels, {"mib": "resident MiB", "ms": "median ms a frame"}.items(), strict=True):
+    for panel, (key, label) in zip(panels, {"mib": "resident MiB", "ms": "median ms per frame"}.items(), strict=True):
         panel.plot([row["frame"] for row in rows], [row[key] for row in rows])
         panel.set(xlabel="frame", ylabel=label, ylim=(0, 1.15 * max(row[key] for row in rows)))
     figure.tight_layout()

@@ -24,12 +24,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import record
-from biflow import engines
-from biflow.config import NetworkConfig, TrainConfig
-from biflow.data.pairs import FramePairs
-from biflow.networks import VideoUNet, load_model, reference_network
-from biflow.training.loop import losses, train
-from biflow.video import to_float
+from biflow import Model, NetworkConfig, TrainConfig, VideoUNet, Windows, load_model, to_float, train, with_engine
+from biflow.methods import BIFLOW
+from biflow.reference import reference_network
 
 SHAPES = {
     "reference small, c 32": replace(reference_network("small", 32, pair=False), time_scale=1000.0),
@@ -59,32 +56,33 @@ def trained(data: Path, shape: str, minutes: float) -> dict:
         steps = max(1, round(minutes * 60 * TIMED / (time.monotonic() - begun)))
         history = train(replace(config, steps=steps, warmup=min(20, steps // 5)), data, Path(folder) / "run")
         model = load_model(Path(folder) / "run")
-    test = FramePairs(data, split="test")
+    test = Windows(data, split="test")
     picks = torch.linspace(0, len(test) - 1, min(PAIRS, len(test))).round().int().numpy()
     generator = torch.Generator().manual_seed(0)
     sums = {"v": 0.0, "n": 0.0}
     with torch.inference_mode():
-        for x0, x1 in zip(*(part.split(16) for part in to_float(test.batch(picks)).unbind(1)), strict=True):
-            for name, term in losses(config, model, x0, x1, generator)[0].items():
+        for clips in to_float(test.batch(picks)).split(16):
+            for name, term in model.method.loss(model.network, clips, generator, config).terms.items():
                 sums[name] += term.sum().item() / len(picks)
-    v = sums["v"] / model.v_scale**2
+    v = sums["v"] / model.config["v_scale"] ** 2
     row = {"set": data.name, "shape": shape, "steps": steps, "minutes": round(history["seconds"] / 60, 2)}
     row |= {"v": round(v, 4), "n": round(sums["n"], 4), "loss": round(v + sums["n"], 4)}
     return row
 
 
 def evaluation_ms(size: tuple[int, int]) -> dict[str, dict]:
-    """Of each shape, with random weights: parameters, engine and median milliseconds an evaluation at batch 1."""
+    """Of each shape, with random weights: parameters, engine and median milliseconds per evaluation at batch 1."""
     found, times = {}, {}
     for shape, network in SHAPES.items():
         torch.manual_seed(0)
-        model = VideoUNet("biflow", network, size).eval()
-        x, half = torch.zeros(1, 3, *size), torch.full((1,), 0.5)
+        model = Model(VideoUNet(BIFLOW, network).eval(), BIFLOW, (3, *size))
+        query = BIFLOW.example(torch.zeros(1, 3, *size))
         with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, XDG_CACHE_HOME=cache):
-            fields, engine = engines.fields(model)  # nobody needs the graphs of these weights again
-            fields(x, half, half)
-        found[shape] = {"parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 2), "engine": engine}
-        times[shape] = (lambda fields=fields, x=x, half=half: fields(x, half, half), [])
+            fast = with_engine(model)  # nobody needs the graphs of these weights again
+            fast.network(query)
+        parameters = sum(p.numel() for p in model.weights.parameters())
+        found[shape] = {"parameters_m": round(parameters / 1e6, 2), "engine": fast.engine}
+        times[shape] = (lambda network=fast.network, query=query: network(query), [])
     for _ in range(CALLS):
         for call, taken in times.values():
             begun = time.perf_counter()
@@ -94,10 +92,10 @@ def evaluation_ms(size: tuple[int, int]) -> dict[str, dict]:
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Loss after equal training against milliseconds an evaluation, a panel for each set; the Pareto front joined."""
+    """Loss after equal training against milliseconds per evaluation, a panel for each set; the Pareto front joined."""
     import matplotlib.pyplot as plt
 
-    from biflow.evaluation.figures import pareto
+    from biflow.evaluation.report.figures import pareto
 
     sets = sorted({row["set"] for row in rows})
     figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4), squeeze=False)
@@ -109,7 +107,7 @@ def plot(rows: list[dict], path: Path) -> None:
             panel.annotate(
                 row["shape"], (row["ms"], row["loss"]), fontsize=7, xytext=(4, 3), textcoords="offset points"
             )
-        panel.set(title=name, xlabel="ms an evaluation, batch 1", ylabel="loss after equal time, test split")
+        panel.set(title=name, xlabel="ms per evaluation, batch 1", ylabel="loss after equal time, test split")
         panel.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -122,7 +120,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    speeds = evaluation_ms(FramePairs(options.data[0]).size)
+    speeds = evaluation_ms(Windows(options.data[0]).size)
     rows = []
     jobs = [(data, shape) for data in options.data for shape in SHAPES]
     with ProcessPoolExecutor(os.cpu_count()) as pool:

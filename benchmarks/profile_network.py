@@ -19,9 +19,9 @@ import openvino
 import torch
 
 from benchmarks import record
-from biflow import engines
-from biflow.networks import load_model
-from biflow.sampling import shipped_model
+from biflow import load_model, shipped_model
+from biflow.engines.graphs import openvino_settings
+from biflow.engines.openvino import openvino_graphs, openvino_network
 from biflow.training.flops import training_flops
 
 ROUNDS = 30
@@ -44,7 +44,7 @@ def bounds(precision: str) -> dict[str, float]:
     w = openvino.opset13.constant(np.random.default_rng(0).standard_normal((n, n)).astype(np.float32))
     product = openvino.opset13.matmul(x, w, False, False)
     graph = openvino.Model([product], [x])  # pyright: ignore[reportGeneralTypeIssues]
-    settings = {**engines.openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
+    settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
     given = [np.ones((n, n), np.float32)]
     source, target = torch.ones(2**26), torch.empty(2**26)
@@ -57,10 +57,10 @@ def bounds(precision: str) -> dict[str, float]:
 def profile(folder: Path, batch: int) -> dict:
     """Milliseconds and share of the ten kinds of operation that take most, and the GFLOP/s of the whole."""
     model = load_model(folder)
-    _, precision = engines.openvino_fields(model)
-    graph = openvino.Core().read_model(engines.openvino_graphs(model)[0][0])
+    _, precision = openvino_network(model)
+    graph = openvino.Core().read_model(openvino_graphs(model).paths[0])
     graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
-    settings = {**engines.openvino_settings(), "INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": "YES"}
+    settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": "YES"}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
     given = [np.zeros(list(i.shape), np.float32) for i in graph.inputs]
     kinds: dict[str, list[float]] = defaultdict(list)

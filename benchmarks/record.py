@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from biflow.files import commit, hardware, write_json
+from biflow.files import write_json
+from biflow.machine import commit, hardware
 
 PACKAGES = ("torch", "diffusers", "openvino", "torchode", "numpy", "pillow")
 

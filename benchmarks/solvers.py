@@ -16,13 +16,18 @@ import torch
 from torch import Tensor
 
 from benchmarks import record, reference_pipeline
-from biflow import engines
-from biflow.networks import load_model
-from biflow.paths import Fields
-from biflow.rollout import sample_generators
-from biflow.sampling import first_frames, shipped_model
-from biflow.solvers import Solver, solve
-from biflow.video import to_float
+from biflow import (
+    Method,
+    Solver,
+    first_frames,
+    load_model,
+    sample_generators,
+    shipped_model,
+    solve,
+    to_float,
+    with_engine,
+)
+from biflow.paths import Network
 
 TRUTH = Solver("dopri5", rtol=1e-5, atol=1e-5, max_nfe=10_000)
 FIXED = [("euler", 1), ("euler", 4), ("midpoint", 1), ("midpoint", 2), ("heun", 2), ("rk4", 1), ("bosh3", 2)]
@@ -38,19 +43,19 @@ MARKERS |= {"bosh3": "v", "dopri5": "P", "rk4": "X", "euler": "."}
 COLOURS = {"adams": "tab:red", "reference": "black"}  # all others grey
 
 
-def field(method: str, fields: Callable[..., Fields], eps: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def field(method: Method, network: Network, eps: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """f(x, k, condition) → dx/dk. The condition is an argument, since samples leave the batch as they finish."""
-    return lambda x, k, condition: reference_pipeline.field(method, fields, eps, condition)(x, k)
+    return lambda x, k, condition: reference_pipeline.field(method, network, eps, condition)(x, k)
 
 
 def exact_frames(
-    method: str, fields: Callable[..., Fields], eps: float, frame: Tensor, frames: int
+    method: Method, network: Network, eps: float, frame: Tensor, frames: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(last frame, start of the solve, its true end) of each frame of a stream that is solved to the truth."""
     generators = sample_generators(0, range(len(frame)))
     for _ in range(frames):
         x = reference_pipeline.start(method, frame, eps, generators)
-        end = solve(field(method, fields, eps), x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
+        end = solve(field(method, network, eps), x, 0.0, 1.0, solver=TRUTH, args=(frame,)).x
         yield frame, x, end
         frame = end.clamp(-1, 1)
 
@@ -65,11 +70,10 @@ def measure(
     folder: Path, eps: float, *, samples: int, frames: int, first: Path | None, names: Iterable[str] = SOLVERS
 ) -> list[dict]:
     """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
-    model = load_model(folder)
-    fields, _ = engines.fields(model, rtol=TRUTH.rtol)
-    frame = starting_frames(folder, first, tuple(model.config["size"]), samples)
-    f = field(model.method, fields, eps)
-    problems = list(exact_frames(model.method, fields, eps, frame, frames))
+    model = with_engine(load_model(folder), rtol=TRUTH.rtol)
+    frame = starting_frames(folder, first, model.size, samples)
+    f = field(model.method, model.network, eps)
+    problems = list(exact_frames(model.method, model.network, eps, frame, frames))
     rows = []
     for name in names:
         solver = SOLVERS[name]
@@ -80,7 +84,7 @@ def measure(
             nfe.append(solution.nfe.float())
             off.append((solution.x - end).square().mean(dim=(1, 2, 3)).sqrt())
         deviation = torch.stack(off)
-        row = {"model": folder.name, "method": model.method, "eps": eps, "solver": name}
+        row = {"model": folder.name, "method": model.method.name, "eps": eps, "solver": name}
         row |= {"nfe": round(torch.stack(nfe).mean().item(), 2)}
         row |= {"rmse": round(deviation.square().mean().sqrt().item(), 5), "worst": round(deviation.max().item(), 5)}
         print(
@@ -110,7 +114,7 @@ def plot(rows: list[dict], path: Path) -> None:
             face = "none" if " x" in row["solver"] else colour
             look = {"marker": MARKERS[name], "edgecolors": colour, "facecolors": face, "s": 36}
             panel.scatter(row["nfe"], row["rmse"], gid=row["solver"], **look)
-        panel.set(xscale="log", yscale="log", xlabel="evaluations a frame")
+        panel.set(xscale="log", yscale="log", xlabel="evaluations per frame")
         panel.set_title("{}, {}, eps {}".format(*case), fontsize=9)
         panel.grid(alpha=0.3, which="both")
     for name, marker in MARKERS.items():
@@ -135,10 +139,10 @@ def main() -> None:
     rows = []
     with torch.inference_mode():
         for folder in options.models:
-            levels = options.eps if load_model(folder).method == "biflow" else [0.0]
+            levels = options.eps if load_model(folder).method.takes_eps else [0.0]
             for eps in levels:
                 rows += measure(folder, eps, samples=options.samples, frames=options.frames, first=options.first)
-    record.write(options.json, {"question": "evaluations a frame and deviation, by solver", "rows": rows})
+    record.write(options.json, {"question": "evaluations per frame and deviation, by solver", "rows": rows})
     if options.plot:
         plot(rows, options.plot)
 

@@ -25,10 +25,12 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from benchmarks import record
-from biflow.config import NetworkConfig
+from biflow import Model, NetworkConfig, Query, VideoUNet
+from biflow.config import Prepare
 from biflow.data.prepare import prepare
-from biflow.files import computes_in_bf16
-from biflow.networks import VideoUNet, reference_network
+from biflow.machine import computes_in_bf16
+from biflow.methods import BIFLOW
+from biflow.reference import reference_network
 from biflow.training.flops import training_flops
 
 WARM_UP = 3  # steps that are not counted
@@ -39,7 +41,7 @@ def reference(network: NetworkConfig, size: int, batch: int, steps: int) -> floa
     on_cpu = not torch.cuda.is_available()
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if computes_in_bf16() else "no")
     torch.manual_seed(0)
-    model = VideoUNet("biflow", network, (size, size), eps=0.1, v_scale=1.0)
+    model = VideoUNet(BIFLOW, network)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     model, optimizer = accelerator.prepare(model, optimizer)
     x0, x1 = torch.rand(2, batch, 3, size, size, device=accelerator.device) * 2 - 1
@@ -49,7 +51,8 @@ def reference(network: NetworkConfig, size: int, batch: int, steps: int) -> floa
         t, alpha = torch.rand(2, batch, device=x0.device)
         n = torch.randn_like(x0)
         with accelerator.autocast():
-            v, noise = model(x0 + t[:, None, None, None] * (x1 - x0) + alpha[:, None, None, None] * n, t, alpha)
+            x = x0 + t[:, None, None, None] * (x1 - x0) + alpha[:, None, None, None] * n
+            v, noise = model(Query(x, t, alpha))
             loss = (v - (x1 - x0)).square().mean() + (noise - n).square().mean()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -93,13 +96,13 @@ def measure(width: int, size: int, batch: int, steps: int, rounds: int) -> dict:
         for clip in range(4):
             frames = np.random.default_rng(clip).integers(0, 255, (64, size, size, 3), dtype=np.uint8)
             np.save(source / f"{clip}.npy", frames)
-        prepare(source, data, size=size, progress=False)
+        prepare(Prepare(source, data, size=size), progress=False)
         for _ in tqdm(range(rounds), unit="round"):
             rates["reference"].append(reference(network, size, batch, steps))
             for way, n in ways.items():
                 rates[way].append(ours(network, size, batch, steps, data, n))
     middle = {name: median(values) for name, values in rates.items()}
-    gflop = training_flops(VideoUNet("biflow", network, (size, size))) / 1e9
+    gflop = training_flops(Model(VideoUNet(BIFLOW, network), BIFLOW, (3, size, size))) / 1e9
     return {
         "question": f"training samples/s, BI-FLOW pair of small UNets, width {width}, {size}x{size}, batch {batch}",
         "samples_per_s": rates,

@@ -4,7 +4,7 @@
 
 It trains FLOW and BI-FLOW alike, streams held-out videos with both, forward and backward, prints how far the frames
 stray from the moons, and draws what Fig. 2 of Liu & Ritschel, *Generative Video Bi-flow* (ICCV 2025), sketches. A flow
-between frames never saw a point beside the moons, so that nothing takes it back once it erred; BI-FLOW also learned to
+between frames never saw a point beside the moons, so nothing takes it back after an error. BI-FLOW also learned to
 remove noise, which does. (Solved backward, FLOW undoes itself: what pushes off the moons in one direction pulls towards
 them in the other. Removing noise pulls in both.) Everything but the points and the tiny network is the library's own.
 """
@@ -13,14 +13,14 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
-from biflow.objectives import biflow_loss, flow_loss
-from biflow.paths import Fields, backward_line, bilinear, field_along, forward_line
-from biflow.solvers import Solver, solve
+from biflow import Fields, Method, Model, Query, Solver, TrainConfig, bilinear, generate, sample_generators
+from biflow.methods import BIFLOW, FLOW
 
 PERIOD = 24  # frames in which a point walks around its moon
 EPS = 0.1  # noise added to a frame before the next is solved, in BI-FLOW's streaming
@@ -41,58 +41,49 @@ def videos(count: int, generator: torch.Generator) -> Tensor:
 
 
 class Network(nn.Module):
-    """(x, t, alpha) → f^v, f^n: what `biflow.networks.VideoUNet` is to images. 10,000 weights."""
+    """From a query to f^v and f^n: what `biflow.VideoUNet` is to images. 10,000 weights."""
 
     def __init__(self, width: int = 64):
         super().__init__()
         hidden = [m for size in (16, width, width) for m in (nn.Linear(size, width), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, 4))
 
-    def forward(self, x: Tensor, t: Tensor, alpha: Tensor | None = None) -> Fields:
-        alpha = torch.zeros_like(t) if alpha is None else alpha  # FLOW knows no noise
+    def forward(self, query: Query) -> Fields:
+        x, t = query.x, query.t
+        assert t is not None
+        alpha = torch.zeros_like(t) if query.alpha is None else query.alpha  # FLOW knows no noise
         waves = torch.cat([x / 2, x, 2 * x], 1)
         numbers = torch.stack([t, (alpha + 0.02).log()], 1)
         return Fields(*self.layers(torch.cat([x, waves.sin(), waves.cos(), numbers], 1)).chunk(2, 1))
 
 
-def train(method: str, clips: Tensor, steps: int, seed: int) -> Network:
-    """One loop for all: only the loss differs."""
+def train(method: Method, clips: Tensor, steps: int, seed: int) -> Model:
+    """One loop for both: only the loss differs."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of the network's weights, which torch draws without a generator
         network = Network()
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps, pct_start=0.05)
-    batch = 256
+    config, batch = TrainConfig(), 256  # the paper's objective
     for _ in range(steps):
         video = torch.randint(len(clips), (batch,), generator=generator)
         frame = torch.randint(PERIOD - 1, (batch,), generator=generator)
-        x0, x1 = clips[video, frame], clips[video, frame + 1]  # a frame and its next, (x0, x1) ~ P(X0, X1)
-        t, alpha = torch.rand(2, batch, generator=generator)
-        n = torch.randn(batch, 2, generator=generator)
-        if method == "flow":
-            loss = flow_loss(network, x0, x1, t)["v"]  # Eq. (3): from a frame to the next
-        else:
-            terms = biflow_loss(network, x0, x1, n, t, alpha)  # Eq. (5): that off the lines too, and back to them
-            loss = terms["v"] + terms["n"]
+        pairs = torch.stack([clips[video, frame], clips[video, frame + 1]], 1)  # a frame and its next, from P(X0, X1)
+        # FLOW: Eq. (3), from a frame to the next. BI-FLOW: Eq. (5), that off the lines too, and back to them.
+        terms = method.loss(network, pairs, generator, config).terms
         optimizer.zero_grad()
-        loss.mean().backward()
+        torch.stack(list(terms.values())).sum(0).mean().backward()
         optimizer.step()
         schedule.step()
-    return network
+    return Model(network, method, shape=(2,), limits=None)
 
 
-@torch.no_grad()
-def stream(network: Network, first: Tensor, frames: int, eps: float, *, backward: bool = False) -> Tensor:
-    """(b, frames + 1, 2): `first`, then each frame solved from the one before. For images it is `biflow.stream`."""
-    generator = torch.Generator().manual_seed(1)
-    curve, k0, k1 = (backward_line(eps), 1.0, 0.0) if backward else (forward_line(eps), 0.0, 1.0)
-    field = field_along(network, curve)  # Eq. (8); with eps = 0 it is f^v alone, Eq. (7)
-    made = [first]
-    for _ in range(frames):
-        noisy = made[-1] + eps * torch.randn(first.shape, generator=generator)
-        made.append(solve(field, noisy, k0, k1, solver=Solver("heun", steps=2)).x)  # Eq. (9)
-    return torch.stack(made, 1)
+def stream(model: Model, first: Tensor, frames: int, eps: float, direction: Literal["forward", "backward"]) -> Tensor:
+    """(b, frames + 1, 2): `first`, then each frame solved from the one before, Eq. (9); eps = 0 is Eq. (7)."""
+    solver, generators = Solver("heun", steps=2), sample_generators(1, range(len(first)))
+    settings = {"eps": eps, "direction": direction, "solver": solver, "generators": generators}
+    return torch.cat([first[:, None], generate(model, first, frames=frames, **settings)], 1)
 
 
 def distance(x: Tensor) -> Tensor:
@@ -102,7 +93,7 @@ def distance(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[str, tuple[Tensor, Tensor]]) -> None:
+def draw(out: Path, flow: Model, biflow: Model, clips: Tensor, streams: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Top row: Fig. 2 of the paper with learned fields. Bottom row: what they do over many frames."""
     gray, blue, red, orange = "#d9d9d9", "#1f6fb4", "#d1342b", "#e07b00"
     plt.rcParams.update({"font.size": 11, "axes.titlesize": 12, "axes.titlelocation": "left"})
@@ -156,7 +147,7 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
     arrows = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.007, "zorder": 5}
     for offset in (-0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9):
         x = bilinear(a, b, side, t, torch.full_like(t, offset))
-        v = 0.4 * networks["flow"](x, t).v
+        v = 0.4 * flow.network(Query(x, t)).v
         axes["c"].quiver(*x.T, *v.T, color=blue, alpha=0.35 if offset else 1, **arrows)
     axes["c"].plot([], [], color=blue, lw=2.5, label="$f^v$ (pale: never trained)")
     axes["c"].set_title("c)  FLOW: frame to frame, Eq. (3)")
@@ -164,7 +155,8 @@ def draw(out: Path, networks: dict[str, Network], clips: Tensor, streams: dict[s
     n = side * torch.tensor([1.4, -1.0, 1.5, -1.0, 1.2, -0.8])[:, None] + 0.2 * (b - a)
     alpha = torch.full_like(t, 0.4)
     x = bilinear(a, b, n, t, alpha)
-    v_hat, n_hat = networks["biflow"](x, t, alpha)
+    v_hat, n_hat = biflow.network(Query(x, t, alpha))
+    assert n_hat is not None
     axes["d"].scatter(*x.T, s=30, color="w", edgecolor="k", zorder=6)
     axes["d"].quiver(*x.T, *(0.6 * v_hat).T, color=blue, **arrows, label="$f^v$, forward")
     axes["d"].quiver(*x.T, *(-alpha[:, None] * n_hat).T, color=red, **arrows, label=r"$-\alpha f^n$, denoise")
@@ -205,18 +197,21 @@ def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
     begun = time.perf_counter()
     generator = torch.Generator().manual_seed(options.seed)
     clips, held_out = videos(400, generator), videos(32, generator)
-    networks = {method: train(method, clips, options.steps, options.seed) for method in ("flow", "biflow")}
+    flow, biflow = (train(method, clips, options.steps, options.seed) for method in (FLOW, BIFLOW))
     print(f"Distance from the moons over the last 50 of {options.frames} frames (from frame to frame it is 0.56):")
-    runs = {"FLOW": ("flow", 0.0)} | {f"BI-FLOW, eps {eps:g}": ("biflow", eps) for eps in (0.0, EPS, 2 * EPS)}
+    runs = {"FLOW": (flow, 0.0)} | {f"BI-FLOW, eps {eps:g}": (biflow, eps) for eps in (0.0, EPS, 2 * EPS)}
     streams, ends = {}, {}
-    for run, (method, eps) in runs.items():
+    for run, (model, eps) in runs.items():
         first = held_out[:, 0]
-        both = [stream(networks[method], first, options.frames, eps, backward=back) for back in (False, True)]
+        both = (
+            stream(model, first, options.frames, eps, "forward"),
+            stream(model, first, options.frames, eps, "backward"),
+        )
         streams[run] = both
         ends[run] = tuple(distance(x[:, -50:]).mean().item() for x in both)
         print(f"  {run:16} forward {ends[run][0]:7.3f}   backward {ends[run][1]:7.3f}", flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(options.out, networks, clips, streams)
+    draw(options.out, flow, biflow, clips, streams)
     print(f"{options.out}, after {time.perf_counter() - begun:.0f} s")
     return ends
 

@@ -1,11 +1,13 @@
-"""Small worlds that many tests share."""
+"""Fixtures that many tests share."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from biflow.config import Prepare
 from biflow.data.prepare import prepare
+from biflow.methods import Method
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +20,7 @@ def prepared(tmp_path_factory):
             left = (clip + i) % 13
             frames[i, 4 + clip : 8 + clip, left : left + 4] = (220, 180, 30 * clip)
         np.save(root / f"clip_{clip}.npy", frames)
-    prepare(root, root / "prepared", size=16, progress=False)
+    prepare(Prepare(root, root / "prepared", size=16), progress=False)
     return root / "prepared"
 
 
@@ -33,3 +35,8 @@ def pytest_terminal_summary(terminalreporter):
     for (file, reason), count in sorted(skipped.items()):
         terminalreporter.write_line(f"Not run: {count} {'test' if count == 1 else 'tests'} of {file}: {reason}")
     return result
+
+
+def pytest_make_parametrize_id(val):
+    """Methods by name in the names of tests."""
+    return val.name if isinstance(val, Method) else None

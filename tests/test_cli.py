@@ -1,223 +1,244 @@
-import json
-import pickle
+"""From words to settings, and what is refused. tests/test_commands.py runs the commands."""
 
-import numpy as np
+from pathlib import Path
+
 import pytest
-import torch
 import yaml
-from PIL import Image
 
-from biflow import cli
-from biflow.config import NetworkConfig
-from biflow.networks import VideoUNet
-from biflow.training.checkpoint import save_model
+from biflow import cli, config
+from biflow.errors import UserError
+from tests.command_line import printed, refused, run
 
-TINY = {"network": {"channels": [32, 32], "attention": [], "patch": 2}, "batch": 4, "preview_every": 0}
+TRAIN = ("train", "--data", "x", "--out", "y")
 
 
-def run(*words, capsys) -> tuple[int, str, str]:
-    code = 0
-    try:
-        cli.main([str(word) for word in words])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    return code, *capsys.readouterr()
+def settings(*words):
+    """The settings that `biflow words` is run with."""
+    namespace = cli.parser().parse_args([str(word) for word in words])
+    return namespace.command.read(namespace.command.content(namespace))
 
 
-def refused(*words, capsys) -> str:
-    """The sentence that `biflow words` was refused with."""
-    code, _, errors = run(*words, capsys=capsys)
-    sentences = [line for line in errors.splitlines() if line.startswith("biflow: ")]
-    assert code == 2, errors
-    assert "Traceback" not in errors
-    assert sentences, errors
-    return sentences[-1]
+def test_hyphens_and_underscores_are_the_same():
+    assert settings("sample", "m", "--fps-factor", 4) == settings("sample", "m", "--fps_factor=4")
+    hyphens = settings(*TRAIN, "--network.head-dim", 64, "--dry-run", "--log-every=2")
+    assert hyphens == settings(*TRAIN, "--network.head_dim", 64, "--dry_run", "--log_every=2")
+    assert (hyphens.network.head_dim, hyphens.dry_run, hyphens.log_every) == (64, True, 2)
+    assert settings("sample", "m", "--first", "my_clips/a_b=c.png").first == Path("my_clips/a_b=c.png")
 
 
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**TINY, "steps": 4, "log_every": 2, "save_every": 2}))
-    return path
+@pytest.mark.parametrize(
+    ("words", "png"),
+    [
+        ((), False),
+        (("--png",), True),
+        (("--png", "true"), True),
+        (("--png", "True"), True),
+        (("--png=true",), True),
+        (("--png", "false"), False),
+        (("--png=false",), False),
+        (("--png", "--frames", "3"), True),
+    ],
+)
+def test_a_switch_needs_no_value_and_takes_one(words, png):
+    for line in (("m", *words), (*words, "m")):  # a switch does not swallow what follows it
+        assert (settings("sample", *line).model, settings("sample", *line).png) == (Path("m"), png)
 
 
-@pytest.fixture
-def model(tmp_path):
-    save_model(tmp_path / "model", VideoUNet("biflow", NetworkConfig((32, 32), attention=()), (16, 16)), None, {})
-    return tmp_path / "model"
+@pytest.mark.parametrize(
+    "words", [["[64, 64, 128]"], ["64", "64", "128"], ["64,64,128"], ["(64,", "64,", "128)"], ["[64,64,128]"]]
+)
+def test_a_list_is_written_in_any_way(words):
+    assert settings(*TRAIN, "--network.channels", *words, "--steps", 3).network.channels == (64, 64, 128)
+    assert settings(*TRAIN, f"--network.channels={' '.join(words)}").network.channels == (64, 64, 128)
 
 
-@pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
-def test_prepare_train_sample_export_without_hand_holding(method, config, tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    for clip in range(3):
-        for i in range(6):
-            path = tmp_path / "clips" / f"clip {clip}" / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(path)
-    run_dir, prepared = tmp_path / "run", tmp_path / "prepared"
-    assert run("prepare", tmp_path / "clips", prepared, "--size", 16, capsys=capsys)[0] == 0
-    train = ("train", "--config", config, "--data", prepared, "--out", run_dir, "--method", method)
-    assert run(*train, capsys=capsys)[0] == 0
-    sample = ("sample", run_dir, "--first", prepared, "--frames", 3, "--samples", 2, "--out", tmp_path / "out")
-    assert run(*sample, capsys=capsys)[0] == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "sample_000.mp4",
-        "sample_001.mp4",
-        "sheet.png",
-        "stats.json",
-    ]
-    assert run("export", run_dir, tmp_path / "small", "--first", prepared, capsys=capsys)[0] == 0
-    evidence = json.loads((tmp_path / "small" / "evidence.json").read_text())
-    assert (evidence["step"], evidence["samples"], evidence["config"]["method"]) == (4, 16, method)
-    again = ("sample", tmp_path / "small", "--frames", 2, "--out", tmp_path / "again")
-    assert run(*again, capsys=capsys)[0] == 0
+def test_a_list_may_be_negative_or_empty():
+    for words in (["-2", "-1"], ["[-2, -1]"], ["-2,-1"]):
+        assert settings(*TRAIN, "--network.attention", *words).network.attention == (-2, -1)
+    assert settings(*TRAIN, "--network.attention", "[]").network.attention == ()
+    assert settings(*TRAIN, "--network.attention", "--steps", "3").network.attention == ()
 
 
-def test_training_runs_straight_from_a_folder(config, tmp_path, capsys):
-    for clip in range(2):
-        (tmp_path / "clips").mkdir(exist_ok=True)
-        np.save(tmp_path / "clips" / f"{clip}.npy", np.zeros((4, 16, 16, 3), np.uint8))
-    words = ("train", "--config", config, "--data", tmp_path / "clips", "--out", tmp_path / "run", "--size", 16)
-    assert run(*words, capsys=capsys)[0] == 0
-    assert run(*words, "--steps", 6, capsys=capsys)[0] == 0
+@pytest.mark.parametrize(
+    ("option", "word", "value"),
+    [
+        ("eps", "0.2", 0.2),
+        ("eps", ".2", 0.2),
+        ("eps", "1e-1", 0.1),
+        ("eps", "-1e-3", -1e-3),  # the library refuses it, by a sentence about its range
+        ("eps", "none", None),
+        ("eps", "null", None),
+        ("fps", "25", 25.0),
+        ("frames", "1_000", 1000),
+        ("out", "eps0.1:t12", Path("eps0.1:t12")),
+        ("out", "12", Path("12")),
+        ("out", "~", Path("~")),
+        ("first", "none", Path("none")),
+        ("direction", "backward", "backward"),
+    ],
+)
+def test_words_become_the_values_that_they_look_like(option, word, value):
+    for words in ((f"--{option}", word), (f"--{option}={word}",)):
+        assert getattr(settings("sample", "m", *words), option) == value
 
 
-def test_dry_run_prints_settings_that_a_config_file_can_hold(config, tmp_path, capsys):
-    words = (
-        "train",
-        "--config",
-        config,
-        "--data",
-        "x",
-        "--out",
-        "y",
-        "--lr",
-        "0.5",
-        "--network.layers",
-        2,
-        "--dry-run",
+def test_text_stays_text():
+    assert settings("serve", "m", "--token", "0123", "--host", "true") == config.Serve(
+        Path("m"), token="0123", host="true"
     )
-    code, out, _ = run(*words, capsys=capsys)
-    settings = yaml.safe_load(out)
-    assert code == 0
-    assert (settings["lr"], settings["network"]["layers"], settings["network"]["patch"]) == (0.5, 2, 2)
-    (tmp_path / "again.yaml").write_text(out)
-    again = run("train", "--config", tmp_path / "again.yaml", "--data", "x", "--out", "y", "--dry-run", capsys=capsys)
-    assert yaml.safe_load(again[1]) == settings
 
 
-@pytest.mark.parametrize("content", [{"stepz": 3}, {"network": {"layerz": 2}}])
-def test_an_unknown_key_in_a_config_names_the_nearest(content, tmp_path, capsys):
-    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
-    told = refused("train", "--config", tmp_path / "bad.yaml", "--data", "x", "--out", "y", capsys=capsys)
-    assert "nearest known one is network.layers" in told or "nearest known one is steps" in told
+def test_what_is_positional_has_its_place_among_options():
+    expected = config.Prepare(Path("a"), Path("b"), size=16, crop=True)
+    for words in ("a b --size 16 --crop", "--size 16 a --crop b", "--crop --size=16 a b", "--size 16 --crop -- a b"):
+        assert settings("prepare", *words.split()) == expected
+    assert settings("report", "a", "b", "--out", "c").runs == (Path("a"), Path("b"))
+    assert settings("fvd", "--", "-a", "--b").fake == Path("--b")
 
 
 def test_an_unknown_option_names_the_nearest(capsys):
-    assert "nearest known one is steps" in refused("train", "--data", "x", "--out", "y", "--stepz", 3, capsys=capsys)
-    assert "nearest known one is frames" in refused("sample", "m", "--framez", 3, capsys=capsys)
+    assert "nearest known one is --steps" in refused(*TRAIN, "--stepz", 3, capsys=capsys)
+    assert "nearest known one is --frames" in refused("sample", "m", "--framez", 3, capsys=capsys)
+    assert "nearest known one is --fps-factor" in refused("sample", "--fps_factr=3", capsys=capsys)
+    told = refused(*TRAIN, "--network.head_dims", 3, capsys=capsys)
+    assert told.startswith("There is no option --network.head-dims. The nearest known one is --network.head-dim;")
+    assert "no option --frame." in refused("sample", "m", "--frame", 3, capsys=capsys)  # no guessing
+    assert "has to come before --frames" in refused("--frames", 3, "sample", capsys=capsys)
 
 
-def test_an_unknown_verb_names_the_nearest(capsys):
+def test_an_unknown_command_names_the_nearest(capsys):
     assert "nearest is 'prepare'" in refused("prepar", "a", "b", capsys=capsys)
+    assert "nearest is 'data fetch'" in refused("fetch", capsys=capsys)
+    assert "nearest is 'weights fetch'" in refused("weights", "fetchh", "i3d", capsys=capsys)
+    assert "'biflow import' needs the name of a command: reference." in refused("import", capsys=capsys)
+    assert "nearest is 'sample'" in refused("help", "sampel", capsys=capsys)
+
+
+def test_the_renderer_that_became_a_program_is_named(capsys):
+    assert "python datasets/maze.py" in refused("data", "render", "somewhere", "--clips", 3, capsys=capsys)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--lr", "abc", "lr"),
-        ("--steps", 0, "steps is 0"),
-        ("--ema", 1.5, "ema is 1.5"),
-        ("--method", "gan", "method"),
-        ("--network.channels", "[48]", "48 is not a multiple of 32"),
+        ("--lr", "abc", "--lr must be a number, not 'abc'."),
+        ("--steps", 0, "--steps is 0, but must be at least 1."),
+        ("--steps", "many", "--steps must be a whole number, not 'many'."),
+        ("--ema", 1.5, "--ema is 1.5, but must be at least 0 and below 1."),
+        ("--coarse_noise", -1, "--coarse-noise is -1.0, but must not be negative."),
+        ("--compile", "=maybe", "--compile must be true or false, not 'maybe'."),
+        ("--schedule", "linear", "--schedule must be one of constant, cosine, not 'linear'."),
+        ("--network.channels", "[48]", "--network.channels: 48 is not a multiple of 32, the groups of the norms."),
+        ("--network.channels", "32 a", "--network.channels[1] must be a whole number, not 'a'."),
+        ("--network.layers", "none", "--network.layers must be a whole number, not 'none'."),
     ],
 )
-def test_a_bad_setting_is_named(option, value, told, capsys):
-    assert told in refused("train", "--data", "x", "--out", "y", option, value, capsys=capsys)
+def test_a_bad_setting_is_named_as_it_is_written(option, value, told, capsys):
+    words = (f"{option}{value}",) if str(value).startswith("=") else (option, value)
+    assert refused(*TRAIN, *words, capsys=capsys) == told
 
 
-def test_a_network_that_does_not_fit_the_frames_names_sizes_that_do(prepared, tmp_path, capsys):
-    words = ("train", "--data", prepared, "--out", tmp_path / "run", "--network.channels", "[32,32,32,32,32]")
-    assert "multiples of 32; 32 works" in refused(*words, capsys=capsys)
-    assert not (tmp_path / "run").exists()
+def test_what_is_missing_or_too_much_is_named(capsys):
+    assert refused("sample", capsys=capsys).startswith("MODEL is missing; see biflow sample --help")
+    assert refused("train", capsys=capsys).startswith("--data and --out are missing;")
+    told = refused("import", "reference", "w", "--width", 3, capsys=capsys)
+    assert told.startswith("OUT, --method and --size are missing;")
+    assert "--frames needs a value" in refused("sample", "m", "--frames", capsys=capsys)
+    assert "--frames needs a value" in refused("sample", "m", "--frames", "--png", capsys=capsys)
+    assert "'b' is one argument too many" in refused("sample", "a", "b", capsys=capsys)
+    assert "NAME must be one of i3d, " in refused("weights", "fetch", "i4d", capsys=capsys)
 
 
-def test_missing_empty_and_single_frame_clips_are_refused(tmp_path, capsys):
-    assert "nowhere" in refused("prepare", tmp_path / "nowhere", tmp_path / "out", capsys=capsys)
-    (tmp_path / "empty").mkdir()
-    assert "empty" in refused("prepare", tmp_path / "empty", tmp_path / "out", capsys=capsys)
-    (tmp_path / "one").mkdir()
-    Image.new("RGB", (16, 16)).save(tmp_path / "one" / "0.png")
-    assert "one" in refused("prepare", tmp_path / "one", tmp_path / "out", capsys=capsys)
-    assert not (tmp_path / "out").exists()
+def test_an_error_of_the_library_names_the_flag_of_this_command(capsys, monkeypatch):
+    for error, told in (
+        (UserError("There is nothing.", setting="first"), "--first: There is nothing."),
+        (UserError("No model there.", setting="model"), "MODEL: No model there."),
+        (UserError("fps_factor is odd.", setting="fps_factor"), "--fps-factor is odd."),
+        (UserError("firsts are bad.", setting="first"), "--first: firsts are bad."),
+        (UserError("The colour is off.", setting="colour"), "The colour is off."),
+        (UserError("All is lost."), "All is lost."),
+    ):
+        raises(error, monkeypatch)
+        assert refused("sample", "m", capsys=capsys) == told
 
 
-def test_a_corrupt_clip_is_named_and_skipped_or_fatal(tmp_path, capsys, caplog):
-    (tmp_path / "clips").mkdir()
-    np.save(tmp_path / "clips" / "good.npy", np.zeros((10, 16, 16, 3), np.uint8))
-    (tmp_path / "clips" / "broken.mp4").write_bytes(b"no video at all")
-    code, out, errors = run("prepare", tmp_path / "clips", tmp_path / "out", "--size", 16, capsys=capsys)
-    assert code == 0
-    assert "1 skipped" in out
-    assert "broken.mp4" in errors + caplog.text
-    told = refused("prepare", tmp_path / "clips", tmp_path / "strict", "--size", 16, "--strict", "true", capsys=capsys)
-    assert "broken.mp4" in told
-    assert not (tmp_path / "strict").exists()
+def raises(error, monkeypatch) -> None:
+    """From now on, `biflow sample` raises this."""
+
+    def sample(_settings):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "sample", (config.Sample, sample))
 
 
-def test_a_pickle_is_refused_and_never_run(model, image, tmp_path, capsys):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "exploded"), "w"))
+def test_an_extra_that_is_missing_is_told_with_its_command(capsys, monkeypatch):
+    raises(ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn"), monkeypatch)
+    assert refused("sample", "m", capsys=capsys).endswith('pip install "biflow[serve]"')
+    raises(ModuleNotFoundError("No module named 'other'", name="other"), monkeypatch)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["sample", "m"])
 
-    (model / "diffusion_pytorch_model.safetensors").write_bytes(pickle.dumps(Bomb()))
-    assert "not a safetensors file" in refused("sample", model, "--first", image, capsys=capsys)
-    assert not (tmp_path / "exploded").exists()
+
+def test_ctrl_c_is_130_with_the_sentence_of_the_library(capsys, monkeypatch):
+    raises(KeyboardInterrupt("Stopped after 3 frames."), monkeypatch)
+    assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped after 3 frames.\n")
+    raises(KeyboardInterrupt(), monkeypatch)
+    assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
 
 
 @pytest.fixture
-def image(tmp_path):
-    Image.new("RGB", (16, 16), (90, 60, 30)).save(tmp_path / "first.png")
-    return tmp_path / "first.png"
+def dry_run(tmp_path, capsys):
+    """The settings of `biflow train --config` of a YAML file with this content, and with these options."""
+
+    def dry_run(content, *options) -> dict:
+        (tmp_path / "settings.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return yaml.safe_load(
+            printed(*TRAIN, "--config", tmp_path / "settings.yaml", *options, "--dry-run", capsys=capsys)
+        )
+
+    return dry_run
 
 
-def test_a_checkpoint_of_another_shape_is_refused(model, image, capsys):
-    settings = json.loads((model / "config.json").read_text())
-    settings["network"]["channels"] = [32, 64]
-    (model / "config.json").write_text(json.dumps(settings))
-    assert "another" in refused("sample", model, "--first", image, capsys=capsys)
+def test_options_win_over_the_file_and_nested_ones_merge(dry_run):
+    content = {"lr": 0.5, "steps": 7, "network": {"layers": 3, "patch": 1}}
+    shown = dry_run(content, "--steps", 8, "--network.layers", 2, "--network.channels", 32, 64)
+    assert (shown["lr"], shown["steps"], shown["batch"]) == (0.5, 8, 128)
+    network = shown["network"]
+    assert (network["layers"], network["patch"], network["channels"], network["head_dim"]) == (2, 1, [32, 64], 32)
+    assert dry_run("lr: 1e-4\nv_scale: 2")["lr"] == 1e-4
+    assert dry_run("v_scale: 2", "--v-scale", "none")["v_scale"] is None
+    assert dry_run("compile: true\nnetwork: {pair: true}", "--compile", "false")["compile"] is False
 
 
-def test_no_model_and_no_first_frame_are_told(model, image, tmp_path, capsys):
-    assert "No model in" in refused("sample", tmp_path, "--first", image, capsys=capsys)
-    assert "--first" in refused("sample", model, capsys=capsys)
-    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert "broken.png" in refused("sample", model, "--first", tmp_path / "broken.png", capsys=capsys)
+def test_a_dry_run_prints_all_settings_as_a_file_that_train_accepts(dry_run):
+    shown = dry_run({"lr": 0.5}, "--network.layers", 2)
+    assert list(shown) == list(vars(config.TrainConfig()))
+    assert dry_run(shown) == shown
 
 
-def test_no_space_left_is_told(model, image, tmp_path, capsys, monkeypatch):
-    def full(*_args, **_settings):
-        raise OSError(28, "No space left on device", "somewhere/file")
-
-    monkeypatch.setattr("biflow.sampling.sample", full)
-    assert "No space left" in refused("sample", model, "--first", image, capsys=capsys)
+def test_the_file_may_hold_everything_that_train_needs(tmp_path, capsys):
+    (tmp_path / "all.yaml").write_text("data: x\nout: y\nsize: 32\nsteps: 5\ndry_run: true\n")
+    assert "steps: 5" in printed("train", "--config", tmp_path / "all.yaml", capsys=capsys)
 
 
-def test_importing_a_reference_checkpoint_of_another_width_is_refused(tmp_path, capsys):
-    from safetensors.torch import save_file
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("stepz: 3", "There is no setting stepz. The nearest known one is steps."),
+        ("network: {layerz: 2}", "There is no setting network.layerz. The nearest known one is network.layers."),
+        ("steps: many", "steps must be a whole number, not 'many'."),
+        ("steps: 0", "steps is 0, but must be at least 1."),
+        ("network: 3", "network must be a group of settings, not 3."),
+    ],
+)
+def test_what_is_wrong_in_the_file_names_the_file(content, told, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    for options in ((), ("--lr", 1)):
+        assert refused(*TRAIN, "--config", path, *options, capsys=capsys) == f"{path}: {told}"
 
-    save_file({"model1.conv_in.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "model.safetensors")
-    words = ("import", "reference", tmp_path / "model.safetensors", tmp_path / "out")
-    words += ("--method", "biflow", "--width", 32, "--size", 64)
-    assert "no biflow checkpoint of width 32" in refused(*words, capsys=capsys)
-    assert not (tmp_path / "out").exists()
 
-
-def test_help_lists_the_verbs_and_help_of_a_verb_its_options(capsys):
-    code, out, _ = run("--help", capsys=capsys)
-    assert code == 0
-    assert all(verb in out for verb in ("prepare", "train", "sample", "import reference", "data fetch"))
-    code, out, _ = run("sample", "--help", capsys=capsys)
-    assert code == 0
-    assert "--fps_factor" in out
+def test_a_file_that_is_not_there_or_not_yaml_is_told(tmp_path, capsys):
+    assert "nowhere.yaml cannot be read" in refused(*TRAIN, "--config", tmp_path / "nowhere.yaml", capsys=capsys)
+    (tmp_path / "bad.yaml").write_text("a: [1\nb: 2")
+    assert "bad.yaml, line 2: not valid YAML" in refused(*TRAIN, "--config", tmp_path / "bad.yaml", capsys=capsys)

@@ -1,3 +1,4 @@
+import errno
 import struct
 
 import av
@@ -130,15 +131,45 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
         write(tmp_path / "new.mp4", [plain((0, 0, 0), 16, 16)])
     with pytest.raises(UserError, match="no frames"):
         write(tmp_path / "new.mp4", [])
-    with pytest.raises(UserError, match=r"name it \.mp4"):
+    with pytest.raises(UserError, match=r"Name it \.mp4"):
         video.VideoWriter(tmp_path / "new.webm", fps=25, size=(32, 48))
     assert [p.name for p in tmp_path.iterdir()] == ["old.mp4"]
     assert (tmp_path / "old.mp4").read_text() == "what was there"
 
 
-def test_a_full_disk_is_said(tmp_path):
-    with pytest.raises(UserError, match="No space left"), video._told_if_full(tmp_path):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("name", ["mux", "close"])
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch, name):
+    class Full:
+        def __init__(self, container):
+            self.container = container
+
+        def __getattr__(self, attribute):
+            return self.fail if attribute == name else getattr(self.container, attribute)
+
+        def fail(self, *packets):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    opened = av.open
+    monkeypatch.setattr(av, "open", lambda *args, **options: Full(opened(*args, **options)))
+    with pytest.raises(UserError, match=r"No space left to write .*a\.mp4\."):
+        write(tmp_path / "a.mp4", [plain((0, 0, 0))])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_of_the_body_is_passed_on_as_it_is(tmp_path):
+    with pytest.raises(InterruptedError):
+        write(tmp_path / "a.mp4", [plain((0, 0, 0))], InterruptedError())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_cannot_replace_a_folder_or_be_in_a_file(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UserError, match=r"folder\.mp4 cannot be written: it is a folder"):
+        write(tmp_path / "folder.mp4", [plain((0, 0, 0))])
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be written: .*file is not a folder"):
+        write(tmp_path / "file" / "a.mp4", [plain((0, 0, 0))])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "mjpeg"), (".webm", "libvpx"), (".gif", "gif")])
@@ -176,7 +207,7 @@ def test_damaged_videos_are_refused(tmp_path):
         list(video.decode(tmp_path / "hurt.mp4").frames)
 
 
-def test_a_file_that_ends_early_is_said(tmp_path, caplog):
+def test_a_file_that_ends_early_is_reported(tmp_path, caplog):
     noise = torch.randint(0, 256, (40, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     write(tmp_path / "whole.mkv", noise)
     data = (tmp_path / "whole.mkv").read_bytes()
@@ -185,7 +216,7 @@ def test_a_file_that_ends_early_is_said(tmp_path, caplog):
     assert "of about 40 frames; it may be cut short" in caplog.text
 
 
-def test_what_a_phone_filmed_lying_down_is_turned_upright(tmp_path):
+def test_video_that_a_phone_stored_on_its_side_is_turned_upright(tmp_path):
     frame = plain((0, 0, 0))
     frame[:, :8, :8] = 255  # bright at the top left
     write(tmp_path / "lying.mp4", [frame])

@@ -1,39 +1,21 @@
-"""Generative Video Bi-flow: stream video by solving an ODE from frame to frame (Liu & Ritschel, ICCV 2025)."""
+"""Generative Video Bi-flow: stream video by solving an ODE from frame to frame (Liu & Ritschel, ICCV 2025).
 
-from importlib import import_module
+Load a model and stream from it:
+
+>>> import biflow
+>>> model = biflow.load_model(biflow.shipped_model())
+>>> first = biflow.first_frames(model.folder / "first", model.size, samples=1)  # uint8 (1, 3, 64, 64)
+>>> for frame in biflow.stream(model, biflow.to_float(first), eps=0.2):
+...     if frame.time == 3:  # frame.x is (1, 3, 64, 64) in [-1, 1]; the stream itself has no end
+...         break
+
+`biflow.with_engine(model)` evaluates the network in the fastest way of this machine. `biflow.train` makes a model from a
+prepared set of clips. The method in equations is in `biflow.paths`, `biflow.methods` and `biflow.solvers`.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-# The public names and where they live; imported on first use, so that `import biflow` costs nothing.
-_HOMES = {
-    "bilinear": "paths",
-    "forward_line": "paths",
-    "backward_line": "paths",
-    "denoising_line": "paths",
-    "line": "paths",
-    "field_along": "paths",
-    "Curve": "paths",
-    "Fields": "paths",
-    "flow_loss": "objectives",
-    "biflow_loss": "objectives",
-    "condiff_loss": "objectives",
-    "Solver": "solvers",
-    "SolverError": "solvers",
-    "solve": "solvers",
-    "NetworkConfig": "config",
-    "TrainConfig": "config",
-    "VideoUNet": "networks",
-    "load_model": "networks",
-    "stream": "rollout",
-    "rollout": "rollout",
-    "denoise": "rollout",
-    "sample_generators": "rollout",
-    "UserError": "errors",
-}
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'biflow' has no attribute {name!r}")
-    return getattr(import_module(f"biflow.{_HOMES[name]}"), name)
+# The public names stand in __init__.pyi, for type checkers as well; each is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

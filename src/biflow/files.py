@@ -1,75 +1,158 @@
-"""Files that are whole or absent, and on what code and machine they were made."""
+"""Read and write files. What is written appears under its name complete and on disk, or not at all."""
 
+import contextlib
+import errno
+import glob
+import hashlib
+import http.client
 import json
 import os
-import platform
 import re
-import subprocess
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from biflow.errors import UserError
 
+REASONS = {
+    errno.EISDIR: "it is a folder",
+    errno.ENOTDIR: "it exists and is not a folder",
+    errno.EROFS: "its file system is read-only",
+}
+BLOCK = 1 << 20
+ATTEMPTS = 5  # connections in a row that may break off without a byte before a download gives up
+ARCHIVE_MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
 
-def commit() -> str:
-    """The git commit of this source tree, with "-dirty" if it differs; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+
+@contextlib.contextmanager
+def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name, and rename it to `path` when the body has succeeded.
+
+    Yields the temporary path, where nothing exists yet; the body creates a file or a folder there. It is in the same
+    folder as `path`, hidden, and its suffix is ".partial": pass the format to a library that guesses it from the name.
+    Missing parent folders are created. A file or a folder that `path` names already is replaced, a folder only by a
+    folder. After any exception the temporary file is removed, and what was at `path` is unchanged.
+
+    Several processes may write the same file at the same time: the last one to finish wins.
+
+    Args:
+        path: where the result will be.
+        sync: wait until the data is on disk before and after the rename, so that it survives a power failure. False is
+            for many small files that are easy to make again.
+
+    Raises:
+        UserError: an OSError in the body or the rename, as `os_error` describes it.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write `content` to `path` by way of a temporary name, so that the file is never half-written."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        partial.write_text(content)
-        partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in (partial, *_abandoned(path)) if sync else ():
+            _remove(leftover)
+        yield partial
+        for written in (partial, *partial.rglob("*")) if sync else ():
+            _sync(written)
+        _rename(partial, path)
+        if sync:
+            _sync(path.parent)
+    except OSError as error:
+        raise os_error(error, path) from error
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
-def write_json(path: Path, content: object, *, indent: int | None = 1) -> None:
-    """Write `content` as JSON like `write_text`; with an indent, a list of plain values stays on one line."""
+def os_error(error: OSError, path: str | Path) -> UserError:
+    """The reason why `path` could not be written, as one sentence."""
+    path = Path(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"No space left to write {path}. Free some space, or write to another disk.")
+    blocking = [parent for parent in path.parents if os.path.lexists(parent) and not os.path.isdir(parent)]
+    if blocking:
+        reason = f"{blocking[0]} is not a folder"
+    elif isinstance(error, PermissionError):
+        reason = f"you have no permission to write in {path.parent}"
+    else:
+        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"{path} cannot be written: {reason}.")
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """Temporary files of `path` whose processes were killed, on systems that list processes in /proc."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = partial.suffixes[-2][1:]
+        if pid.isdecimal() and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{pid}"):
+            yield partial
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder where the system can do so, are on disk."""
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _rename(partial: Path, path: Path) -> None:
+    previous = partial.with_suffix(".previous")
+    if partial.is_dir() and path.is_dir():  # a folder that is not empty cannot be overwritten
+        _remove(previous)
+        path.rename(previous)
+    try:
+        partial.replace(path)
+    except BaseException:
+        if previous.exists():
+            previous.rename(path)
+        raise
+    _remove(previous)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write `content` as UTF-8. Raises UserError."""
+    with replacing(path) as partial:
+        partial.write_text(content, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: object, *, indent: int | None = 1) -> None:
+    """Write `content` as JSON. With an indent, a list of plain values stays on one line. Raises UserError."""
     text = json.dumps(content, indent=indent)
     text = re.sub(r"\[\n[^\[\]{}]*\]", lambda m: "[" + re.sub(r"\n\s*", " ", m[0][1:-1]).strip() + "]", text)
     write_text(path, text + "\n")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write safetensors to `path` by way of a temporary name."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, partial, metadata={"format": "pt", **(metadata or {})})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Raises UserError."""
+    with replacing(path) as partial:
+        contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file to `path` by way of a temporary name."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        with partial.open("wb") as file:  # given a name, NumPy would append .npy to it
-            np.save(file, array, allow_pickle=False)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    """Where what is fetched or built once is kept: `$XDG_CACHE_HOME/biflow`, or `~/.cache/biflow`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
+def write_array(path: str | Path, array: np.ndarray) -> None:
+    """Write an .npy file. Raises UserError."""
+    with replacing(path) as partial, partial.open("wb") as file:  # given a name, NumPy would append .npy to it
+        np.save(file, array, allow_pickle=False)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in `path`. Raises UserError if it is not a safetensors file; nothing is ever unpickled."""
+    """The tensors in a safetensors file. Raises UserError for any other file; nothing is ever unpickled."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
@@ -78,20 +161,118 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a safetensors file (a pickle is never loaded): {error}") from error
 
 
-from contextlib import contextmanager  # noqa: E402
-import shutil  # noqa: E402
-
-
-@contextmanager
-def replacing(path: Path, *, sync: bool = True):
-    """temporary"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    shutil.rmtree(partial, ignore_errors=True)
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file. Raises UserError if it cannot be read or is not valid JSON."""
     try:
-        yield partial
-        if path.is_dir():
-            shutil.rmtree(path)
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+_sha256 = sha256  # `download` has an argument of that name
+
+
+def cache_folder() -> Path:
+    """The folder of downloads and compiled graphs: `$XDG_CACHE_HOME/biflow`, or `~/.cache/biflow`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
+
+
+def download(url: str, path: str | Path, *, sha256: str | None = None, progress: bool = True) -> str:
+    """Download `url` to `path` and return its SHA-256. The file gets its name when it is complete and verified.
+
+    An interrupted download leaves `.NAME.part` in the same folder. The next call resumes it if the server still has
+    the same file.
+
+    Args:
+        url: an http or https address.
+        path: the file to write.
+        sha256: the expected hash, if it is known.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the download failed, the file has another hash, or it is a web page instead of an archive. In the
+            last two cases the file is removed.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    tag = part.with_suffix(".tag")  # the server's identifier of this version of the file
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url} is not an http or https address.")
+    _receive_all(url, path, part, tag, progress)
+    digest = _sha256(part)
+    magic = ARCHIVE_MAGIC.get(path.suffix.lower(), b"")
+    with part.open("rb") as file:
+        genuine = file.read(len(magic)) == magic
+    if not genuine or digest != (sha256 or digest).lower():
+        _remove(part)
+        _remove(tag)
+        what = f"has SHA-256 {digest}, not {sha256}" if genuine else "is not an archive, perhaps a web page instead"
+        raise UserError(f"{url} {what}. The download was removed. Try again, or check the address.")
+    with replacing(path) as partial:
+        part.replace(partial)
+    _remove(tag)
+    return digest
+
+
+def _receive_all(url: str, path: Path, part: Path, tag: Path, progress: bool) -> None:
+    attempts, size = 0, 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while not _receive(url, part, tag, progress):
+            before, size = size, part.stat().st_size if part.exists() else 0
+            attempts = 0 if size > before else attempts + 1
+            if attempts == ATTEMPTS:
+                raise UserError(f"{url} keeps breaking off after {size:,} bytes. Try again later to resume.")
+            time.sleep(attempts)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{url} answers {error.code} {error.reason}. Check the address.") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{url} cannot be reached ({error.reason}). Try again later to resume.") from error
+    except OSError as error:
+        raise os_error(error, path) from error
+
+
+def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:
+    """Receive what `part` still lacks of the file. False if the connection broke off before the end."""
+    start = part.stat().st_size if part.exists() and tag.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "biflow", "Accept-Encoding": "identity"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+        request.add_header("If-Range", tag.read_text())  # the rest if the file is still the same, else all of it
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            start = start if answer.status == 206 else 0
+            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if version and not version.startswith("W/"):
+                tag.write_text(version)
+            else:
+                _remove(tag)  # without an identifier, an interrupted download starts over
+            length = answer.headers.get("Content-Length")
+            total = start + int(length) if length else None
+            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
+            bar.set_description(part.stem[1:])
+            with bar, open(part, "ab" if start else "wb") as file:
+                while block := answer.read(BLOCK):
+                    file.write(block)
+                    bar.update(len(block))
+            return total is None or part.stat().st_size >= total
+    except urllib.error.HTTPError as error:
+        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
+            return True  # the download had ended, but its file was not renamed yet
+        _remove(part)
+        return False
+    except (http.client.HTTPException, ConnectionError, TimeoutError):
+        return False

@@ -1,33 +1,48 @@
-"""temporary"""
+"""The machine: its devices and precision, and how results name it."""
+
 import os
 import platform
+import subprocess
 from pathlib import Path
+
 import torch
-from biflow.files import cache_folder, commit
+
+from biflow.files import cache_folder
+
+
 def device() -> torch.device:
-    """CUDA if there is one, else MPS, else the CPU."""
+    """CUDA if there is a GPU, else MPS if available, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def computes_in_bf16() -> bool:
-    """Whether `device()` multiplies in bf16 by itself, so that bf16 is the faster way."""
+    """Whether `device()` has native bf16 arithmetic, so that bf16 is faster than float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def keep_compiled() -> None:
-    """Let torch.compile keep its work for later runs, in the cache; by itself it keeps it where a reboot clears it."""
+    """Let torch.compile keep compiled code in the cache folder. By default it keeps it in /tmp, until the next boot."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
 
 
 def hardware() -> str:
-    """What this machine computes on, in words."""
+    """A description of the hardware for people, such as "2 CPU cores, Intel(R) Xeon(R)"."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"
+
+
+def commit() -> str:
+    """The git commit of this source tree, with "-dirty" if files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

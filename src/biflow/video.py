@@ -1,18 +1,18 @@
-"""Decode and encode: images and videos in, mp4 and contact sheets out.
+"""Decode images and videos; encode mp4 files and contact sheets.
 
-Frames are uint8 tensors (3, h, w) in RGB, 0 to 255. Networks want float32 in [-1, 1]; `to_float` and `to_uint8` are the
+Frames are uint8 tensors (3, h, w) in RGB, 0 to 255. Networks take float32 in [-1, 1]. `to_float` and `to_uint8` are the
 only two places in the project where one becomes the other.
 """
 
 import contextlib
-import errno
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,32 +22,33 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
+from biflow.files import os_error, replacing
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v"}
-H264_SUFFIXES = {".mp4", ".mkv", ".mov"}
+H264_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
 def to_float(frames: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
-    """uint8 in 0..255 to float32 in [-1, 1], on the device where the frames are."""
+    """uint8 in 0..255 to float32 in [-1, 1], on the same device."""
     return frames.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
-    """Float in [-1, 1] to uint8 in 0..255, clamped and rounded to the nearest, on the device where the frames are."""
+    """Float in [-1, 1] to uint8 in 0..255, clamped and rounded to the nearest, on the same device."""
     return frames.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def resize(
     frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False
 ) -> UInt8[Tensor, "n c new_h new_w"]:
-    """Resize to `size` (h, w), bicubic with antialiasing; within 1/255 of what Pillow does.
+    """Resize to `size` (h, w), bicubic with antialiasing, within 1/255 of Pillow's result.
 
-    The whole frame is squeezed to the new shape, as the reference implementation does. `crop` cuts the largest centred
-    part that has the aspect of `size` first.
+    The whole frame is squeezed into the new shape, as the reference implementation does. `crop` first cuts out the
+    largest centred part with the aspect ratio of `size`.
     """
     if crop:
         height, width = frames.shape[-2:]
@@ -61,43 +62,48 @@ def resize(
 
 
 def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
-    """Decode one image; also say which kind it was ("grey", "RGBA", …) if it had to be converted to RGB, else None.
+    """Decode one image as RGB. Also returns which kind it was ("grey", "RGBA", ...) if it was another, else None.
 
-    Raises UserError for what Pillow cannot read in full, and for images of more pixels than Pillow holds safe.
+    Raises:
+        UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file)
             if image.mode in ("I", "F"):
-                raise UserError(f"{name} has {image.mode} pixels of unknown range; save it as 8-bit RGB.")
+                raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
             image = ImageOps.exif_transpose(image)
             image.load()
-            converted = None
-            if image.mode.startswith("I;16"):
-                converted = "16-bit grey"
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-            elif image.mode != "RGB":
-                converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
-            if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-            pixels = np.array(image.convert("RGB"))
+            pixels, converted = _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first.") from error
+        raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller first.") from error
     except FileNotFoundError as error:
-        raise UserError(f"{name} does not exist; check the path.") from error
+        raise UserError(f"{name} does not exist. Check the path.") from error
     except UserError:
         raise
-    except Exception as error:  # Pillow's decoders fail with many kinds of exception on a broken file
-        raise UserError(f"{name} cannot be read as an image ({error}); it is damaged or no image.") from error
+    except Exception as error:  # Pillow's decoders fail with many kinds of exception on a damaged file
+        raise UserError(f"{name} cannot be read as an image ({error}). It is damaged or not an image.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
 
 
-def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> UInt8[Tensor, "3 h w"]:
-    """Read an image as RGB; `size` (h, w), or one number for a square, resizes it.
+def _to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
+    converted = None
+    if image.mode.startswith("I;16"):
+        converted = "16-bit grey"
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode != "RGB":
+        converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("RGB")), converted
 
-    Grey, palette and RGBA (over black) are converted, and the logger "biflow" says so. Raises UserError.
+
+def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> UInt8[Tensor, "3 h w"]:
+    """Read an image as RGB, resized to `size` if given: (h, w), or one number for a square.
+
+    Grey, palette and RGBA images (over black) are converted, which the logger "biflow" reports. Raises UserError.
     """
     frame, converted = parse_image(Path(path), str(path))
     if converted:
@@ -109,180 +115,181 @@ def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> U
 
 @dataclass
 class Video:
-    """Frames to be read once, in order. `fps` and `length` are what the container says; None where it says nothing.
+    """A clip whose frames are read once, in order.
 
-    `part` names this clip within its file, such as "[3]", where a file holds several.
+    Attributes:
+        frames: the frames, decoded one at a time. Close it to stop early.
+        fps: frames per second; None if the file does not say.
+        length: number of frames, which may be an estimate; None if the file does not say.
+        part: name of the clip within its file, such as "[3]", if the file holds several.
     """
 
-    frames: Iterator[UInt8[Tensor, "3 h w"]]
+    frames: Generator[UInt8[Tensor, "3 h w"], None, None]
     fps: float | None
     length: int | None = None
     part: str = ""
 
 
 def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
-    """Open a video (mp4, avi, mkv, webm, mov, gif) and stream its frames; one frame is in memory at a time.
+    """Open a video (mp4, avi, mkv, webm, mov, gif) and stream its frames, one in memory at a time.
 
-    Raises UserError, here or while the frames are read, if the file is no video or is damaged.
+    Raises:
+        UserError: here or while frames are read, if the file is damaged or not a video.
     """
     import av
 
     name = name or str(file)
     if isinstance(file, str | Path) and not Path(file).exists():
-        raise UserError(f"{name} does not exist; check the path.")
+        raise UserError(f"{name} does not exist. Check the path.")
     try:
         container = av.open(str(file) if isinstance(file, Path) else file, "r")
     except (av.FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"{name} cannot be opened as a video ({error}); it is damaged or no video.") from error
+        raise UserError(f"{name} cannot be opened as a video ({error}). It is damaged or not a video.") from error
     if not container.streams.video:
         container.close()
-        raise UserError(f"{name} holds no video stream; give a file that does.")
+        raise UserError(f"{name} has no video stream.")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     fps = float(stream.average_rate) if stream.average_rate else None
     length = stream.frames or None
     if length is None and fps and container.duration:
         length = max(1, round(container.duration / 1e6 * fps))
+    return Video(_frames(container, name, length), fps, length)
 
-    def frames() -> Iterator[Tensor]:
-        count = 0
-        try:
-            with container:
-                for packet in container.demux(stream):
-                    if packet.is_corrupt:
-                        raise UserError(f"{name} is damaged or cut short; fetch or encode it again.")
-                    for frame in packet.decode():
-                        pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)  # type: ignore[union-attr]
-                        turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store upright film lying down
-                        count += 1
-                        yield torch.rot90(pixels, turns, (1, 2)).contiguous()
-        except av.FFmpegError as error:
-            raise UserError(f"{name} is damaged ({error}); fetch or encode it again.") from error
-        if length and count < 0.9 * length:  # an estimate, so it is no error: sound may go on after the last picture
-            log.warning("%s ends after %d of about %d frames; it may be cut short.", name, count, length)
 
-    return Video(frames(), fps, length)
+def _frames(container: Any, name: str, length: int | None) -> Generator[UInt8[Tensor, "3 h w"], None, None]:
+    import av
+
+    count = 0
+    try:
+        with container:
+            for packet in container.demux(container.streams.video[0]):
+                if packet.is_corrupt:
+                    raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
+                for frame in packet.decode():
+                    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+                    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store upright film on its side
+                    count += 1
+                    yield torch.rot90(pixels, turns, (1, 2)).contiguous()
+    except av.FFmpegError as error:
+        raise UserError(f"{name} is damaged ({error}). Fetch or encode it again.") from error
+    if length and count < 0.9 * length:  # no error, because sound may last longer than the pictures
+        log.warning("%s ends after %d of about %d frames; it may be cut short.", name, count, length)
 
 
 class VideoWriter:
     """Write frames to an H.264 file (yuv420p, BT.709), one at a time, in constant memory.
 
-    `size` is (h, w) of the frames that come; `scale` enlarges each pixel to a block (whole numbers only), so that
-    players show a 64x64 video properly. H.264 needs even sides: an odd one gains one row or column, copied from the
-    edge; frames are never resampled. The file gets its name only when the writer is left without an exception; until
-    then it is a hidden file beside it, and after an exception it is gone.
-
     >>> with VideoWriter("out.mp4", fps=25, size=(64, 64), scale=4) as video:
     ...     video.write(frame)  # uint8 (3, 64, 64)
+
+    H.264 needs even sides: an odd one gains a row or a column, copied from the edge. Frames are never resampled. The
+    file appears when the `with` block ends without an exception, as `files.replacing` describes.
+
+    Args:
+        path: a name that ends in .mp4, .mkv or .mov.
+        fps: frames per second.
+        size: (h, w) of the frames to be written.
+        scale: enlarges each pixel to a block of this side, so that players show a small video sharply.
+        crf: quality of x264, from 0 (lossless) to 51.
+
+    Raises:
+        UserError: another suffix, a scale or fps out of range, or a file that cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
         import av
 
         self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
-        if self.path.suffix.lower() not in H264_SUFFIXES:
-            raise UserError(f"{path} cannot hold H.264; name it .mp4, .mkv or .mov.")
+        if self.path.suffix.lower() not in H264_FORMATS:
+            raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
         if scale < 1 or fps <= 0:
             raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
-        with _told_if_full(self.path):
-            self._container = av.open(str(self._partial), "w")
-        stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
-        height, width = (side * scale + side * scale % 2 for side in self.size)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast"}  # sampling needs the cores itself
-        context = stream.codec_context
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, in the numbers of H.273
-        context.color_range = 1  # limited, as players expect
-        self._stream = stream
+        with contextlib.ExitStack() as stack:
+            partial = stack.enter_context(replacing(path))
+            self._container = av.open(str(partial), "w", format=H264_FORMATS[self.path.suffix.lower()])
+            stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
+            height, width = (side * scale + side * scale % 2 for side in self.size)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            stream.options = {"crf": str(crf), "preset": "veryfast"}  # sampling needs the cores itself
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, as H.273 numbers it
+            context.color_range = 1  # limited, as players expect
+            self._stream, self._file = stream, stack.pop_all()
 
     def write(self, frame: UInt8[Tensor, "c h w"]) -> None:
-        """Append one frame, uint8 (3, h, w) or (1, h, w), on any device. Raises UserError if its size is another."""
+        """Append one frame, uint8 (3, h, w) or (1, h, w), on any device. Raises UserError for another size."""
         import av
 
         if frame.dtype != torch.uint8 or tuple(frame.shape[-2:]) != self.size:
             raise UserError(f"{self.path} takes uint8 frames of {self.size}, not {frame.dtype} {tuple(frame.shape)}.")
-        pixels = frame.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
-        pixels = pixels.repeat(self.scale, 0).repeat(self.scale, 1)
-        height, width = pixels.shape[:2]
-        pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        pixels = _enlarged(frame, self.scale)
+        pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.frames
-        with _told_if_full(self.path):
+        try:
             self._container.mux(self._stream.encode(picture))
+        except OSError as error:  # FFmpeg's errors carry the errno
+            raise os_error(error, self.path) from error
         self.frames += 1
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
-            with _told_if_full(self.path):
-                if kind is None and self.frames:
-                    self._container.mux(self._stream.encode(None))
-                self._container.close()
-            if kind is None:
-                if not self.frames:
-                    raise UserError(f"{self.path} got no frames; nothing was written.")
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+        with contextlib.suppress(_Discarded), self._file:
+            if kind is None and self.frames:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            if kind is not None:
+                raise _Discarded
+            if not self.frames:
+                raise UserError(f"{self.path} got no frames, so it was not written.")
 
 
-@contextlib.contextmanager
-def _told_if_full(path: Path):
-    try:
-        yield
-    except OSError as error:  # FFmpeg's errors are OSErrors and carry the errno too
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(f"No space left to write {path}; free some, or write elsewhere.") from error
+class _Discarded(Exception):
+    """Makes `replacing` remove a video. The exception that ended the writer's `with` block is passed on as it is."""
+
+
+def _enlarged(frame: UInt8[Tensor, "c h w"], scale: int) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    pixels = frame.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1))
 
 
 def contact_sheet(
     rows: list[list[UInt8[Tensor, "c h w"]]],
     path: str | Path,
     caption: Sequence[str] | str = (),
-    row_labels: list[str] | None = None,
+    row_labels: Sequence[str] = (),
     *,
     scale: int = 2,
     gap: int = 4,
 ) -> None:
-    """Write a PNG: rows of frames (uint8, all of one size), caption lines on top, labels at the left of the rows.
+    """Write a PNG with rows of frames, lines of caption above them, and labels at the left of the rows.
 
-    Rows may differ in length. `scale` enlarges each pixel to a block. The file appears whole or not at all.
+    All frames have one size. Rows may differ in length. `scale` enlarges each pixel to a block of that side, and `gap`
+    is the number of pixels between frames. Raises UserError if there are no frames.
     """
     if not any(rows):
         raise UserError(f"There are no frames to put on {path}.")
     font, line = ImageFont.load_default(14), 20
-    captions = [caption] if isinstance(caption, str) else list(caption)
-    height, width = (side * scale for side in next(row for row in rows if row)[0].shape[-2:])
-    labels = row_labels or []
-    left = gap + max((round(font.getlength(label)) + 2 * gap for label in labels), default=0)
+    captions = [caption] if isinstance(caption, str) else caption
+    tiles = [[_enlarged(frame, scale) for frame in row] for row in rows]
+    height, width, _ = next(row for row in tiles if row)[0].shape
+    left = gap + max((round(font.getlength(label)) + 2 * gap for label in row_labels), default=0)
     top = gap + line * len(captions) + (gap if captions else 0)
     sheet_w = left + max(map(len, rows)) * (width + gap)
-    sheet_w = max(sheet_w, *(round(font.getlength(text)) + 2 * gap for text in captions), 0)
+    sheet_w = max([sheet_w, *(round(font.getlength(text)) + 2 * gap for text in captions)])
     sheet = Image.new("RGB", (sheet_w, top + len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, text in enumerate(captions):
         draw.text((gap, gap + index * line), text, fill="black", font=font)
-    for row, frames in enumerate(rows):
+    for row, pictures in enumerate(tiles):
         y = top + row * (height + gap)
-        if row < len(labels):
-            draw.text((gap, y + height // 2), labels[row], fill="black", font=font, anchor="lm")
-        for column, frame in enumerate(frames):
-            tile = Image.fromarray(frame.expand(3, -1, -1).permute(1, 2, 0).cpu().contiguous().numpy())
-            sheet.paste(tile.resize((width, height), Image.Resampling.NEAREST), (left + column * (width + gap), y))
-    data = io.BytesIO()
-    sheet.save(data, "PNG")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with _told_if_full(path):
-            partial.write_bytes(data.getvalue())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if row < len(row_labels):
+            draw.text((gap, y + height // 2), row_labels[row], fill="black", font=font, anchor="lm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(Image.fromarray(picture), (left + column * (width + gap), y))
+    with replacing(path) as partial:
+        sheet.save(partial, "PNG")

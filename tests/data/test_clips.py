@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.data.clips import find_clips, natural
+from biflow.data.clips import find_clips
+from biflow.data.readers import natural
 from biflow.errors import UserError
 
 

@@ -7,10 +7,11 @@ import zipfile
 
 import pytest
 
-from biflow.data import fetch as module
-from biflow.data.fetch import download, fetch
+from biflow import files
+from biflow.data.fetch import fetch
 from biflow.data.published import DATASETS, Published
 from biflow.errors import UserError
+from biflow.files import download
 
 BODY = b"PK" + bytes(range(256)) * 40
 HASH = hashlib.sha256(BODY).hexdigest()
@@ -46,7 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.asked, server.cut = {"/a.zip": BODY}, [], None
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -66,7 +67,7 @@ def test_a_file_is_whole_checked_and_alone(tmp_path, server):
     assert [p.name for p in (tmp_path / "sub").iterdir()] == ["a.zip"]
 
 
-def test_a_connection_that_breaks_off_is_taken_up_again(tmp_path, server):
+def test_a_connection_that_breaks_off_is_resumed(tmp_path, server):
     server.cut = 3000
     assert get(server, tmp_path / "a.zip") == HASH
     assert [wanted for _, wanted in server.asked] == [None, "bytes=3000-", "bytes=6000-", "bytes=9000-"]
@@ -76,7 +77,7 @@ def stop_halfway(server, path):
     """Leave a part of 4000 bytes, as a killed download does."""
     server.cut = 4000
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(module.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(files.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
         get(server, path)
     assert not path.exists()
     assert path.with_name(".a.zip.part").stat().st_size == 4000
@@ -84,7 +85,7 @@ def stop_halfway(server, path):
     server.asked.clear()
 
 
-def test_a_killed_download_goes_on_where_it_was(tmp_path, server):
+def test_a_killed_download_resumes_where_it_was(tmp_path, server):
     stop_halfway(server, tmp_path / "a.zip")
     assert get(server, tmp_path / "a.zip", sha256=HASH) == HASH
     assert [wanted for _, wanted in server.asked] == ["bytes=4000-"]
@@ -104,7 +105,7 @@ def test_a_part_that_is_whole_already_is_kept(tmp_path, server):
 
 
 def test_a_wrong_hash_removes_the_file(tmp_path, server):
-    with pytest.raises(UserError, match=f"has sha256 {HASH}, not 00"):
+    with pytest.raises(UserError, match=f"has SHA-256 {HASH}, not 00"):
         get(server, tmp_path / "a.zip", sha256="00")
     assert list(tmp_path.iterdir()) == []
 
@@ -116,33 +117,43 @@ def test_a_page_instead_of_an_archive_is_refused(tmp_path, server):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failures_are_told(tmp_path, server):
+def test_a_download_that_cannot_be_written_is_refused(tmp_path, server):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"a\.zip cannot be written: .*file is not a folder"):
+        get(server, tmp_path / "file" / "a.zip")
+    (tmp_path / "a.zip").mkdir()
+    with pytest.raises(UserError, match=r"a\.zip cannot be written: it is a folder"):
+        get(server, tmp_path / "a.zip")
+
+
+def test_failures_are_explained(tmp_path, server):
     with pytest.raises(UserError, match="answers 404"):
         download(f"{server.url}/none.zip", tmp_path / "none.zip", progress=False)
     with pytest.raises(UserError, match="cannot be reached"):
         download("http://127.0.0.1:9/a.zip", tmp_path / "a.zip", progress=False)
-    with pytest.raises(UserError, match="no http"):
+    with pytest.raises(UserError, match="not an http"):
         download("file:///etc/passwd", tmp_path / "a.zip", progress=False)
     server.cut = 0
-    with pytest.raises(UserError, match="breaking off at 0 bytes"):
+    with pytest.raises(UserError, match="breaking off after 0 bytes"):
         get(server, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
 
 
 def offer(monkeypatch, **options):
-    fields = {"title": "A set", "page": "https://example.org", "licence": "The licence.", "form": "", "split": ""}
-    monkeypatch.setitem(DATASETS, "sky", Published(**{**fields, "size": 64, **options}))
+    published = Published("A set", "https://example.org", "The licence.", size=64, **options)
+    monkeypatch.setitem(DATASETS, "sky", published)
 
 
-def test_fetch_says_the_terms_first_and_keeps_what_is_there(tmp_path, server, monkeypatch):
-    offer(monkeypatch, files=((f"{server.url}/a.zip", None),))
-    said = []
-    assert fetch("SKY", tmp_path, say=said.append, progress=False) == [tmp_path / "sky" / "a.zip"]
-    assert said[1] == "The licence."
-    assert HASH in said[2]
-    assert "not verified" in said[2]
-    fetch("sky", tmp_path, say=said.append, progress=False)
-    assert "there already" in said[-2]
+def test_fetch_shows_the_terms_first_and_keeps_what_exists(tmp_path, server, monkeypatch):
+    offer(monkeypatch, files=(f"{server.url}/a.zip",))
+    lines = []
+    assert fetch("SKY", tmp_path, say=lines.append, progress=False) == [tmp_path / "sky" / "a.zip"]
+    assert lines[1] == "The licence."
+    assert HASH in lines[2]
+    assert "not verified" in lines[2]
+    assert lines[3] == f"Prepare it next, at 64x64 as in the paper: biflow prepare {tmp_path}/sky OUT"
+    fetch("sky", tmp_path, say=lines.append, progress=False)
+    assert "exists already" in lines[-2]
     assert len(server.asked) == 1
 
 
@@ -156,7 +167,7 @@ def test_fetch_follows_a_listing(tmp_path, server, monkeypatch):
         fetch("sky", tmp_path, say=str, progress=False)
 
 
-def test_what_only_a_browser_gets_is_said_and_then_accepted(tmp_path):
+def test_what_only_a_browser_can_download_is_refused_and_accepted_once_it_is_there(tmp_path):
     with pytest.raises(UserError, match=r"drive\.google\.com.*biflow prepare"):
         fetch("sky", tmp_path, say=str)
     (tmp_path / "sky").mkdir()
@@ -166,7 +177,7 @@ def test_what_only_a_browser_gets_is_said_and_then_accepted(tmp_path):
 
 
 def test_an_unknown_name_gets_the_nearest(tmp_path):
-    with pytest.raises(UserError, match='mean "biking"'):
+    with pytest.raises(UserError, match='Did you mean "biking"'):
         fetch("bikin", tmp_path)
-    with pytest.raises(UserError, match="there are sky, biking"):
+    with pytest.raises(UserError, match="There are sky, biking"):
         fetch("xyz", tmp_path)

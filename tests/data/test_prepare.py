@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from biflow import video
+from biflow.config import Prepare
 from biflow.data import prepare as module
-from biflow.data.pairs import FramePairs, is_prepared
 from biflow.data.prepare import prepare
+from biflow.data.readers import READERS
+from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
 
 
@@ -25,14 +27,14 @@ def write_frames(folder, frames, name="{}.png"):
         Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(folder / name.format(index))
 
 
-def run(src, dst, **options):
-    return prepare(src, dst, **{"size": 8, "progress": False, **options})
+def run(src, dst, *, shape=None, **settings):
+    return prepare(Prepare(src, dst, **{"size": 8, **settings}), shape=shape, progress=False)
 
 
 def values(root, split="all"):
-    """Of each clip, the value of each frame; checks that frames are of one value."""
-    pairs = FramePairs(root, split)
-    frames = {entry["name"]: pairs.clip(i) for i, entry in enumerate(pairs.clips)}
+    """The value of each frame of each clip. Checks that each frame has a single value."""
+    windows = Windows(root, split)
+    frames = {entry["name"]: windows.clip(i) for i, entry in enumerate(windows.clips)}
     assert all((f == f[:, :1, :1, :1]).all() for f in frames.values())
     return {name: f[:, 0, 0, 0].tolist() for name, f in frames.items()}
 
@@ -56,14 +58,14 @@ def test_folders_of_frames(tmp_path, folders):
     array = np.load(tmp_path / "out" / "frames.npy", mmap_mode="r")
     assert array.shape == (30, 3, 8, 8)
     assert array.dtype == np.uint8
-    pairs = FramePairs(tmp_path / "out", "all")
-    both = pairs.batch(range(len(pairs)))[:, :, 0, 0, 0].int()
-    assert len(pairs) == 30 - 5
+    windows = Windows(tmp_path / "out", "all")
+    both = windows.batch(range(len(windows)))[:, :, 0, 0, 0].int()
+    assert len(windows) == 30 - 5
     assert (both[:, 1] - both[:, 0] == 1).all()
 
 
 def test_stride_takes_every_nth_frame(tmp_path, folders):
-    index = run(folders, tmp_path / "out", stride=3, fps=30)
+    index = run(folders, tmp_path / "out", stride=3, fps=30.0)
     assert values(tmp_path / "out")["group0/clip2"] == [80, 83, 86, 89]
     assert [entry["fps"] for entry in index["clips"]] == [10.0] * 4
     assert [entry["name"] for entry in index["skipped"]] == ["group1/clip3"]  # 3 frames at stride 3: one
@@ -139,13 +141,15 @@ def test_sources_without_clips_are_refused(tmp_path):
 def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
-    with pytest.raises(UserError, match="no prepared folder"):
+    with pytest.raises(UserError, match="not a prepared folder"):
         run(folders, tmp_path / "mine", force=True)
     (tmp_path / "out").mkdir()
     run(folders, tmp_path / "out")
-    with pytest.raises(UserError, match="--force"):
-        run(folders, tmp_path / "out", limit=2)
-    run(folders, tmp_path / "out", limit=2, force=True)
+    with pytest.raises(UserError, match=r"prepared already\. .*replace it") as refusal:
+        run(folders / "group1", tmp_path / "out")
+    assert refusal.value.setting == "force"
+    assert len(values(tmp_path / "out")) == 5
+    run(folders / "group1", tmp_path / "out", force=True)
     assert len(values(tmp_path / "out")) == 2
     with pytest.raises(UserError, match="prepared already"):
         run(tmp_path / "out", tmp_path / "again")
@@ -156,7 +160,7 @@ def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_run_that_is_cut_short_leaves_what_was_there(tmp_path, folders, monkeypatch, error):
-    run(folders, tmp_path / "out", limit=2)
+    run(folders / "group1", tmp_path / "out")
     calls = []
 
     def resize(*args, **options):
@@ -178,11 +182,11 @@ def test_a_run_that_is_cut_short_leaves_what_was_there(tmp_path, folders, monkey
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path, folders):
-    (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial" / "frames.npy").write_text("half")
+    (tmp_path / ".out.99999999.partial").mkdir()
+    (tmp_path / ".out.99999999.partial" / "frames.npy").write_text("half")
     run(folders, tmp_path / "out")
     assert is_prepared(tmp_path / "out")
-    assert not (tmp_path / ".out.partial").exists()
+    assert not (tmp_path / ".out.99999999.partial").exists()
 
 
 def test_videos_keep_their_frame_rate(tmp_path):
@@ -191,14 +195,14 @@ def test_videos_keep_their_frame_rate(tmp_path):
         with video.VideoWriter(tmp_path / "src" / f"v{number}.mp4", fps=24, size=(64, 64), crf=1) as writer:
             for frame in (8 * (20 * number + torch.arange(6)))[:, None, None, None].expand(-1, 3, 64, 64):
                 writer.write(frame.to(torch.uint8))
-    index = run(tmp_path / "src", tmp_path / "out", stride=2, fps=99)
+    index = run(tmp_path / "src", tmp_path / "out", stride=2, fps=99.0)
     assert [entry["fps"] for entry in index["clips"]] == [12.0, 12.0]
-    pairs = FramePairs(tmp_path / "out", "all")
-    means = torch.stack([pairs.clip(i).float().mean((1, 2, 3)) for i in range(2)])
+    windows = Windows(tmp_path / "out", "all")
+    means = torch.stack([windows.clip(i).float().mean((1, 2, 3)) for i in range(2)])
     assert means.flatten().tolist() == pytest.approx([0, 16, 32, 160, 176, 192], abs=2)
 
 
-def test_conversions_are_said_once(tmp_path, caplog):
+def test_conversions_are_reported_once(tmp_path, caplog):
     for number in range(3):
         write_frames(tmp_path / "src" / str(number), clip(number, 4))
     for path in (tmp_path / "src" / "1").iterdir():
@@ -213,9 +217,23 @@ def test_size_and_crop(tmp_path):
     frames[..., 20:40] = 255
     write_frames(tmp_path / "src", frames)
     run(tmp_path / "src", tmp_path / "crop", crop=True)
-    assert (FramePairs(tmp_path / "crop").clip(0) == 255).all()
-    run(tmp_path / "src", tmp_path / "oblong", size=(4, 12))
-    assert FramePairs(tmp_path / "oblong").clip(0).shape == (2, 3, 4, 12)
-    for bad in ({"size": 0}, {"stride": 0}, {"split": 0.0}, {"split": 1.5}, {"limit": 0}):
-        with pytest.raises(UserError, match="at least 1"):
-            run(tmp_path / "src", tmp_path / "bad", **bad)
+    assert (Windows(tmp_path / "crop").clip(0) == 255).all()
+    run(tmp_path / "src", tmp_path / "oblong", shape=(4, 12))
+    assert Windows(tmp_path / "oblong").clip(0).shape == (2, 3, 4, 12)
+    for name, value in (("size", 0), ("stride", 0), ("split", 0.0), ("split", 1.5)):
+        with pytest.raises(UserError, match=f"{name} is {value}, but must be"):
+            run(tmp_path / "src", tmp_path / "bad", **{name: value})
+
+
+def test_readers_can_be_added(tmp_path, monkeypatch):
+    def read(file, conversions):
+        with file.open() as content:
+            values = list(content.read())
+        yield video.Video((torch.full((3, 8, 8), value, dtype=torch.uint8) for value in values), 5.0, len(values))
+
+    monkeypatch.setitem(READERS, ".grey", read)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "clip.grey").write_bytes(bytes([1, 2, 3]))
+    index = run(tmp_path / "src", tmp_path / "out", split=1.0)
+    assert values(tmp_path / "out") == {"clip.grey": [1, 2, 3]}
+    assert index["clips"][0]["fps"] == 5

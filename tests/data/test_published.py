@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.data.pairs import FramePairs
+from biflow.config import Prepare
 from biflow.data.prepare import prepare
 from biflow.data.published import DATASETS
+from biflow.data.windows import Windows
 from biflow.video import VideoWriter
 
 
@@ -29,12 +30,12 @@ def mp4(path, values):
 
 
 def prepared(src, dst):
-    """Of each clip its split and the mean of each frame."""
-    prepare(src, dst, size=16, progress=False, strict=True)
-    pairs = FramePairs(dst, "all")
+    """The split of each clip and the mean of each of its frames."""
+    prepare(Prepare(src, dst, size=16, strict=True), progress=False)
+    windows = Windows(dst, "all")
     return {
-        entry["name"]: (entry["split"], pairs.clip(i).float().mean((1, 2, 3)).round().int().tolist())
-        for i, entry in enumerate(pairs.clips)
+        entry["name"]: (entry["split"], windows.clip(i).float().mean((1, 2, 3)).round().int().tolist())
+        for i, entry in enumerate(windows.clips)
     }
 
 
@@ -43,6 +44,7 @@ def test_every_set_says_where_it_is_and_under_which_terms():
     for published in DATASETS.values():
         assert published.licence
         assert published.page.startswith("https://")
+        assert published.size in (64, 128)
         assert bool(published.files) + bool(published.listing) + bool(published.manual) == 1
 
 
@@ -111,4 +113,4 @@ def test_mazes_and_minerl(tmp_path, name, top):
         f"{top}train/2.mp4": "train",
     }
     assert np.abs(np.array(got[f"{top}test/1.mp4"][1]) - [130, 138, 146]).max() <= 2
-    assert FramePairs(tmp_path / "out").fps == 20
+    assert Windows(tmp_path / "out").fps == 20

@@ -7,32 +7,7 @@ docstring is the help text. Nothing here imports torch, so that the command line
 from biflow.config.data import FetchData, Prepare
 from biflow.config.evaluation import Evaluate, FetchWeights, Fvd, Network, Report
 from biflow.config.models import Export, ImportReference
-from biflow.config.parse import parse
+from biflow.config.parse import parse, read_yaml
 from biflow.config.solver import SOLVERS, Solver, SolverName
 from biflow.config.streaming import Demo, Direction, Engine, Sample, Serve
 from biflow.config.training import NORM_GROUPS, NetworkConfig, Train, TrainConfig
-
-__all__ = [
-    "NORM_GROUPS",
-    "SOLVERS",
-    "Demo",
-    "Direction",
-    "Engine",
-    "Evaluate",
-    "Export",
-    "FetchData",
-    "FetchWeights",
-    "Fvd",
-    "ImportReference",
-    "Network",
-    "NetworkConfig",
-    "Prepare",
-    "Report",
-    "Sample",
-    "Serve",
-    "Solver",
-    "SolverName",
-    "Train",
-    "TrainConfig",
-    "parse",
-]

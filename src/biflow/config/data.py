@@ -3,15 +3,16 @@
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from biflow.config.checks import at_least, positive
 from biflow.errors import UserError
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Turn videos, folders of frames, arrays or archives into the form that training reads.
+    """Turn your videos into the form that training reads.
 
     Attributes:
-        src: A folder of clips in any mix of forms, or a single file.
+        src: A folder of clips in any mix of forms (videos, folders of frames, arrays, archives), or a single file.
         dst: The folder to write. It appears whole or not at all.
         size: Side of the square frames.
         stride: Take every n-th frame.
@@ -40,21 +41,18 @@ class Prepare:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("size", "stride"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        at_least(1, self, "size", "stride")
+        positive(self, "fps", finite=True)
         if not 0 < self.split <= 1:
-            raise UserError(f"split is {self.split}, but must be above 0 and at most 1.")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise UserError(f"fps is {self.fps}, but must be positive.")
+            raise UserError(f"split is {self.split}, but must be above 0 and at most 1.", setting="split")
 
 
 @dataclass(frozen=True)
 class FetchData:
-    """Download one of the paper's datasets, after showing its terms.
+    """Download one of the paper's datasets. Its terms are shown first.
 
     Attributes:
-        name: sky, biking, riding, carla, mazes or minerl.
+        name: The dataset: sky, biking, riding, carla, mazes or minerl.
         out: The folder for downloads; the set gets a folder in it.
 
     Examples:

@@ -4,9 +4,9 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
+from biflow.config.checks import at_least
 from biflow.config.solver import SolverName
 from biflow.config.streaming import Direction, Engine
-from biflow.errors import UserError
 
 Network = Literal["i3d", "inception", "efficientnet", "lpips"]
 Split = Literal["train", "test", "all"]
@@ -14,7 +14,7 @@ Split = Literal["train", "test", "all"]
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model: FVD and KVD over time, evaluations per frame, drift and memorisation.
+    """Measure the videos of a model. Results are FVD and KVD over time, cost, drift and memorisation.
 
     Attributes:
         model: A run of `biflow train`, or a model folder.
@@ -54,12 +54,12 @@ class Evaluate:
     feature_batch: int = 4
 
     def __post_init__(self) -> None:
-        _at_least_1(self, "batch", "feature_batch")
+        at_least(1, self, "batch", "feature_batch")
 
 
 @dataclass(frozen=True)
 class Fvd:
-    """Compare two sets of videos: FVD and KVD in sliding windows, with the protocol, as JSON.
+    """Compare two sets of videos by FVD and KVD. The numbers are written as JSON, with the protocol.
 
     Attributes:
         real: A folder of videos or of folders of frames, an array, an archive, or a prepared set.
@@ -96,12 +96,12 @@ class Fvd:
     json: Path = Path("fvd.json")
 
     def __post_init__(self) -> None:
-        _at_least_1(self, "window", "stride", "size", "batch")
+        at_least(1, self, "window", "stride", "size", "batch")
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write tables, plots and a page with videos from evaluated models.
+    """Write tables, plots and a page about evaluated models.
 
     Attributes:
         runs: Folders that `biflow evaluate` has written.
@@ -131,9 +131,3 @@ class FetchWeights:
     name: Network
     _: KW_ONLY
     archive: Path | None = None
-
-
-def _at_least_1(settings: object, *names: str) -> None:
-    for name in names:
-        if (value := getattr(settings, name)) is not None and value < 1:
-            raise UserError(f"{name} is {value}, but must be at least 1.")

@@ -7,13 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ImportReference:
-    """Import a checkpoint of the paper's own code (ryushinn/ode-video) as a model that gives the same frames.
+    """Import a checkpoint of the paper's own code. The model gives the same frames as ryushinn/ode-video does.
 
     Attributes:
-        weights: Its model.safetensors.
+        weights: The model.safetensors of the checkpoint.
         out: The model folder to write.
         method: The method it was trained with: flow, biflow or condiff.
-        width: Its base width. The published checkpoints have 192 (flow, condiff) and 128 (biflow).
+        width: Base width of its network. The published checkpoints have 192 (flow, condiff) and 128 (biflow).
         size: Side of the frames it was trained on.
         shape: Shape of its network.
 
@@ -32,7 +32,9 @@ class ImportReference:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's averaged weights in bf16 with its evidence and a few first frames: a small folder to share.
+    """Write the model of a run as a small folder to share.
+
+    It holds the averaged weights in bf16, a record of the training, and a few first frames.
 
     Attributes:
         run: A run of `biflow train`.

@@ -10,6 +10,7 @@ from biflow.tableaus import TABLEAUS
 SolverName = Literal["adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference"]
 SOLVERS: tuple[str, ...] = get_args(SolverName)
 
+
 def is_adaptive(name: str) -> bool:
     """Whether a solver can choose its steps: the others have no error estimate and need a number of steps."""
     return name not in TABLEAUS or TABLEAUS[name].b_low is not None
@@ -42,13 +43,13 @@ class Solver:
     max_nfe: int = 1000
 
     def __post_init__(self) -> None:
-        methods = ("adams", *TABLEAUS)
+        methods = (*TABLEAUS, "adams")
         if self.method not in methods:
             near = difflib.get_close_matches(self.method.lower(), methods, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
             raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
         if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps must be at least 1, or None for adaptive steps, but is {self.steps}.")
+            raise UserError(f"steps must be at least 1, or left out for adaptive steps, but is {self.steps}.")
         if not (self.rtol > 0 and self.atol > 0):
             raise UserError(f"rtol and atol must be positive, but are {self.rtol} and {self.atol}.")
         if self.max_nfe < 1:

@@ -4,8 +4,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
+from biflow.config.checks import at_least, positive
 from biflow.config.solver import Solver, SolverName
-from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
 Engine = Literal["auto", "torch", "compile", "openvino"]
@@ -13,7 +13,7 @@ Engine = Literal["auto", "torch", "compile", "openvino"]
 
 @dataclass(frozen=True)
 class Sample:
-    """Stream videos from a model into mp4 files, a contact sheet and stats.json.
+    """Stream videos from a model to files. These are mp4 files, a contact sheet and stats.json.
 
     Attributes:
         model: A run of `biflow train`, or a model folder.
@@ -61,11 +61,8 @@ class Sample:
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
-        for name in ("frames", "batch", "samples", "fps_factor"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{name} is {value}, but must be at least 1.")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise UserError(f"fps is {self.fps}, but must be positive.")
+        at_least(1, self, "frames", "batch", "samples", "fps_factor")
+        positive(self, "fps", finite=True)
         _ = self.full_solver  # it raises UserError
 
     @property
@@ -76,7 +73,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Demo:
-    """Stream videos from the model that ships with biflow, to files or live to a browser.
+    """Stream videos from the model that ships with biflow. It writes files, or opens a live page.
 
     Attributes:
         out: The folder for the results: demo.mp4, demo.png and demo.json.
@@ -102,7 +99,7 @@ class Demo:
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve a page that streams models live and lets viewers control them.
+    """Stream models live to a web page. Its viewers can control them.
 
     Attributes:
         model: A run of `biflow train`, a model folder, or a folder of these to switch between.

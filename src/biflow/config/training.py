@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from biflow.config.checks import at_least, positive
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -11,16 +12,16 @@ NORM_GROUPS = 32  # every width of a network is a multiple of it
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The shape of a network.
+    """The shape of the network.
 
     Attributes:
-        channels: width of each resolution, from full to coarsest; multiples of 32.
-        layers: residual blocks per resolution.
-        attention: resolutions with self-attention: indices into `channels`, negative from the end.
-        head_dim: channels of an attention head.
-        patch: side of the pixel-unshuffle in front of the UNet and of the pixel-shuffle behind it; 1 for none.
-        pair: two networks, f^v and f^n, as the reference code trains, instead of the paper's one with two heads.
-        time_scale: factor on t and alpha before their sinusoidal embedding; the reference uses 1.
+        channels: Width of each resolution, from full to coarsest; multiples of 32.
+        layers: Residual blocks per resolution.
+        attention: Resolutions with self-attention: indices into the channels, negative ones count from the end.
+        head_dim: Channels of an attention head.
+        patch: Side of the pixel-unshuffle in front of the UNet and of the pixel-shuffle behind it; 1 for none.
+        pair: Use two networks, f^v and f^n, as the reference code trains, instead of the paper's one with two heads.
+        time_scale: Factor on t and alpha before their sinusoidal embedding; the reference uses 1.
     """
 
     channels: tuple[int, ...] = (64, 64, 128)
@@ -33,9 +34,11 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if bad := [c for c in self.channels if c % NORM_GROUPS or c < 1]:
-            raise UserError(f"network.channels: {bad[0]} is not a multiple of {NORM_GROUPS}, the groups of the norms.")
+            message = f"network.channels: {bad[0]} is not a multiple of {NORM_GROUPS}, the groups of the norms."
+            raise UserError(message, setting="network.channels")
         if bad := [i for i in self.attention if not -len(self.channels) <= i < len(self.channels)]:
-            raise UserError(f"network.attention: there is no resolution {bad[0]} among {len(self.channels)} channels.")
+            message = f"network.attention: there is no resolution {bad[0]} among {len(self.channels)} channels."
+            raise UserError(message, setting="network.attention")
 
     @property
     def divisor(self) -> int:
@@ -43,36 +46,37 @@ class NetworkConfig:
         return self.patch * 2 ** (len(self.channels) - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run. The defaults of the objective and the optimiser are the paper's.
+    """Settings of the training run. The defaults of the objective and the optimiser are the paper's.
 
     Attributes:
-        method: flow (Eq. 3), biflow (Eq. 5) or condiff (Eq. 1 given the current frame).
-        steps: number of optimiser steps.
-        batch: samples per step, over all processes and `accumulate` parts.
-        accumulate: parts of a batch whose gradients are summed before the step.
+        method: The method: flow (Eq. 3), biflow (Eq. 5) or condiff (Eq. 1 given the current frame).
+        steps: Number of optimiser steps.
+        batch: Samples per step, over all processes and accumulated parts.
+        accumulate: Parts of a batch whose gradients are summed before the step.
         optimizer: "adamw", the paper's, or "muon", which needs about half the steps (docs/lab-notes.md).
-        lr: learning rate after the warm-up.
-        schedule: "constant", or "cosine" down to zero at `steps`.
-        warmup: steps of linear warm-up.
-        weight_decay: decoupled weight decay.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights that streaming uses; 0 for none.
-        alpha_max: BI-FLOW draws noise levels from U(0, alpha_max); the paper's is 1.
-        coarse_noise: share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
+        lr: Largest learning rate, reached after the warm-up.
+        schedule: Learning rate after the warm-up: constant, or a cosine down to zero at the last step.
+        warmup: Steps of linear warm-up.
+        weight_decay: Decoupled weight decay.
+        clip: Largest norm of the gradient.
+        ema: Decay of the averaged weights that streaming uses; 0 for none.
+        alpha_max: Largest noise level that BI-FLOW is trained with; it draws from U(0, alpha_max).
+        coarse_noise: Share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
             is the paper's white noise. See `biflow.methods.noise`.
-        v_scale: unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
+        v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
             of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does. 1 is the
             paper's plain sum, with which f^v learns almost nothing in a run of a few hours. Not used by CONDIFF.
-        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it (CUDA, AMX, AVX-512 BF16).
-        compile: compile the network with torch.compile; the first step then takes minutes.
-        seed: seed of the initial weights, the order of the samples and the noise.
-        log_every: steps between lines of the log.
-        save_every: steps between checkpoints.
-        preview_every: steps between previews; 0 for none.
-        eps: noise level of the previews, and the model's default for streaming (methods that take one).
-        network: the shape of the network.
+        precision: Number format of the computation. "auto" is bf16 where the hardware computes in it (CUDA, AMX,
+            AVX-512 BF16), else fp32.
+        compile: Compile the network with torch.compile. The first step then takes minutes.
+        seed: Seed of the initial weights, the order of the samples and the noise.
+        log_every: Steps between lines of the log.
+        save_every: Steps between checkpoints.
+        preview_every: Steps between previews; 0 for none.
+        eps: Noise level of the previews, and the model's default for streaming, for methods that take one.
+        network: The shape of the network.
     """
 
     method: str = "biflow"
@@ -99,29 +103,20 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
-        for name, low in (("steps", 1), ("batch", 1), ("accumulate", 1), ("log_every", 1), ("save_every", 1)):
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be at least {low}.")
-        for name in ("lr", "clip", "alpha_max"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} is {getattr(self, name)}, but must be positive.")
-        if self.coarse_noise < 0:
-            raise UserError(f"coarse_noise is {self.coarse_noise}, but must not be negative.")
-        if self.v_scale is not None and not self.v_scale > 0:
-            raise UserError(f"v_scale is {self.v_scale}, but must be positive, or left out to be measured.")
+        at_least(1, self, "steps", "batch", "accumulate", "log_every", "save_every")
+        at_least(0, self, "coarse_noise", "eps")
+        positive(self, "lr", "clip", "alpha_max", "v_scale")
         if not 0 <= self.ema < 1:
-            raise UserError(f"ema is {self.ema}, but must be in [0, 1).")
-        if self.eps < 0:
-            raise UserError(f"eps is {self.eps}, but must not be negative.")
+            raise UserError(f"ema is {self.ema}, but must be at least 0 and below 1.", setting="ema")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
-    """Train FLOW, BI-FLOW or CONDIFF. The same command again resumes from the newest checkpoint in OUT.
+    """Train a model: FLOW, BI-FLOW or CONDIFF. The same command again resumes from the newest checkpoint in OUT.
 
     Attributes:
         data: A prepared set, or anything that `biflow prepare` takes.
-        out: The folder of the run. A run that is there is resumed.
+        out: The folder of the run. An interrupted run in it is resumed.
         config: A YAML file with any of the settings below; options of the command line override it.
         size: Side of the frames, where DATA is not prepared yet.
         dry_run: Print the settings and stop.

@@ -1,5 +1,5 @@
-"""Clips in, pairs of frames out.
+"""From clips to windows of frames.
 
-`published` and `fetch` get the published sets, `clips` finds and reads clips of any form, `prepare` turns them into one
-memory-mapped array, `pairs` is what training draws from, `maze` renders the project's own set.
+`published` and `fetch` get the paper's datasets. `clips` finds the clips of a source, and `readers` reads them.
+`prepare` writes them as one memory-mapped array. Training draws `windows` from it; streams start from `first_frames`.
 """

@@ -27,7 +27,7 @@ def openvino_network(model: Model, precision: Precision | None = None) -> tuple[
     """
     import openvino
 
-    graphs = _graphs(model)
+    graphs = openvino_graphs(model)
     if precision is None and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         fast = _compiled(graphs, "bf16")
         if frame_error(model, fast) <= HALF_LEVEL:
@@ -44,7 +44,7 @@ class _Graphs(NamedTuple):
     answer: Callable[[Sequence[Tensor]], Fields]  # from what they give to the fields
 
 
-def _graphs(model: Model) -> _Graphs:
+def openvino_graphs(model: Model) -> _Graphs:
     """One for each UNet of a `VideoUNet`, which is asked about halves; a single one for any other network."""
     network = model.weights
     if isinstance(network, VideoUNet):

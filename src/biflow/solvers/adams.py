@@ -17,12 +17,12 @@ from torch import Tensor
 
 from biflow.config.solver import Solver
 from biflow.solvers.solution import (
-    Field,
+    Problem,
     Solution,
     all_finite,
+    check_steps,
     choose,
     columns,
-    failure,
     fixed_solution,
     given_step,
     rms,
@@ -36,8 +36,9 @@ GROWTH = 3.0  # of a step over the one before
 GRADED = 1.6  # fixed steps end at 1 - (1 - i / steps)^GRADED: the field changes fastest where alpha goes to 0
 
 
-def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args: tuple[Tensor, ...]) -> Solution:
+def solve_fixed(problem: Problem, solver: Solver) -> Solution:
     """Graded steps, without a host synchronisation before the check at the end."""
+    f, x, k0, k1, args = problem
     steps = solver.steps
     assert steps is not None
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -53,16 +54,9 @@ def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args:
     return fixed_solution(x, k1, steps=steps, nfe=steps, step=abs(ends[1] - k0))
 
 
-def solve_adaptive(
-    f: Field,
-    x: Tensor,
-    k0: float,
-    k1: float,
-    solver: Solver,
-    args: tuple[Tensor, ...],
-    first_step: Tensor | float | None,
-) -> Solution:
+def solve_adaptive(problem: Problem, solver: Solver, first_step: Tensor | float | None) -> Solution:
     """Steps adapted to each sample. The variables of the loop hold the samples still live, `ends` and the like all."""
+    f, x, k0, k1, args = problem
     direction, interval = (1.0 if k1 > k0 else -1.0), abs(k1 - k0)
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     h_min = torch.finfo(k.dtype).eps * max(abs(k0), abs(k1))
@@ -79,32 +73,24 @@ def solve_adaptive(
         if slope is None:
             x_new = _predict(x, v, slope, direction * h)
         else:
-            # The size that meets the tolerance; rather two fair steps than a long one and a sliver at the end.
-            # A slope may pass through zero and promise too much, hence the one before it counts as well.
             error = rms(slope.detach() / bounds) / 2
-            meets = (SHARE / torch.maximum(error, earlier)).sqrt()
+            h, last = _step_size(torch.maximum(error, earlier), h, (k1 - k).abs())
             earlier = error
-            remaining, most = (k1 - k).abs(), GROWTH * h
-            last = torch.minimum(LAST * meets, most) >= 0.99 * remaining
-            h = torch.where(last, remaining, torch.minimum(torch.minimum(meets, most), MOST * remaining))
             x_new = _predict(x, v, slope, direction * h)
             underflow = h < h_min
             exhausted = ~last & (evaluations >= solver.max_nfe)
             nonfinite = ~(torch.isfinite(error) & all_finite(x_new))
-            if (nonfinite | underflow | exhausted).any():
-                raise failure(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
+            check_steps(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
             if last.any():
                 nfe[live[last]], rejections[live[last]] = evaluations, rejected[last]
-                if last.all() and len(live) == len(ends):
-                    ends = x_new  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way
+                if last.all():  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way
+                    ends = x_new if len(live) == len(ends) else ends.index_copy(0, live, x_new)
                     break
                 ends[live[last]] = x_new[last]
                 rest = ~last
                 live, rejected, k, h, earlier = live[rest], rejected[rest], k[rest], h[rest], earlier[rest]
                 x, v, slope, x_new, bounds = x[rest], v[rest], slope[rest], x_new[rest], bounds[rest]
                 args = tuple(arg[rest] for arg in args)
-                if len(live) == 0:
-                    break
         k_new = k + direction * h
         v_new = f(x_new, k_new, *args)
         evaluations += 1
@@ -121,6 +107,17 @@ def solve_adaptive(
         k = torch.where(accept, k_new, k)
     # Every step takes one evaluation but the last, which takes none; the first one takes another.
     return Solution(ends, nfe=nfe, accepted=nfe - rejections, rejected=rejections, next_step=next_step)
+
+
+def _step_size(error: Tensor, h: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
+    """The size of the next step, and whether it is the last one, where steps of 1 have that error.
+
+    A slope may pass through zero and promise too much, hence the caller counts the one before it as well.
+    """
+    meets, most = (SHARE / error).sqrt(), GROWTH * h
+    last = torch.minimum(LAST * meets, most) >= 0.99 * remaining
+    # Rather two fair steps than a long one and a sliver at the end.
+    return torch.where(last, remaining, torch.minimum(torch.minimum(meets, most), MOST * remaining)), last
 
 
 def _predict(x: Tensor, v: Tensor, slope: Tensor | None, h: Tensor) -> Tensor:

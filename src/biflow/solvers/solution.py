@@ -3,13 +3,28 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from biflow.paths import PerSample, State
+
+Flags, Counts = Bool[Tensor, " b"], Int[Tensor, " b"]
 
 Field = Callable[..., Tensor]
 """f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
+
+
+class Problem(NamedTuple):
+    """dx/dk = f(x, k, *args) from k0 to k1, with x the state at k0."""
+
+    f: Field
+    x: State
+    k0: float
+    k1: float
+    args: tuple[Tensor, ...] = ()
 
 
 class SolverError(ArithmeticError):
@@ -30,15 +45,15 @@ class Solution:
             Adams the size that its first step should have had.
     """
 
-    x: Float[Tensor, "b *shape"]
-    nfe: Int[Tensor, " b"]
-    accepted: Int[Tensor, " b"]
-    rejected: Int[Tensor, " b"]
-    next_step: Float[Tensor, " b"]
+    x: State
+    nfe: Counts
+    accepted: Counts
+    rejected: Counts
+    next_step: PerSample
 
 
 def given_step(first_step: Tensor | float, k: Tensor) -> Tensor:
-    """The caller's first step as one size a sample, in the dtype of k. Raises ValueError unless all are positive."""
+    """The caller's first step as one size per sample, in the dtype of k. Raises ValueError unless all are positive."""
     h = torch.as_tensor(first_step, dtype=k.dtype, device=k.device).detach().expand_as(k)
     if not (h > 0).all():
         raise ValueError("first_step must be positive for every sample, whichever way the interval runs.")
@@ -56,22 +71,18 @@ def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -
     return Solution(x, nfe=count + nfe, accepted=count + steps, rejected=count, next_step=size)
 
 
-def failure(
-    nonfinite: Bool[Tensor, " b"],
-    underflow: Bool[Tensor, " b"],
-    exhausted: Bool[Tensor, " b"],
-    live: Int[Tensor, " b"],
-    k: Float[Tensor, " b"],
-    max_nfe: int,
-) -> SolverError:
-    """The error for the first sample in trouble: at k stands the start of the step that failed."""
-    row = int((nonfinite | underflow | exhausted).nonzero()[0])
+def check_steps(nonfinite: Flags, underflow: Flags, exhausted: Flags, live: Counts, k: PerSample, max_nfe: int) -> None:
+    """Raise SolverError for the first sample in trouble; k is the start of the step that failed."""
+    trouble = nonfinite | underflow | exhausted
+    if not trouble.any():
+        return
+    row = int(trouble.nonzero()[0])
     where = f"sample {int(live[row])} at k = {float(k[row]):g}"
     if nonfinite[row]:
-        return SolverError(f"NaN or inf in the step of {where}: look for it in the field, or try fixed steps.")
+        raise SolverError(f"NaN or inf in the step of {where}: look for it in the field, or try fixed steps.")
     if underflow[row]:
-        return SolverError(f"The step size of {where} underflows: try looser tolerances, or fixed steps.")
-    return SolverError(f"{max_nfe} evaluations were not enough for {where}: try looser tolerances, or fixed steps.")
+        raise SolverError(f"The step size of {where} underflows: try looser tolerances, or fixed steps.")
+    raise SolverError(f"{max_nfe} evaluations were not enough for {where}: try looser tolerances, or fixed steps.")
 
 
 def choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -85,7 +96,7 @@ def columns(per_sample: Tensor, x: Tensor) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """One row a sample: (b, ...) to (b, n), also when b is 0 or x is (b,)."""
+    """One row per sample: (b, ...) to (b, n), also when b is 0 or x is (b,)."""
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 

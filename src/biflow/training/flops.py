@@ -3,22 +3,21 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from biflow.networks import VideoUNet
+from biflow.model import Model
 
 # Dense bf16 in FLOP/s, from the makers' data sheets; the SXM form where there are several.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
 
 
-def training_flops(model: VideoUNet) -> int:
+def training_flops(model: Model) -> int:
     """Floating-point operations (a multiplication and an addition are two) to train on one sample.
 
     Counted for the forward pass; the backward pass takes twice as many (a product for the inputs, one for the weights).
     """
-    height, width = model.config["size"]
-    device = next(model.parameters()).device
-    x, t = torch.zeros(1, 3, height, width, device=device), torch.zeros(1, device=device)
+    assert model.shape is not None
+    query = model.method.example(torch.zeros(1, *model.shape, device=model.device))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x, t, t, condition=x if model.method == "condiff" else None)
+        model.network(query)
     return 3 * counter.get_total_flops()
 
 

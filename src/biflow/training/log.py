@@ -1,4 +1,4 @@
-"""What a training run says of itself."""
+"""The log of a training run: log.jsonl and TensorBoard."""
 
 import json
 import time
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from biflow.objectives import Terms
+from biflow.files import write_text
+from biflow.methods import Loss
 
 BINS = 10  # of the losses against t and alpha
 
 
 class TrainingLog:
-    """Means between two log lines, in `log.jsonl` and TensorBoard; losses also against t and alpha.
+    """Means between two lines of the log, in `log.jsonl` and TensorBoard; losses also against t and alpha.
 
-    `flops` is what a sample takes; each line says how many a second that makes (`tflops`), and which share of `peak`,
-    the hardware's, that is (`mfu`, model-FLOPs utilisation), where the peak is known.
+    `flops` is what a sample takes. Each line holds the rate that this makes (`tflops`), and its share of the hardware's
+    `peak` where that is known (`mfu`, model-FLOPs utilisation).
 
     Attributes:
-        means: of the loss terms, at the last line.
+        means: means of the loss terms, at the last line.
         waited: seconds since the last line in which the loop had to wait for data.
     """
 
@@ -33,9 +34,9 @@ class TrainingLog:
         self._reset()
         if not active:
             return
-        if self._file.exists():  # lines after the checkpoint that the run goes on from will be written again
+        if self._file.exists():  # lines after the checkpoint that the run resumes from will be written again
             lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self._file.write_text("".join(f"{line}\n" for line in lines))
+            write_text(self._file, "".join(f"{line}\n" for line in lines))
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -44,19 +45,22 @@ class TrainingLog:
             tqdm.write("No TensorBoard log: pip install tensorboard for one.")
 
     def _reset(self) -> None:
-        self._seen: list[tuple[Terms, Tensor, Tensor]] = []
+        self._losses: list[Loss] = []
         self._since, self.waited = time.monotonic(), 0.0
 
-    def add(self, terms: Terms, t: Tensor, alpha: Tensor) -> None:
+    def add(self, loss: Loss) -> None:
+        """Take in the loss of a batch, or of a part of one."""
         if self._active:
-            self._seen.append(({name: term.detach() for name, term in terms.items()}, t, alpha))
+            self._losses.append(Loss({name: term.detach() for name, term in loss.terms.items()}, loss.at))
 
     def write(self, step: int, lr: float, norm: float, samples: int) -> dict[str, str]:
+        """Write a line and return what of it a progress bar shows."""
         if not self._active:
             return {}
-        seen_terms, seen_t, seen_alpha = zip(*self._seen, strict=True)
-        t, alpha = torch.cat(seen_t).cpu(), torch.cat(seen_alpha).cpu()
-        terms = {name: torch.cat([seen[name] for seen in seen_terms]).cpu() for name in seen_terms[0]}
+        terms, at = (
+            {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+            for parts in zip(*self._losses, strict=True)
+        )
         self.means = {name: term.mean().item() for name, term in terms.items()}
         seconds = time.monotonic() - self._since
         rate = (step - self._step) * self._batch / seconds
@@ -73,10 +77,8 @@ class TrainingLog:
         }
         if self._peak:
             line["mfu"] = self._flops * rate / self._peak
-        for name, term in terms.items():
-            line[f"{name}_against_t"] = _binned(term, t)
-            if alpha.any():
-                line[f"{name}_against_alpha"] = _binned(term, alpha / alpha.max())
+        for variable, position in at.items():
+            line |= {f"{name}_against_{variable}": _binned(term, position) for name, term in terms.items()}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._board:

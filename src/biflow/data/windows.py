@@ -1,0 +1,142 @@
+"""Windows of adjacent frames from a prepared folder, and the order in which training sees them.
+
+A prepared folder (`biflow.data.prepare` writes it) holds
+- `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
+- `index.json`: format, size, stride, seed, and the name, source, first frame, length, fps and split of each clip.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from biflow.errors import UserError
+from biflow.files import read_json
+
+FORMAT = 1
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether `path` is a folder that `prepare` wrote."""
+    return (Path(path) / "frames.npy").is_file() and (Path(path) / "index.json").is_file()
+
+
+class Windows(torch.utils.data.Dataset):
+    """All windows of adjacent frames of a prepared folder, by index. A window lies within one clip.
+
+    Items are uint8 (frames, c, h, w). With two frames, the default, they are pairs (x0, x1) of a frame and the next.
+
+    Args:
+        root: the prepared folder.
+        split: "train", "test" or "all".
+        frames: length of a window. Shorter clips have no window.
+
+    Attributes:
+        size: (h, w) of the frames.
+        clips: the entries of index.json for the clips of this split.
+        fps: the most common frame rate of these clips; None where no clip has one.
+        index: the content of index.json.
+
+    Raises:
+        UserError: not a prepared folder, a damaged one, or no window in the split.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", frames: int = 2):
+        self.root, self.split, self.frames = Path(root), split, frames
+        if split not in ("train", "test", "all"):
+            raise UserError(f'There is no split "{split}". The splits are train, test and all.')
+        if frames < 1:
+            raise UserError(f"A window needs at least 1 frame, not {frames}.")
+        if not is_prepared(root):
+            raise UserError(f"{root} is not a prepared folder. Make one with: biflow prepare SRC {root}")
+        self.index: dict = read_json(self.root / "index.json")
+        if self.index.get("format") != FORMAT:
+            raise UserError(f"{root} has format {self.index.get('format')}, not {FORMAT}. Prepare it again.")
+        self.size: tuple[int, int] = tuple(self.index["size"])
+        self.clips: list[dict] = [clip for clip in self.index["clips"] if split in ("all", clip["split"])]
+        rates = [clip["fps"] for clip in self.clips if clip["fps"]]
+        self.fps: float | None = max(rates, key=rates.count) if rates else None
+        starts = [np.arange(clip["start"], clip["start"] + clip["frames"] - frames + 1) for clip in self.clips]
+        self._starts = np.concatenate([np.empty(0, np.int64), *starts])  # of all windows: none crosses into a next clip
+        if not len(self._starts):
+            what = f"no clip of {frames} or more frames in its {split} split"
+            raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")
+        self._array = self._map()
+
+    def _map(self) -> np.ndarray:
+        path = self.root / "frames.npy"
+        try:
+            array = np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} cannot be read ({error}). Prepare the folder again.") from error
+        end = max(clip["start"] + clip["frames"] for clip in self.index["clips"])
+        if array.dtype != np.uint8 or array.shape[2:] != self.size or len(array) < end:
+            raise UserError(f"{path} does not match index.json. Prepare the folder again.")
+        return array
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_array": None}  # pickled, a map would become a copy of the file
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._array = self._map()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, i: int) -> UInt8[Tensor, "{self.frames} c h w"]:
+        return self._read(self._starts[i], self.frames)
+
+    def batch(
+        self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
+    ) -> UInt8[Tensor, "b {self.frames} c h w"]:
+        """The windows of these indices, in this order. They are read in the order in which they lie in the file."""
+        starts = self._starts[np.asarray(indices)]
+        out = np.empty((len(starts), self.frames, *self._array.shape[1:]), np.uint8)
+        for row in np.argsort(starts, kind="stable"):
+            out[row] = self._array[starts[row] : starts[row] + self.frames]
+        return torch.from_numpy(out)
+
+    def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
+        """All frames of clip `i` of this split."""
+        return self._read(self.clips[i]["start"], self.clips[i]["frames"])
+
+    def frame(self, clip: int, index: int) -> UInt8[Tensor, "c h w"]:
+        """Frame `index` of clip `clip` of this split; a negative index counts from the end."""
+        entry = self.clips[clip]
+        if not -entry["frames"] <= index < entry["frames"]:
+            raise UserError(f"Clip {entry['name']} has {entry['frames']} frames, so there is no frame {index}.")
+        return self._read(entry["start"] + index % entry["frames"], 1)[0]
+
+    def _read(self, start: int | np.integer, frames: int) -> Tensor:
+        return torch.from_numpy(self._array[start : start + frames].copy())
+
+
+def window_order(n: int, *, seed: int, step: int, batch: int, rank: int = 0, world: int = 1) -> Int[np.ndarray, " b"]:
+    """Indices below `n` of the windows that process `rank` of `world` trains on in `step`, `batch` of them.
+
+    A pure function of its arguments, so that a run can resume at any step. Steps and ranks walk through one random
+    permutation of the windows after another: no window comes twice within a pass, and a batch may span two passes.
+    """
+    if n < 1:
+        raise UserError("There are no windows to train on.")
+    position = (step * world + rank) * batch
+    parts, missing = [], batch
+    while missing:
+        epoch, offset = divmod(position, n)
+        part = _permutation(n, seed, epoch)[offset : offset + missing]
+        parts.append(part)
+        position, missing = position + len(part), missing - len(part)
+    return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+    # By sorting raw Philox output, because NumPy guarantees that this stream never changes. It does not guarantee that
+    # for Generator.permutation, and a run must resume under a newer NumPy.
+    raw = np.random.Philox(np.random.SeedSequence([seed % 2**64, epoch])).random_raw(n)
+    return np.argsort(raw, kind="stable")

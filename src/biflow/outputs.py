@@ -1,0 +1,166 @@
+"""From a model to files: mp4 videos, a contact sheet and the numbers behind them."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from biflow import __version__
+from biflow.config import Demo, Sample
+from biflow.data.first_frames import first_frames
+from biflow.engines import with_engine
+from biflow.files import replacing, sha256, write_json
+from biflow.machine import device, hardware
+from biflow.model import Model, load_model, shipped_model, weights_file
+from biflow.rollout import Shown, drain, sample_generators, stream
+from biflow.video import VideoWriter, contact_sheet, to_float
+
+COLUMNS = 9  # of a contact sheet, the given frame included
+
+
+def sample(settings: Sample) -> dict:
+    """Stream videos from a model into `settings.out`, and return the content of stats.json.
+
+    Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `seconds`: of solving;
+    `settings`; `seed`; `model_sha256`), with `png` also `sample_000/000000.png` …. Memory does not grow with `frames`.
+    The first frame that is given is not part of the videos. A video's noise depends on `seed` and its number alone, not
+    on how many are solved at once.
+
+    Raises:
+        UserError: no model, nothing to start from, or settings that do not go together.
+        KeyboardInterrupt: after Ctrl-C, with everything so far saved.
+    """
+    model, solver = load_model(settings.model, device=device()), settings.full_solver
+    model = with_engine(model, settings.engine, rtol=solver.rtol)
+    first = first_frames(settings.first or settings.model / "first", model.size, settings.samples, settings.seed)
+    how = {"eps": settings.eps, "direction": settings.direction, "solver": solver, "in_between": settings.fps_factor}
+    results = _Results()
+    with tqdm(total=len(first) * settings.frames * settings.fps_factor, unit="frame", desc="streaming") as bar:
+        for part in (range(len(first))[low : low + settings.batch] for low in range(0, len(first), settings.batch)):
+            start = to_float(first[part.start : part.stop]).to(model.device)
+            frames = stream(model, start, generators=sample_generators(settings.seed, part), **how)
+            _write(drain(frames), results, settings, model, part, bar)
+            if results.interrupted:
+                break
+    if not results.nfe:
+        raise KeyboardInterrupt("Stopped before the first frame.")
+    stats = _stats(settings, model, results, min(settings.batch, len(first)))
+    rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
+    contact_sheet(rows, settings.out / "sheet.png", _captions(settings, model, stats))
+    write_json(settings.out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
+    if results.interrupted:
+        written = sum(map(len, results.nfe))
+        raise KeyboardInterrupt(f"Stopped after {written} frames; they are saved in {settings.out}.")
+    return stats
+
+
+@dataclass
+class _Results:
+    """What has been streamed so far, a list entry for each sample."""
+
+    nfe: list[list[int]] = field(default_factory=list)
+    sheet: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
+    seconds: float = 0.0  # of solving, without encoding
+    interrupted: bool = False
+
+
+def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: Model, part: range, bar: tqdm) -> None:
+    """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
+    out, columns = settings.out, _columns(settings)
+    rate, scale = (settings.fps or model.fps or 25.0) * settings.fps_factor, max(1, 256 // max(model.size))
+    nfe: list[list[int]] = [[] for _ in part]
+    sheet: list[list[Tensor]] = [[] for _ in part]
+    with ExitStack() as files:
+        writers: list[VideoWriter] = []
+        try:
+            for index, frame in enumerate(islice(frames, settings.frames * settings.fps_factor)):
+                if not writers:
+                    paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
+                    writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
+                results.seconds += frame.seconds
+                for i, pixels in enumerate(frame.pixels):
+                    writers[i].write(pixels)
+                    nfe[i].append(frame.nfe[i])
+                    if index in columns:
+                        sheet[i].append(pixels)
+                    if settings.png:
+                        _write_png(out / f"sample_{part[i]:03d}" / f"{index:06d}.png", pixels)
+                bar.update(len(part))
+        except KeyboardInterrupt:
+            results.interrupted = True
+    if writers:
+        results.nfe += nfe
+        results.sheet += sheet
+
+
+def _stats(settings: Sample, model: Model, results: _Results, batch: int) -> dict:
+    frames = sum(map(len, results.nfe))
+    return {
+        "frames": max(map(len, results.nfe)),
+        "samples": len(results.nfe),
+        "nfe_per_frame": round(sum(map(sum, results.nfe)) / frames, 3),
+        "fps": round(frames / results.seconds, 3),
+        "seconds": round(results.seconds, 3),
+        "settings": {
+            "model": settings.model.name,
+            "method": model.method.name,
+            "eps": float(model.eps if settings.eps is None else settings.eps),
+            "direction": settings.direction,
+            "solver": asdict(settings.full_solver),
+            "fps_factor": settings.fps_factor,
+            "engine": model.engine,
+            "batch": batch,
+            "device": str(model.device),
+            "hardware": hardware(),
+            "threads": torch.get_num_threads(),
+            "biflow": __version__,
+            "torch": torch.__version__,
+        },
+        "seed": settings.seed,
+        "model_sha256": sha256(weights_file(settings.model)),
+        "nfe": results.nfe,
+    }
+
+
+def _captions(settings: Sample, model: Model, stats: dict) -> list[str]:
+    eps, batch = stats["settings"]["eps"], stats["settings"]["batch"]
+    return [
+        f"{model.method.title}, eps {eps:g}, {settings.direction}. Solver: {settings.full_solver}.",
+        f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {hardware()}, {batch} at once.",
+        f"First column: the given frame. Then frames {', '.join(str(i + 1) for i in _columns(settings))}.",
+    ]
+
+
+def demo(settings: Demo) -> dict:
+    """Stream from the shipped model, one video at a time as it would be live, and return the content of demo.json.
+
+    Writes `demo.mp4` (the first video), `demo.png` (a sheet of all), `demo.json` (`frames`, `nfe_per_frame`, `fps`,
+    `settings` …) into `settings.out`, and what `sample` writes into `demo/` there.
+    """
+    out, folder = settings.out, settings.out / "demo"
+    how = {"frames": settings.frames, "samples": settings.samples, "seed": settings.seed}
+    stats = sample(Sample(shipped_model(), batch=1, out=folder, **how))
+    shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")
+    shutil.copyfile(folder / "sheet.png", out / "demo.png")
+    write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
+    return stats
+
+
+def _columns(settings: Sample) -> list[int]:
+    """The frames that a contact sheet shows: uniformly over the video, the last one included."""
+    last = settings.frames * settings.fps_factor - 1
+    return sorted(set(np.linspace(0, last, COLUMNS - 1).round().astype(int).tolist()))
+
+
+def _write_png(path: Path, pixels: Tensor) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path, sync=False) as partial:
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, "PNG")

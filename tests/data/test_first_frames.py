@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biflow.data.first_frames import first_frames
+from biflow.data.windows import Windows
+from biflow.errors import UserError
+
+
+def test_images_of_another_size_or_kind_are_converted_and_reported(tmp_path, caplog):
+    Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
+    frames = first_frames(tmp_path / "grey.png", (16, 16), None, 0)
+    assert frames.shape == (1, 3, 16, 16)
+    assert (frames == 200).all()
+    assert "grey" in caplog.text
+    assert "resized to 16x16" in caplog.text
+
+
+def test_a_folder_gives_its_images_in_numerical_order(tmp_path):
+    for number in (10, 2, 1):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "0.txt").write_text("not an image")
+    assert first_frames(tmp_path, (16, 16), None, 0)[:, 0, 0, 0].tolist() == [1, 2, 10]
+    assert first_frames(tmp_path, (16, 16), 4, 0)[:, 0, 0, 0].tolist() == [1, 2, 10, 1]
+    assert first_frames(tmp_path, (16, 16), 2, 0)[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_at_most_8_images_are_taken_by_default(tmp_path):
+    for number in range(9):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    assert first_frames(tmp_path, (16, 16), None, 0)[:, 0, 0, 0].tolist() == list(range(8))
+
+
+def test_first_frames_of_a_prepared_set_come_from_its_test_split(prepared):
+    test = Windows(prepared, split="test")
+    known = torch.cat([test.clip(i) for i in range(len(test.clips))]).flatten(1)
+    for frame in first_frames(prepared, (16, 16), 5, seed=1).flatten(1):
+        assert (known == frame).all(1).any()
+
+
+def test_the_draw_from_a_prepared_set_depends_on_the_seed_alone(prepared):
+    test = Windows(prepared, split="test")
+    order = np.random.default_rng(1).permutation(len(test))
+    assert len(order) == 11
+    frames = first_frames(prepared, (16, 16), 13, seed=1)  # the order repeats
+    assert torch.equal(frames, torch.stack([test[i][1] for i in [*order.tolist(), *order[:2].tolist()]]))
+    assert torch.equal(first_frames(prepared, (16, 16), None, seed=1), frames[:8])
+
+
+def test_errors_name_the_setting(prepared, tmp_path):
+    (tmp_path / "broken.png").write_text("not an image")
+    (tmp_path / "empty").mkdir()
+    sentences = {
+        prepared: "holds 16x16 frames, but the model takes 8x8",
+        tmp_path / "none": "does not exist. Give an image, a folder of images or a prepared set",
+        tmp_path / "empty": "There are no images in .*empty. Give an image",
+        tmp_path / "broken.png": "cannot be read as an image",
+    }
+    for source, sentence in sentences.items():
+        with pytest.raises(UserError, match=sentence) as refusal:
+            first_frames(source, (8, 8), None, 0)
+        assert refusal.value.setting == "first"
+        assert "--" not in str(refusal.value)

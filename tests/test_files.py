@@ -1,0 +1,242 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from biflow import files
+from biflow.errors import UserError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path, content="new", fail=None, **options):
+    """A file, or a folder of files where `content` is a dictionary. Raises `fail` at the end of the body."""
+    with files.replacing(path, **options) as partial:
+        if isinstance(content, str):
+            partial.write_text(content)
+        for name, text in content.items() if isinstance(content, dict) else ():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_text(text)
+        if fail:
+            raise fail
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_file_appears_when_the_body_has_ended(tmp_path, sync):
+    path = tmp_path / "new" / "folders" / "a.txt"
+    with files.replacing(path, sync=sync) as partial:
+        assert partial.parent == path.parent
+        assert partial.name.startswith(".a.txt.")
+        assert partial.name.endswith(".partial")
+        assert not partial.exists()
+        partial.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_what_exists_is_replaced(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    write(tmp_path / "a.txt")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    write(tmp_path / "folder", {"old.txt": "old"})
+    write(tmp_path / "folder", {"new.txt": "new", "sub/b.txt": "b"})
+    assert names(tmp_path / "folder") == ["new.txt", "sub"]
+    assert (tmp_path / "folder" / "sub" / "b.txt").read_text() == "b"
+    assert names(tmp_path) == ["a.txt", "folder"]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), UserError("x"), OSError(errno.EIO, "I/O error")])
+@pytest.mark.parametrize("content", ["new", {"new.txt": "new"}])
+def test_a_body_that_raises_leaves_what_was_there(tmp_path, error, content):
+    write(tmp_path / "old", "old" if content == "new" else {"old.txt": "old"})
+    expected = UserError if isinstance(error, OSError) else type(error)
+    for name in ("old", "absent"):
+        with pytest.raises(expected):
+            write(tmp_path / name, content, fail=error)
+    assert names(tmp_path) == ["old"]
+    old = tmp_path / "old"
+    assert (old.read_text() == "old") if content == "new" else (names(old) == ["old.txt"])
+
+
+def test_a_folder_whose_rename_fails_is_put_back(tmp_path, monkeypatch):
+    write(tmp_path / "folder", {"old.txt": "old"})
+    monkeypatch.setattr(files.Path, "replace", lambda *paths: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    with pytest.raises(UserError, match="folder cannot be written: I/O error"):
+        write(tmp_path / "folder", {"new.txt": "new"})
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["old.txt"]
+
+
+def test_data_is_on_disk_before_the_rename_and_the_name_after_it(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, files.Path.replace
+    inode = {tmp_path.stat().st_ino: "parent"}
+
+    def record_sync(handle):
+        fsync(handle)
+        events.append(inode.get(os.fstat(handle).st_ino, "unknown"))
+
+    def record_rename(path, target):
+        events.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(files.Path, "replace", record_rename)
+    with files.replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+        inode[partial.stat().st_ino] = "file"
+    assert events == ["file", "rename", "parent"]
+    events.clear()
+    with files.replacing(tmp_path / "folder") as partial:
+        (partial / "sub").mkdir(parents=True)
+        (partial / "sub" / "b.txt").write_text("new")
+        inode |= {partial.stat().st_ino: "folder", (partial / "sub").stat().st_ino: "sub"}
+        inode[(partial / "sub" / "b.txt").stat().st_ino] = "file"
+    assert sorted(events[:3]) == ["file", "folder", "sub"]
+    assert events[3:] == ["rename", "parent"]
+    events.clear()
+    write(tmp_path / "png", sync=False)
+    assert events == ["rename"]
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    code = (
+        "import os, sys\nfrom biflow.files import replacing\n"
+        "with replacing(sys.argv[1]) as partial:\n    partial.mkdir()\n    (partial / 'x').touch()\n    os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
+    assert len(names(tmp_path)) == 1
+    kept = [f".a.{os.getppid()}.partial", ".a.notes.partial", ".a.txt.99999999.partial"]
+    for name in kept:  # of a process that runs, of somebody else, and of another file
+        (tmp_path / name).write_text("mine")
+    write(tmp_path / "a.tx")
+    assert len(names(tmp_path)) == 5
+    write(tmp_path / "a.txt")
+    assert len(names(tmp_path)) == 5
+    write(tmp_path / "a")
+    assert names(tmp_path) == sorted([*kept[:2], "a", "a.tx", "a.txt"])
+
+
+SAME = """
+import sys
+from biflow.files import write_text
+for _ in range(20):
+    write_text(sys.argv[1], sys.argv[2] * 100_000)
+"""
+
+
+def test_two_processes_can_write_the_same_file(tmp_path):
+    path = tmp_path / "a.txt"
+    writers = [subprocess.Popen([sys.executable, "-c", SAME, str(path), letter]) for letter in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            assert path.read_text() in ("a" * 100_000, "b" * 100_000)
+        time.sleep(0.002)
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_or_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for path, content, sentence in (
+        ("folder", "new", r"/folder cannot be written: it is a folder\.$"),
+        ("file", {"a.txt": "new"}, r"/file cannot be written: it exists and is not a folder\.$"),
+        ("file/a.txt", "new", r"/file/a\.txt cannot be written: .*/file is not a folder\.$"),
+        ("file/sub/a.txt", "new", r"/file/sub/a\.txt cannot be written: .*/file is not a folder\.$"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            write(tmp_path / path, content)
+    assert names(tmp_path) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "mine.txt").read_text() == "mine"
+
+
+def fill_the_disk(path):
+    with files.replacing(path) as partial:
+        partial.write_text("half")
+        with open("/dev/full", "w") as full:  # the error of a disk that is really full
+            full.write("x")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(UserError, match=r"^No space left to write .*/a\.txt\. Free some space"):
+        fill_the_disk(tmp_path / "a.txt")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.EDQUOT, "Quota exceeded")))
+    with pytest.raises(UserError, match="No space left to write"):  # some file systems notice it only now
+        write(tmp_path / "a.txt")
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_folder_without_permission_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if not os.access(folder, os.W_OK):  # root may write anywhere
+        with pytest.raises(UserError, match=f"you have no permission to write in {folder}"):
+            write(folder / "a.txt")
+    sentence = str(files.os_error(PermissionError(errno.EACCES, "Permission denied"), folder / "a.txt"))
+    assert sentence == f"{folder}/a.txt cannot be written: you have no permission to write in {folder}."
+
+
+def test_other_system_errors_keep_the_system_s_words(tmp_path):
+    sentence = str(files.os_error(OSError(errno.EROFS, "Read-only file system"), tmp_path / "a"))
+    assert sentence == f"{tmp_path}/a cannot be written: its file system is read-only."
+    assert (
+        str(files.os_error(OSError(errno.EIO, "Input/output error"), "a")) == "a cannot be written: Input/output error."
+    )
+    assert str(files.os_error(OSError("odd"), "a")) == "a cannot be written: odd."
+    with pytest.raises(UserError, match="cannot be written: File name too long"):
+        write(tmp_path / ("x" * 300))
+
+
+def test_writers_write_what_readers_read(tmp_path):
+    files.write_text(tmp_path / "a.txt", "ε 0.1 ★")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ε 0.1 ★"
+    tensor = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
+    files.write_tensors(tmp_path / "a.safetensors", {"x": tensor}, {"step": "3"})
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["x"], tensor)
+    files.write_array(tmp_path / "a.npy", np.arange(3))
+    assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]
+    content = {"a": [1, 2, {"b": [3, 4]}], "text": "[\n1,\n2]"}
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json") == content
+    assert '"b": [3, 4]' in (tmp_path / "a.json").read_text()
+    files.write_json(tmp_path / "b.json", content, indent=None)
+    assert (tmp_path / "b.json").read_text() == json.dumps(content) + "\n"
+    assert names(tmp_path) == ["a.json", "a.npy", "a.safetensors", "a.txt", "b.json"]
+
+
+def test_json_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1')
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON \(.*line 1"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+        files.read_json(tmp_path / "a.json")
+    with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
+        files.read_json(tmp_path / "none.json")
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_cache_is_where_xdg_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert files.cache_folder() == tmp_path / "biflow"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache_folder() == tmp_path / ".cache" / "biflow"

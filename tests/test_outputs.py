@@ -1,0 +1,178 @@
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biflow.config import Demo, NetworkConfig, Sample
+from biflow.errors import UserError
+from biflow.methods import BIFLOW, FLOW
+from biflow.model import Model, save_model
+from biflow.networks import VideoUNet
+from biflow.outputs import demo, sample
+
+TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
+TWO_STEPS = {"solver": "midpoint", "steps": 2}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    save_model(folder, Model(VideoUNet(BIFLOW, TINY), BIFLOW, (3, 16, 16), eps=0.1, fps=10.0))
+    return folder
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "first.png")
+    return tmp_path / "first.png"
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)], container.streams.video[0]
+
+
+def test_videos_sheet_and_numbers_are_what_was_asked_for(model, prepared, tmp_path):
+    settings = Sample(model, first=prepared, frames=5, samples=3, batch=2, png=True, out=tmp_path, **TWO_STEPS)
+    stats = sample(settings)
+    assert json.loads((tmp_path / "stats.json").read_text()) == json.loads(json.dumps(stats))
+    assert stats["nfe"] == [[4] * 5] * 3
+    assert stats["nfe_per_frame"] == 4
+    assert stats["seconds"] > 0
+    assert stats["seed"] == 0
+    weights = (model / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert stats["model_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert stats["settings"]["solver"]["steps"] == 2
+    for i in range(3):
+        frames, stream = frames_of(tmp_path / f"sample_{i:03d}.mp4")
+        assert (len(frames), stream.average_rate, frames[0].shape) == (5, 10, (256, 256, 3))
+        pngs = sorted((tmp_path / f"sample_{i:03d}").glob("*.png"))
+        assert len(pngs) == 5
+        written = np.asarray(Image.open(pngs[2])).repeat(16, 0).repeat(16, 1).astype(int)
+        assert np.abs(frames[2].astype(int) - written).mean() < 12  # H.264 with colours at half resolution
+    assert Image.open(tmp_path / "sheet.png").width > 9 * 32
+
+
+def test_a_video_is_the_same_whatever_is_solved_beside_it(model, prepared, tmp_path):
+    for batch in (1, 3):
+        sample(Sample(model, first=prepared, frames=6, samples=3, batch=batch, png=True, out=tmp_path / str(batch)))
+    for i in range(3):
+        for index in range(6):
+            alone, together = (
+                np.asarray(Image.open(tmp_path / batch / f"sample_{i:03d}" / f"{index:06d}.png")).astype(int)
+                for batch in ("1", "3")
+            )
+            assert np.abs(alone - together).max() <= 1  # a rounding of float32 may tip one grey level
+
+
+def test_another_seed_is_another_video(model, image, tmp_path):
+    for seed in (1, 2):
+        out = tmp_path / str(seed)
+        sample(Sample(model, first=image, frames=2, seed=seed, png=True, out=out, **TWO_STEPS))
+    one, two = ((tmp_path / seed / "sample_000" / "000001.png").read_bytes() for seed in ("1", "2"))
+    assert one != two
+
+
+def test_in_between_frames_play_at_the_same_speed(model, image, tmp_path):
+    stats = sample(Sample(model, first=image, frames=3, fps_factor=4, out=tmp_path, **TWO_STEPS))
+    frames, stream = frames_of(tmp_path / "sample_000.mp4")
+    assert (len(frames), stream.average_rate, stats["frames"]) == (12, 40, 12)
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(model, image, tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from biflow.config import Sample; "
+        "from biflow.outputs import sample; "
+        "sample(Sample(Path(sys.argv[1]), out=Path(sys.argv[2]), first=Path(sys.argv[3]), frames=int(sys.argv[4]), "
+        "solver='euler', steps=1)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for frames in (100, 1100):
+        command = [sys.executable, "-c", code, str(model), str(tmp_path / str(frames)), str(image), str(frames)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks.append(int(out.split()[-1]))
+    assert peaks[1] - peaks[0] < 12 * 1024  # KiB; 1000 frames of 16x16 floats alone would be 3, of the video 192 MiB
+
+
+def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
+    command = [sys.executable, "-m", "biflow.cli", "sample", str(model), "--first", str(image)]
+    command += ["--frames", "100000", "--solver", "euler", "--steps", "1", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while not list((tmp_path / "out").glob(".*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"are saved in" in errors
+    frames, _ = frames_of(tmp_path / "out" / "sample_000.mp4")
+    stats = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert len(frames) == len(stats["nfe"][0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"frames": 0}, "frames is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"samples": 0}, "samples is 0"),
+        ({"fps": 0.0}, "fps is 0"),
+        ({"eps": -1.0}, "eps is -1"),
+        ({"first": Path("nowhere.png")}, r"nowhere\.png"),
+        ({"fps_factor": 0}, "fps_factor is 0"),
+    ],
+)
+def test_bad_settings_are_refused_in_a_sentence_and_write_nothing(model, image, tmp_path, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sample(Sample(model, **{"first": image, "out": tmp_path / "out", **settings}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_recorded_as_they_took_effect(model, image, tmp_path):
+    settings = {"first": image, "frames": 1, "engine": "torch", "out": tmp_path}
+    recorded = sample(Sample(model, solver="reference", direction="backward", **settings))["settings"]
+    assert recorded["method"] == "biflow"
+    assert recorded["eps"] == 0.1  # the model's own
+    assert recorded["engine"] == "torch"
+    assert (recorded["model"], recorded["direction"], recorded["batch"]) == (model.name, "backward", 1)
+    assert (recorded["solver"]["method"], recorded["solver"]["reference"]) == ("heun", True)
+    assert sample(Sample(model, eps=0.3, **settings))["settings"]["eps"] == 0.3
+
+
+def test_a_method_without_noise_is_recorded_with_eps_0(image, tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "flow", Model(VideoUNet(FLOW, TINY), FLOW, (3, 16, 16)))
+    stats = sample(Sample(tmp_path / "flow", first=image, frames=1, out=tmp_path / "out", **TWO_STEPS))
+    assert (stats["settings"]["method"], stats["settings"]["eps"]) == ("flow", 0.0)
+
+
+def test_a_frame_that_cannot_be_solved_is_named_and_leaves_no_video(image, tmp_path):
+    network = VideoUNet(FLOW, TINY)
+    with torch.no_grad():
+        network.nets[0].conv_out.bias.fill_(torch.nan)
+    save_model(tmp_path / "nan", Model(network, FLOW, (3, 16, 16)))
+    with pytest.raises(UserError, match=r"Frame 1 could not be solved: .*sample 0"):
+        sample(Sample(tmp_path / "nan", first=image, frames=2, engine="torch", out=tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_the_demo_is_a_sample_of_the_model_that_comes_with_the_package(tmp_path):
+    stats = demo(Demo(out=tmp_path, frames=2, samples=2, seed=3))
+    assert stats["nfe"] == json.loads((tmp_path / "demo" / "stats.json").read_text())["nfe"]
+    assert [len(nfe) for nfe in stats["nfe"]] == [2, 2]
+    summary = json.loads((tmp_path / "demo.json").read_text())
+    assert (summary["seed"], summary["samples"], summary["settings"]["batch"]) == (3, 2, 1)
+    assert "nfe" not in summary
+    assert (tmp_path / "demo.mp4").read_bytes() == (tmp_path / "demo" / "sample_000.mp4").read_bytes()
+    assert (tmp_path / "demo.png").stat().st_size > 1000
