@@ -146,8 +146,8 @@ def demo(settings: Demo) -> dict:
     `settings` …) into `settings.out`, and what `sample` writes into `demo/` there.
     """
     out, folder = settings.out, settings.out / "demo"
-    how = {"frames": settings.frames, "samples": settings.samples, "seed": settings.seed}
-    stats = sample(Sample(shipped_model(), batch=1, out=folder, **how))
+    frames, samples, seed = settings.frames, settings.samples, settings.seed
+    stats = sample(Sample(shipped_model(), frames=frames, samples=samples, batch=1, seed=seed, out=folder))
     shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")
     shutil.copyfile(folder / "sheet.png", out / "demo.png")
     write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
