@@ -122,8 +122,9 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
     protocol = changed(protocol, solver=solver, **changes)
     model = load_model(settings.model, device=machine.device())
     model = with_engine(model, settings.engine, rtol=protocol.solver.rtol)
-    batches = {"batch": settings.batch, "feature_batch": settings.feature_batch}
-    result = evaluate(model, settings.data, settings.out, protocol, **batches)
+    result = evaluate(
+        model, settings.data, settings.out, protocol, batch=settings.batch, feature_batch=settings.feature_batch
+    )
     if result:  # only one of several processes has it
         print(f"{summary(result)}\n{settings.out / 'metrics.json'}")
 
