@@ -103,27 +103,18 @@ def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: 
 
 def _stats(settings: Sample, model: Model, results: _Results, batch: int) -> dict:
     frames = sum(map(len, results.nfe))
+    eps = float(model.eps if settings.eps is None else settings.eps)
+    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": settings.direction}
+    used |= {"solver": asdict(settings.full_solver), "fps_factor": settings.fps_factor, "engine": model.engine}
+    made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
+    made_on |= {"biflow": __version__, "torch": torch.__version__}
     return {
         "frames": max(map(len, results.nfe)),
         "samples": len(results.nfe),
         "nfe_per_frame": round(sum(map(sum, results.nfe)) / frames, 3),
         "fps": round(frames / results.seconds, 3),
         "seconds": round(results.seconds, 3),
-        "settings": {
-            "model": settings.model.name,
-            "method": model.method.name,
-            "eps": float(model.eps if settings.eps is None else settings.eps),
-            "direction": settings.direction,
-            "solver": asdict(settings.full_solver),
-            "fps_factor": settings.fps_factor,
-            "engine": model.engine,
-            "batch": batch,
-            "device": str(model.device),
-            "hardware": hardware(),
-            "threads": torch.get_num_threads(),
-            "biflow": __version__,
-            "torch": torch.__version__,
-        },
+        "settings": used | made_on,
         "seed": settings.seed,
         "model_sha256": sha256(weights_file(settings.model)),
         "nfe": results.nfe,
