@@ -7,9 +7,9 @@ from biflow.errors import UserError
 
 
 def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str) -> None:
-    """Raise UserError for the first of these settings that is neither None (left out) nor fits.
+    """Raise UserError for the first of these settings that does not fit. A setting that is None was left out, and fits.
 
-    >>> check(settings, "be at least 1", lambda value: value >= 1, "size", "stride")
+    `must` ends the message "size is 0, but must be at least 1.".
     """
     for name in names:
         value = getattr(settings, name)
