@@ -1,11 +1,11 @@
-"""How many clips a second does I3D take in on a CPU, as evaluation runs it against clip by clip?
+"""I3D's clips per second on a CPU, as evaluation runs it and clip by clip.
 
     python -m benchmarks.i3d [--frames 16] [--batch 4] [--rounds 3] [--json FILE]
 
-Random weights: they cost the same as the trained ones, and their logits are of the same size. The ways take turns in
-each round, so that none profits from a quiet moment of the machine; medians over rounds after one round that does not
-count. The target is a factor of 2 over clip by clip in the default memory layout, every padding written out as the
-common ports do, with logits within 1e-4. "Clip by clip" without more is our module, whose pools need no padded copy.
+The weights are random: they cost the same as trained ones, and their logits have the same scale. All variants run in
+each round, so that none profits from a quiet moment of the machine; results are medians over rounds, after one round of
+warm-up. The target is a factor of 2 over clip by clip in the default memory layout with all padding written out, as in
+the common ports, with logits within 1e-4. Plain "clip by clip" is our module, whose pools need no padded copy.
 """
 
 import argparse
@@ -23,9 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import record
-from biflow.evaluation import i3d
-from biflow.evaluation.i3d import I3D, preprocess
-from biflow.evaluation.networks import on_cpu
+from biflow.evaluation.networks import i3d
+from biflow.evaluation.networks.i3d import I3D, on_cpu, preprocess
 
 TARGET = 2.0
 NAIVE = "clip by clip, all padding by zeros"
@@ -33,12 +32,12 @@ USED = "as evaluation runs it (OpenVINO)"
 
 
 def padded_pool(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """The pool of the common ports: zeros are written around all of its input first."""
+    """The pool of the common ports, which pads its input with zeros first."""
     return F.max_pool3d(i3d.pad_same(x, kernel, stride), tuple(kernel), tuple(stride))
 
 
 def measure(frames: int, batch: int, rounds: int) -> dict:
-    """Clips per second of each way, and how far its logits are from those of clip by clip."""
+    """Clips per second of each variant, and the difference of its logits from those of `NAIVE`."""
     generator = torch.Generator().manual_seed(0)
     clips = preprocess(torch.randint(256, (batch, frames, 3, 64, 64), dtype=torch.uint8, generator=generator))
     torch.manual_seed(0)
@@ -66,7 +65,7 @@ def measure(frames: int, batch: int, rounds: int) -> dict:
     if find_spec("openvino"):
         engine, begun = on_cpu(plain), time.perf_counter()
         with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, XDG_CACHE_HOME=cache):
-            engine(clips[:1])  # nobody needs the graph of these weights again
+            engine(clips[:1])  # the graph of these weights is not needed again
         first = time.perf_counter() - begun
         ways[USED] = lambda: engine(clips)
     seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -95,7 +95,7 @@ def plot(rows: list[dict], path: Path) -> None:
     """Loss after equal training against milliseconds per evaluation, a panel for each set; the Pareto front joined."""
     import matplotlib.pyplot as plt
 
-    from biflow.evaluation.figures import pareto
+    from biflow.evaluation.report.figures import pareto
 
     sets = sorted({row["set"] for row in rows})
     figure, panels = plt.subplots(1, len(sets), figsize=(5.2 * len(sets), 4), squeeze=False)

@@ -5,6 +5,7 @@ import pytest
 
 from biflow.config import Prepare
 from biflow.data.prepare import prepare
+from biflow.methods import Method
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,8 @@ def prepared(tmp_path_factory):
         np.save(root / f"clip_{clip}.npy", frames)
     prepare(Prepare(root, root / "prepared", size=16), progress=False)
     return root / "prepared"
+
+
+def pytest_make_parametrize_id(val):
+    """Methods by name in the names of tests."""
+    return val.name if isinstance(val, Method) else None

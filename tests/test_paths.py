@@ -1,9 +1,23 @@
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from biflow.paths import Curve, Fields, backward_line, bilinear, denoising_line, field_along, forward_line, line, linear
+from biflow.paths import (
+    Curve,
+    Fields,
+    Query,
+    backward_line,
+    bilinear,
+    denoising_line,
+    field_along,
+    forward_line,
+    join,
+    line,
+    linear,
+    present,
+)
 from biflow.solvers import Solver, solve
 
 EPS = 0.3
@@ -31,6 +45,46 @@ def frames(b: int = 3, seed: int = 0) -> torch.Tensor:
 
 def full(value: float, b: int = 3) -> torch.Tensor:
     return torch.full((b,), value, dtype=torch.float64)
+
+
+# Queries
+
+
+def test_what_a_query_leaves_out_is_not_present():
+    x, alpha = torch.zeros(2, 3), torch.ones(2)
+    assert present(Query(x, alpha=alpha)) == {"x": x, "alpha": alpha}
+    assert list(present(Query(x, x[:, 0], alpha, x))) == ["x", "t", "alpha", "condition"]
+    assert list(present(Fields(x))) == ["v"]
+
+
+def test_queries_are_joined_batch_after_batch_and_absent_tensors_stay_absent():
+    one, two = (Query(torch.full((b, 2), float(b)), torch.full((b,), b / 4)) for b in (1, 2))
+    both = join([one, two])
+    assert both.x.tolist() == [[1, 1], [2, 2], [2, 2]]
+    assert both.t.tolist() == [0.25, 0.5, 0.5]
+    assert both.alpha is both.condition is None
+
+
+def test_queries_of_another_kind_are_joined_as_what_they_are():
+    class Steered(NamedTuple):
+        x: torch.Tensor
+        action: torch.Tensor
+
+    both = join([Steered(torch.zeros(1, 2), torch.ones(1, 4)), Steered(torch.zeros(2, 2), torch.zeros(2, 4))])
+    assert type(both) is Steered
+    assert both.action[:, 0].tolist() == [1, 0, 0]
+
+
+def test_field_along_asks_at_the_curve_and_without_a_condition():
+    asked = []
+    curve = line((0.1, 0.7), (0.9, 0.2))
+    field_along(lambda q: asked.append(q) or Fields(q.x), curve)(torch.ones(2, 3), torch.tensor([0.0, 0.5]))
+    (query,) = asked
+    assert type(query) is Query
+    assert query.x.tolist() == [[1, 1, 1]] * 2
+    assert torch.allclose(query.t, torch.tensor([0.1, 0.5]))
+    assert torch.allclose(query.alpha, torch.tensor([0.7, 0.45]))
+    assert query.condition is None
 
 
 # Eq. 4
@@ -89,20 +143,20 @@ def test_the_derivatives_of_a_curve_are_those_of_its_parts(name):
 
 
 def test_field_along_is_eq_8_by_hand():
-    def fields(x, t, alpha):
-        return Fields(v=x + 10 * t[:, None], n=2 * x + 100 * alpha[:, None])
+    def network(q):
+        return Fields(v=q.x + 10 * q.t[:, None], n=2 * q.x + 100 * q.alpha[:, None])
 
     curve = line((0.0, 0.5), (2.0, 0.1))  # dt/dk = 2, dalpha/dk = -0.4
     x, k = torch.tensor([[1.0, 3.0], [5.0, 7.0]], dtype=torch.float64), torch.tensor([0.5, 0.25], dtype=torch.float64)
     # First sample: t = 1, alpha = 0.3, thus v = x + 10 and n = 2x + 30. Second: t = 0.5, alpha = 0.4.
     expected = [[2 * 11 - 0.4 * 32, 2 * 13 - 0.4 * 36], [2 * 10 - 0.4 * 50, 2 * 12 - 0.4 * 54]]
-    assert torch.allclose(field_along(fields, curve)(x, k), torch.tensor(expected, dtype=torch.float64))
+    assert torch.allclose(field_along(network, curve)(x, k), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_field_along_without_a_noise_head_is_f_v_times_dt_dk():
     curve = line((0.0, 0.0), (3.0, 0.0))
     x, k = torch.ones(2, 3, 2, 2), torch.tensor([0.5, 1.0])
-    dx = field_along(lambda x, t, alpha: Fields(v=x * t[:, None, None, None]), curve)(x, k)
+    dx = field_along(lambda q: Fields(v=q.x * q.t[:, None, None, None]), curve)(x, k)
     assert torch.equal(dx[:, 0, 0, 0], torch.tensor([4.5, 9.0]))
 
 
@@ -114,7 +168,7 @@ def test_field_along_is_the_derivative_of_the_interpolation_along_the_curve(name
     def at(k):
         return bilinear(x0, x1, n, curve.t(k), curve.alpha(k))
 
-    joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+    joint = field_along(lambda q: Fields(x1 - x0, n), curve)
     assert torch.allclose(joint(at(k), k), (at(k + h) - at(k - h)) / (2 * h), atol=1e-7)
 
 
@@ -126,7 +180,7 @@ def test_every_curve_leads_to_the_same_point(name, k0, k1):
     def at(k):
         return bilinear(x0, x1, n, curve.t(full(k)), curve.alpha(full(k)))
 
-    joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+    joint = field_along(lambda q: Fields(x1 - x0, n), curve)
     assert torch.allclose(solve(joint, at(k0), k0, k1, solver=Solver("dopri5", steps=10)).x, at(k1), atol=1e-6)
 
 
@@ -137,5 +191,5 @@ def test_a_detour_in_alpha_does_not_change_where_a_frame_lands():
         dalpha_dk=lambda k: math.pi * torch.cos(math.pi * k) - EPS,
     )
     for curve in (forward_line(EPS), detour):
-        joint = field_along(lambda x, t, alpha: Fields(x1 - x0, n), curve)
+        joint = field_along(lambda q: Fields(x1 - x0, n), curve)
         assert torch.allclose(solve(joint, x0 + EPS * n, 0.0, 1.0, solver=Solver("rk4", steps=20)).x, x1, atol=1e-5)

@@ -1,7 +1,6 @@
-"""Against the reference implementation's pipeline as `reference.md` describes it, in our own lines.
+"""Against the reference implementation's pipeline (benchmarks/reference_pipeline.py) on plain diffusers UNets.
 
-The oracle: plain diffusers UNets, torchode's Heun with its IntegralController at atol = rtol = 1e-2, the first step
-chosen automatically, one solve a frame over the whole batch, every frame clamped.
+The oracle and the stream share no line but the query: not the network, not the field, not the solver, not the loop.
 """
 
 from functools import lru_cache
@@ -12,24 +11,26 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import save_file
 
-from benchmarks.reference_pipeline import solve
-from biflow.networks import import_reference
+from benchmarks import reference_pipeline
+from biflow.config import Solver
+from biflow.methods import BIFLOW, CONDIFF, FLOW, Method
+from biflow.paths import Fields, Network
+from biflow.reference import import_reference
 from biflow.rollout import sample_generators, stream
-from biflow.solvers import Solver
 
 SIZE, SEED = 32, 5
 
 
-def plain_unet(method: str, gain: float) -> UNet2DModel:
+def plain_unet(method: Method, gain: float) -> UNet2DModel:
     """A fresh network of the reference's "small" shape; the larger the gain, the more steps its field takes."""
     net = UNet2DModel(
-        in_channels=6 if method == "condiff" else 3,
+        in_channels=6 if method is CONDIFF else 3,
         out_channels=3,
         block_out_channels=(32, 32, 64, 64, 128, 128),
         down_block_types=("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
         add_attention=True,
-        class_embed_type="timestep" if method == "biflow" else None,
+        class_embed_type="timestep" if method is BIFLOW else None,
     )
     with torch.no_grad():
         net.conv_out.weight.mul_(gain)
@@ -37,54 +38,46 @@ def plain_unet(method: str, gain: float) -> UNet2DModel:
     return net.eval()
 
 
+def plain_network(method: Method, nets: list[UNet2DModel]) -> Network:
+    """Queries answered as the reference's code calls its networks, from its source."""
+
+    def flow(query):
+        return Fields(nets[0](query.x, query.t).sample)
+
+    def biflow(query):
+        v, n = (net(query.x, query.t, class_labels=query.alpha).sample for net in nets)
+        return Fields(v, n)
+
+    def condiff(query):
+        return Fields(nets[0](torch.cat([query.x, query.condition], dim=1), query.alpha).sample)
+
+    return {FLOW: flow, BIFLOW: biflow, CONDIFF: condiff}[method]
+
+
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """method, gain → its plain networks, and our model of the same checkpoint."""
+    """method, gain → its plain network, and our model of the same checkpoint."""
 
     @lru_cache
-    def make(method: str, gain: float):
-        path = tmp_path_factory.mktemp(method) / "model.safetensors"
+    def build(method: Method, gain: float):
+        path = tmp_path_factory.mktemp(method.name) / "model.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            nets = [plain_unet(method, gain) for _ in range(2 if method == "biflow" else 1)]
-        prefixes = ("model1.", "model2.") if method == "biflow" else ("",)
+            nets = [plain_unet(method, gain) for _ in range(2 if method is BIFLOW else 1)]
+        prefixes = ("model1.", "model2.") if method is BIFLOW else ("",)
         named = zip(prefixes, nets, strict=True)
         save_file({prefix + key: t.clone() for prefix, net in named for key, t in net.state_dict().items()}, path)
-        return nets, import_reference(path, method=method, width=32, size=SIZE, shape="small")
+        model = import_reference(path, method=method.name, width=32, size=SIZE, shape="small")
+        return plain_network(method, nets), model
 
-    return make
-
-
-def reference_frames(method, nets, first, generators, eps, direction):
-    """Endless (frame, NFE)."""
-
-    def flow(x, k):
-        return nets[0](x, k).sample
-
-    def biflow(x, k):
-        alpha, slope = (eps * (1 - k), -eps) if direction == "forward" else (eps * k, eps)
-        return nets[0](x, k, class_labels=alpha).sample + slope * nets[1](x, k, class_labels=alpha).sample
-
-    def condiff(x, k):
-        return nets[0](torch.cat([x, frame], dim=1), k).sample
-
-    f = {"flow": flow, "biflow": biflow, "condiff": condiff}[method]
-    ends = (0.0, 1.0) if direction == "forward" else (1.0, 0.0)
-    frame = first
-    while True:
-        x = frame
-        if eps or method == "condiff":
-            noise = torch.stack([torch.randn(3, SIZE, SIZE, generator=generator) for generator in generators])
-            x = noise if method == "condiff" else frame + eps * noise
-        x, nfe = solve(f, x, *ends)
-        frame = x.clamp(-1, 1)
-        yield frame, nfe
+    return build
 
 
-def assert_parity(nets, model, batch, eps, direction, frames) -> list[int]:
+def assert_parity(network, model, batch, eps, direction, frames) -> list[int]:
     """The NFE of the frames, which are the same here and there."""
     first = 2 * torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))[:batch] - 1
-    theirs = reference_frames(model.method, nets, first, sample_generators(SEED, range(batch)), eps, direction)
+    generators = sample_generators(SEED, range(batch))
+    theirs = reference_pipeline.frames(model.method, network, first, eps, generators, direction)
     settings = {"eps": eps, "direction": direction, "solver": Solver("heun", reference=True)}
     ours = stream(model, first, generators=sample_generators(SEED, range(batch)), **settings)
     costs = []
@@ -97,24 +90,24 @@ def assert_parity(nets, model, batch, eps, direction, frames) -> list[int]:
 
 
 CASES = [
-    ("flow", 1, 0.0, "forward"),
-    ("flow", 2, 0.0, "backward"),
-    ("biflow", 1, 0.0, "forward"),
-    ("biflow", 2, 0.0, "backward"),
-    ("biflow", 2, 0.1, "forward"),
-    ("biflow", 1, 0.1, "backward"),
-    ("biflow", 1, 0.3, "forward"),
-    ("biflow", 2, 0.3, "backward"),
-    ("condiff", 1, 0.0, "forward"),
-    ("condiff", 2, 0.0, "forward"),
+    (FLOW, 1, 0.0, "forward"),
+    (FLOW, 2, 0.0, "backward"),
+    (BIFLOW, 1, 0.0, "forward"),
+    (BIFLOW, 2, 0.0, "backward"),
+    (BIFLOW, 2, 0.1, "forward"),
+    (BIFLOW, 1, 0.1, "backward"),
+    (BIFLOW, 1, 0.3, "forward"),
+    (BIFLOW, 2, 0.3, "backward"),
+    (CONDIFF, 1, 0.0, "forward"),
+    (CONDIFF, 2, 0.0, "forward"),
 ]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("method", "batch", "eps", "direction"), CASES)
 def test_same_frames_and_same_nfe_as_the_reference(twins, method, batch, eps, direction):
-    nets, model = twins(method, 0.25)
-    costs = assert_parity(nets, model, batch, eps, direction, frames=2)
+    network, model = twins(method, 0.25)
+    costs = assert_parity(network, model, batch, eps, direction, frames=2)
     assert max(costs) > 4  # more than one step
 
 
@@ -122,9 +115,9 @@ def test_same_frames_and_same_nfe_as_the_reference(twins, method, batch, eps, di
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(
-    ("method", "eps", "direction"), sorted({(m, eps, direction) for m, _, eps, direction in CASES})
+    ("method", "eps", "direction"), list(dict.fromkeys((m, eps, direction) for m, _, eps, direction in CASES))
 )
 def test_same_frames_and_same_nfe_as_the_reference_over_a_restless_field(twins, method, batch, eps, direction):
-    nets, model = twins(method, 2.0)
-    costs = assert_parity(nets, model, batch, eps, direction, frames=3)
+    network, model = twins(method, 2.0)
+    costs = assert_parity(network, model, batch, eps, direction, frames=3)
     assert max(costs) > 12

@@ -111,13 +111,16 @@ def load_model(
     try:
         settings = json.loads(path.read_text())
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
-        if network is None:
+        kind = settings.get("_class_name", VideoUNet.__name__)
+        if network is None and kind == VideoUNet.__name__:
             config = parse(NetworkConfig, settings.get("network") or {}, "network")
             check_size(config, height, width)
             network = VideoUNet(method, config, v_scale=settings.get("v_scale", 1.0))
         eps, fps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("fps")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not describe a biflow model: {error}") from error
+    if network is None:
+        raise UserError(f"The network in {folder} is a {kind}, not a VideoUNet: pass one as network= to load it.")
     load_weights(network, weights)
     network.to(device).eval()
     return Model(network, method, (3, height, width), eps, fps, device=torch.device(device), folder=folder)

@@ -39,6 +39,9 @@ class VideoUNet(nn.Module):
         method: whose queries it answers.
         config: its shape.
         v_scale: unit of the f^v head, whose output is multiplied by it.
+
+    Raises:
+        UserError: the method asks with other tensors too, which would be ignored.
     """
 
     def __init__(self, method: Method, config: NetworkConfig | None = None, *, v_scale: float = 1.0) -> None:
@@ -46,6 +49,12 @@ class VideoUNet(nn.Module):
         self.network, self.v_scale = config or NetworkConfig(), v_scale
         query = method.example(torch.zeros(1, 3, 1, 1, device="cpu"))
         frames, numbers = _parts(query)
+        if len(frames) + len(numbers) < len(present(query)) or not 1 <= len(numbers) <= 2:
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in present(query).items())
+            raise UserError(
+                f"{method.title} asks with {shapes}, but a VideoUNet takes frames (b, c, h, w) and one or two numbers "
+                "(b,). It needs a network of its own."
+            )
         channels, count = sum(frame.shape[1] for frame in frames), method.heads if self.network.pair else 1
         self.nets = nn.ModuleList(
             _unet(self.network, channels, 3 * method.heads // count, len(numbers) > 1) for _ in range(count)

@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+State = Float[Tensor, "b *shape"]  # of b samples: frames (b, 3, h, w), or tensors of any other shape
+PerSample = Float[Tensor, " b"]  # a number for each
+
 
 class Query(NamedTuple):
     """What a network is asked about b samples; a method leaves out what it does not use.
@@ -36,7 +39,7 @@ Network = Callable[[Any], Fields]
 """A network: from a Query (or another NamedTuple of tensors that its method asks with) to Fields."""
 
 
-def present(tensors: NamedTuple) -> dict[str, Tensor]:
+def present(tensors: Any) -> dict[str, Tensor]:
     """The tensors of a query, or of fields, that are there, by name and in order."""
     return {name: tensor for name, tensor in tensors._asdict().items() if tensor is not None}
 
@@ -60,20 +63,12 @@ def _over(scale: Tensor, x: Tensor) -> Tensor:
     return scale.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def linear(
-    x0: Float[Tensor, "b *shape"], x1: Float[Tensor, "b *shape"], t: Float[Tensor, " b"]
-) -> Float[Tensor, "b *shape"]:
+def linear(x0: State, x1: State, t: PerSample) -> State:
     """x_t = x0 + t (x1 - x0), the path of Eq. (1) and (3)."""
     return torch.lerp(x0, x1, _over(t, x0))
 
 
-def bilinear(
-    x0: Float[Tensor, "b *shape"],
-    x1: Float[Tensor, "b *shape"],
-    n: Float[Tensor, "b *shape"],
-    t: Float[Tensor, " b"],
-    alpha: Float[Tensor, " b"],
-) -> Float[Tensor, "b *shape"]:
+def bilinear(x0: State, x1: State, n: State, t: PerSample, alpha: PerSample) -> State:
     """x_{t,alpha} = x0 + t (x1 - x0) + alpha n: blend two frames by t, then add noise by alpha. Eq. (4)"""
     return linear(x0, x1, t) + _over(alpha, n) * n
 

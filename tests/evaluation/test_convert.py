@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from biflow.errors import UserError
-from biflow.evaluation import convert
-from biflow.evaluation.efficientnet import EfficientNet
-from biflow.evaluation.i3d import I3D
-from biflow.evaluation.inception import Inception
-from biflow.evaluation.lpips import LPIPS
+from biflow.evaluation.networks import convert
+from biflow.evaluation.networks.efficientnet import EfficientNet
+from biflow.evaluation.networks.i3d import I3D
+from biflow.evaluation.networks.inception import Inception
+from biflow.evaluation.networks.lpips import LPIPS
 
 
 def unit(shape):
-    """All weights 0 but for what says where it came from."""
+    """All weights are 0 except one that marks its origin."""
     kernel, ones = np.zeros(shape), np.ones(shape[-1])
     kernel[..., 0, 0] = 3
     return kernel, ones, 2 * ones, ones
@@ -60,7 +60,7 @@ def test_conversion_fills_the_whole_network_and_turns_the_axes(i3d_variables):
 
 
 def test_fids_inception_is_converted_in_the_order_of_its_branches(monkeypatch):
-    """A TorchScript of the published names and shapes, made of what says where it came from."""
+    """The TorchScript has the published names and shapes, and values that mark their origin."""
     with torch.device("meta"):
         shapes = [tuple(module.weight.shape) for module in Inception().modules() if isinstance(module, nn.Conv2d)]
 
@@ -83,32 +83,27 @@ def test_fids_inception_is_converted_in_the_order_of_its_branches(monkeypatch):
     assert state["stem.0.bias"].tolist() == pytest.approx([1 - 2 / 3.001**0.5] * 32)
 
 
-def test_lpips_is_converted_for_both_networks():
-    trees = {}
-    for net, trunk in (("alex", "AlexNet_0"), ("vgg16", "VGG16_0")):
-        with torch.device("meta"):
-            modules = [module for module in LPIPS(net).modules() if isinstance(module, nn.Conv2d)]
-        tree = {trunk: {}}
-        for i, module in enumerate(modules):
-            out, *_ = shape = module.weight.shape
-            kernel = np.zeros((*shape[2:], shape[1], shape[0]), np.float32)
-            kernel[0, 1, 2, out - 1] = i + 1  # row 0, column 1, of channel 2
-            tree[trunk][f"Conv_{i}"] = {"kernel": kernel, "bias": np.full(out, -i, np.float32)}
-        for i, width in enumerate((64, 192, 384, 256, 256) if net == "alex" else (64, 128, 256, 512, 512)):
-            tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": np.full((1, 1, width, 1), i, np.float32)}}
-        trees[net] = pickle.dumps(tree)
-    state = convert.lpips(**trees)
-    for net in ("alex", "vgg16"):
-        with torch.device("meta"):
-            network = LPIPS(net)
-        network.load_state_dict(
-            {name.partition(".")[2]: w for name, w in state.items() if name.startswith(net)}, assign=True
-        )
-        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-        for i, module in enumerate(convolutions):
-            assert module.weight[-1, 2, 0, 1].item() == i + 1
-            assert module.bias.tolist() == [-i] * len(module.bias)
-        assert [head[0].item() for head in network.heads] == [0, 1, 2, 3, 4]
+def test_lpips_is_converted_and_keeps_the_prefix_of_its_network():
+    with torch.device("meta"):
+        network = LPIPS()
+    tree = {"AlexNet_0": {}}
+    for i, module in enumerate(module for module in network.modules() if isinstance(module, nn.Conv2d)):
+        out, *_ = shape = module.weight.shape
+        kernel = np.zeros((*shape[2:], shape[1], shape[0]), np.float32)
+        kernel[0, 1, 2, out - 1] = i + 1  # row 0, column 1, of channel 2
+        tree["AlexNet_0"][f"Conv_{i}"] = {"kernel": kernel, "bias": np.full(out, -i, np.float32)}
+    for i, width in enumerate((64, 192, 384, 256, 256)):
+        tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": np.full((1, 1, width, 1), i, np.float32)}}
+    state = convert.lpips(pickle.dumps(tree))
+    network.load_state_dict({name.removeprefix("alex."): value for name, value in state.items()}, assign=True)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 5
+    for i, module in enumerate(convolutions):
+        assert module.weight[-1, 2, 0, 1].item() == i + 1
+        assert module.weight.count_nonzero() == 1
+        assert module.bias.tolist() == [-i] * len(module.bias)
+    assert [head[0].item() for head in network.heads] == [0, 1, 2, 3, 4]
+    assert all(name.startswith("alex.") for name in state)
 
 
 def test_efficientnet_is_converted_with_the_scales_of_its_norms():

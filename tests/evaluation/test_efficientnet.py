@@ -1,16 +1,16 @@
-"""EfficientNet-lite0, held against numbers that efficientnet-lite-pytorch 0.1.0 gave (recorded)."""
+"""EfficientNet-lite0, compared with recorded features of efficientnet-lite-pytorch 0.1.0."""
 
 import numpy as np
 import pytest
 import torch
 
 from biflow.errors import UserError
-from biflow.evaluation import weights
-from biflow.evaluation.efficientnet import EfficientNet, load_efficientnet, preprocess
+from biflow.evaluation.networks import weights
+from biflow.evaluation.networks.efficientnet import EfficientNet, preprocess
 
 
 def test_the_structure_is_the_published_one(images, made_up):
-    # The package gave these, with the same made-up weights in it (and norms that do nothing), for the busy image.
+    # Features of the package for the busy image, with the same random weights and with norms that do nothing.
     features = made_up(EfficientNet)(preprocess(images[:1]))[0]
     recorded = [1.48952, 5.40342, 0.16137, 0.0, 0.26131, 2.2527, 2.06089, 1.14826]
     recorded += [1.2064, 0.19228, 2.25968, 5.42294, 0.01789, 0.38637, 1.16403, 2.60045]
@@ -28,7 +28,7 @@ def test_preprocessing_squeezes_and_scales():
 @pytest.mark.slow
 def test_features_are_those_recorded_of_the_package(images):
     try:
-        network = load_efficientnet(weights.find("efficientnet"))
+        network = weights.load("efficientnet", EfficientNet)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch efficientnet")
     features = network(preprocess(images))

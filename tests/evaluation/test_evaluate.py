@@ -17,11 +17,9 @@ from biflow.errors import UserError
 from biflow.evaluation import evaluate as module
 from biflow.evaluation.distances import Moments, frechet_distance, kernel_distance
 from biflow.evaluation.evaluate import evaluate, real_windows, summary
-from biflow.evaluation.figures import pareto
 from biflow.evaluation.generate import read_video
-from biflow.evaluation.networks import Features
+from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
-from biflow.evaluation.report import read_runs, report
 from biflow.networks import VideoUNet
 from biflow.rollout import stream
 from biflow.solvers import Solver
@@ -225,51 +223,6 @@ def test_evenly_spread_windows_reach_both_ends(prepared):
     assert [min(some), max(some)] == [0, len(test.clips) - 1]
     assert some[0] == every[0][:1]
     assert some[len(test.clips) - 1] == every[len(test.clips) - 1][-1:]
-
-
-@pytest.fixture
-def evaluated(model, prepared, tmp_path):
-    for eps in (0.0, 0.1):
-        run(model, prepared, tmp_path / f"eps_{eps}", replace(PROTOCOL, eps=eps))
-    run(model, prepared, tmp_path / "back", replace(PROTOCOL, direction="backward"))
-    run(model, prepared, tmp_path / "twenty", replace(PROTOCOL, solver=Solver("euler", steps=20)))
-    run(make_model(tmp_path / "flow", "flow"), prepared, tmp_path / "flow_out", replace(PROTOCOL, eps=0.0))
-    return [tmp_path / name for name in ("eps_0.0", "eps_0.1", "back", "twenty", "flow_out")]
-
-
-def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(evaluated, tmp_path):
-    page = report(evaluated, tmp_path / "report")
-    text = (tmp_path / "report" / "report.md").read_text()
-    table, equal_cost = text.split("Equal cost, 20 Euler steps")
-    assert [label in table for label in ("FLOW", "BI-FLOW ε 0 ", "BI-FLOW ε 0.1", "backward")] == [True] * 4
-    assert equal_cost.split("##")[0].count("| BI-FLOW") == 1
-    assert text.count("★ |") == 1
-    assert "## The paper's numbers" in text
-    assert len((tmp_path / "report" / "report.csv").read_text().splitlines()) == 6
-    written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
-    assert "directions_squares_0.1.png" in written
-    html = page.read_text()
-    assert html.count("<video") == 5
-    assert "http" not in html.replace("http://www.w3.org", "").replace("data:", "")[:3000]
-
-
-def test_runs_of_different_protocols_stand_in_different_tables(model, prepared, evaluated, tmp_path):
-    run(model, prepared, tmp_path / "longer", replace(PROTOCOL, frames=18))
-    report([evaluated[1], tmp_path / "longer"], tmp_path / "report")
-    assert (tmp_path / "report" / "report.md").read_text().count("Protocol **tiny**") == 2
-
-
-def test_the_front_holds_what_nothing_beats():
-    assert pareto([(1.0, 9.0), (2.0, 5.0), (3.0, 6.0), (4.0, 2.0)]) == [(1, 9), (2, 5), (4, 2)]
-
-
-def test_a_folder_without_an_evaluation_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no metrics\.json"):
-        read_runs([tmp_path])
-    (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot be read as an evaluation"):
-        read_runs([tmp_path])
 
 
 def test_the_command_line_evaluates_and_reports(model, prepared, tmp_path, monkeypatch, capsys):

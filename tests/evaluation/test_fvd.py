@@ -9,10 +9,11 @@ import torch
 from biflow import cli
 from biflow.errors import UserError
 from biflow.evaluation import fvd as module
-from biflow.evaluation import i3d, networks
 from biflow.evaluation.distances import Moments, frechet_distance
 from biflow.evaluation.fvd import compare, summary
-from biflow.evaluation.networks import Features
+from biflow.evaluation.networks import features as networks
+from biflow.evaluation.networks import i3d
+from biflow.evaluation.networks.features import Features
 from biflow.video import VideoWriter
 
 
@@ -142,7 +143,7 @@ def test_features_that_are_not_finite_are_refused(sets):
 
 
 def test_the_verb_writes_the_file_and_prints_the_numbers(sets, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("biflow.evaluation.networks.i3d_features", lambda device: CHEAP)
+    monkeypatch.setattr("biflow.evaluation.networks.features.i3d_features", lambda device: CHEAP)
     out = tmp_path / "new" / "result.json"
     cli.main(["fvd", *map(str, sets), "--window", "12", "--stride", "6", "--json", str(out)])
     assert json.loads(out.read_text())["protocol"]["window"] == 12

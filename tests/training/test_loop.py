@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import random
@@ -14,11 +15,14 @@ import yaml
 from safetensors.torch import load_file
 
 from biflow.config import NetworkConfig, TrainConfig
+from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.networks import load_model
-from biflow.training import loop
+from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Loss
+from biflow.methods.flow import flow_loss
+from biflow.model import load_model
 from biflow.training.checkpoint import latest
-from biflow.training.loop import learning_rate, losses, train
+from biflow.training.loop import learning_rate, rms_change, train
+from biflow.video import to_float
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 CONFIG = TrainConfig(steps=6, batch=4, lr=1e-3, ema=0.9, save_every=3, log_every=2, preview_every=0, network=TINY)
@@ -37,21 +41,25 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
-@pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
+@pytest.mark.parametrize("method", METHODS.values())
 def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
-    config = replace(CONFIG, method=method, steps=40, save_every=40, log_every=10)
+    config = replace(CONFIG, method=method.name, steps=40, save_every=40, log_every=10)
     train(config, prepared, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["samples"] == 160
     assert lines[-1]["v"] < 0.8 * lines[0]["v"]
-    assert len(lines[0]["v_against_t"]) == 10
+    against = {FLOW: {"v_against_t"}, CONDIFF: {"v_against_alpha"}}
+    against[BIFLOW] = {f"{term}_against_{variable}" for term in "vn" for variable in ("t", "alpha")}
+    assert {key for key in lines[0] if "_against_" in key} == against[method]
+    assert all(len(lines[0][key]) == 10 for key in against[method])
     assert 0 <= lines[0]["waiting_for_data"] < 1
-    assert ("n" in lines[0], "n_against_alpha" in lines[0]) == (method == "biflow",) * 2
+    assert ("n" in lines[0]) == (method is BIFLOW)
     model = load_model(tmp_path)
-    assert (model.method, model.config["size"]) == (method, [16, 16])
+    assert (model.method, model.size) == (method, (16, 16))
+    assert model.eps == (0.1 if method is BIFLOW else 0.0)
     averaged = load_file(tmp_path / "diffusion_pytorch_model.ema.safetensors")
-    assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, averaged[name]) for name, value in model.weights.state_dict().items())
     assert (tmp_path / "tensorboard").exists()
 
 
@@ -117,18 +125,20 @@ def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):
-    def poisoned(config, network, x0, x1, generator):
-        terms, t, alpha = losses(config, network, x0, x1, generator)
-        poisoned.calls += 1
-        return {name: term * (float("nan") if poisoned.calls > 4 else 1) for name, term in terms.items()}, t, alpha
+    calls = itertools.count(1)
+    loss = BIFLOW.loss
 
-    poisoned.calls = 0
-    monkeypatch.setattr(loop, "losses", poisoned)
+    def poisoned(*arguments):
+        terms, at = loss(*arguments)
+        factor = float("nan") if next(calls) > 4 else 1
+        return Loss({name: term * factor for name, term in terms.items()}, at)
+
+    monkeypatch.setattr(BIFLOW, "loss", poisoned)
     with pytest.raises(UserError, match=r"NaN or infinite before step 6.*step_00000003"):
         train(CONFIG, prepared, tmp_path)
     kept = load_file(latest(tmp_path) / "model.safetensors")
     assert all(value.isfinite().all() for value in kept.values())
-    assert all(value.isfinite().all() for value in load_model(tmp_path).state_dict().values())
+    assert all(value.isfinite().all() for value in load_model(tmp_path).weights.state_dict().values())
 
 
 def test_going_on_with_another_setting_is_refused_by_name(prepared, tmp_path):
@@ -150,11 +160,11 @@ def test_a_run_from_before_a_setting_existed_goes_on(prepared, tmp_path):
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(prepared, tmp_path, monkeypatch):
-    def noiseless(config, network, x0, x1, generator):
-        t = torch.full((len(x0),), 0.5)
-        return loop.objectives.flow_loss(network, x0, x1, t), t, torch.zeros_like(t)
+    def noiseless(network, clips, generator, config):
+        t = torch.full((len(clips),), 0.5)
+        return Loss(flow_loss(network, *clips.unbind(1), t), {"t": t})
 
-    monkeypatch.setattr(loop, "losses", noiseless)
+    monkeypatch.setattr(FLOW, "loss", noiseless)
     config = replace(CONFIG, method="flow", steps=2, save_every=2, clip=1e9, precision="fp32")
     train(config, prepared, tmp_path / "whole")
     train(replace(config, accumulate=2), prepared, tmp_path / "parts")
@@ -168,17 +178,30 @@ def test_batch_that_does_not_divide_is_refused(prepared, tmp_path):
         train(replace(CONFIG, batch=5, accumulate=2), prepared, tmp_path)
 
 
-def test_losses_draw_alpha_up_to_alpha_max_and_follow_their_generator():
-    def fields(x, t, alpha=None, condition=None):
-        return loop.objectives.Fields(x, x)
+def test_frames_that_do_not_fit_the_network_are_refused_before_anything_is_written(prepared, tmp_path):
+    config = replace(CONFIG, network=NetworkConfig(channels=(32,) * 5, attention=(), patch=2))
+    with pytest.raises(UserError, match="Frames of 16x16 do not fit this network.*32 works"):
+        train(config, prepared, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
-    x0, x1 = torch.zeros(512, 3, 4, 4), torch.ones(512, 3, 4, 4)
-    config = replace(CONFIG, alpha_max=0.25)
-    first = losses(config, fields, x0, x1, torch.Generator().manual_seed(3))
-    again = losses(config, fields, x0, x1, torch.Generator().manual_seed(3))
-    assert torch.equal(first[0]["n"], again[0]["n"])
-    assert 0.2 < first[2].max() <= 0.25
-    assert 0.9 < first[1].max() <= 1.0
+
+def test_an_unknown_method_is_refused(prepared, tmp_path):
+    with pytest.raises(UserError, match="no method 'bflow'"):
+        train(replace(CONFIG, method="bflow"), prepared, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "scaled"), [(FLOW, True), (BIFLOW, True), (CONDIFF, False)])
+def test_the_unit_of_v_is_the_change_between_frames_where_v_is_one(method, scaled, prepared, tmp_path):
+    config = replace(CONFIG, method=method.name, steps=1)
+    train(config, prepared, tmp_path / "measured")
+    windows = Windows(prepared)
+    clips = to_float(windows.batch(range(len(windows))))
+    rms = (clips[:, 1] - clips[:, 0]).square().mean().sqrt().item()
+    assert rms_change(windows) == pytest.approx(rms, rel=1e-3)
+    v_scale = load_model(tmp_path / "measured").network.v_scale
+    assert v_scale == (pytest.approx(rms, rel=1e-3) if scaled else 1.0)
+    train(replace(config, v_scale=0.5), prepared, tmp_path / "given")
+    assert load_model(tmp_path / "given").network.v_scale == (0.5 if scaled else 1.0)
 
 
 def test_learning_rate_warms_up_and_follows_the_cosine():

@@ -52,7 +52,7 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
 def _on_gpu(model: Model, rtol: float) -> Model:
     if rtol >= FINE and computes_in_bf16():
         fast = bf16_network(model)
-        if frame_error(model, fast) <= HALF_LEVEL:
+        if fast is not model.network and frame_error(model, fast) <= HALF_LEVEL:
             model = replace(model, network=fast, engine="torch bf16")
     if model.device.type == "cuda":
         try:

@@ -17,7 +17,7 @@ from biflow.evaluation import metrics
 from biflow.evaluation.features import jobs
 from biflow.evaluation.fvd import too_few
 from biflow.evaluation.generate import generate
-from biflow.evaluation.networks import Features, load_networks
+from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, record
 from biflow.files import device, write_array, write_json
 from biflow.networks import load_model

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from biflow.data.pairs import FramePairs
 from biflow.errors import UserError
 from biflow.evaluation.generate import read_video
-from biflow.evaluation.networks import Features
+from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol
 from biflow.files import cache_folder, write_tensors
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from biflow.errors import UserError
 from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
-from biflow.evaluation.networks import Features
+from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import made_by
 from biflow.evaluation.windows import VideoSet
 

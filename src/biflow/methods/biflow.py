@@ -3,25 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from biflow import paths
 from biflow.config import Solver, TrainConfig
-from biflow.methods.method import Loss, Method, Terms, squared_error
+from biflow.methods.method import Given, Loss, Method, Terms, squared_error
 from biflow.methods.noise import draw_noise, noise_like
-from biflow.paths import Network, Query, bilinear
+from biflow.paths import Network, PerSample, Query, State, bilinear
 from biflow.solvers import Field, Solution, solve
 
 
-def biflow_loss(
-    network: Network,
-    x0: Float[Tensor, "b *shape"],
-    x1: Float[Tensor, "b *shape"],
-    n: Float[Tensor, "b *shape"],
-    t: Float[Tensor, " b"],
-    alpha: Float[Tensor, " b"],
-) -> Terms:
+def biflow_loss(network: Network, x0: State, x1: State, n: State, t: PerSample, alpha: PerSample) -> Terms:
     """|| f^v(x_{t,alpha}, t, alpha) - (x1 - x0) ||² + || f^n(x_{t,alpha}, t, alpha) - n ||². Eq. (5)
 
     Returns the two terms as v and n; the objective is their sum.
@@ -31,9 +23,7 @@ def biflow_loss(
     return {"v": squared_error(v_hat, x1 - x0), "n": squared_error(n_hat, n)}
 
 
-def denoise(
-    network: Network, x: Float[Tensor, "b *shape"], t: float, alpha: float, *, solver: Solver | None = None
-) -> Solution:
+def denoise(network: Network, x: State, t: float, alpha: float, *, solver: Solver | None = None) -> Solution:
     """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
     field = paths.field_along(network, paths.denoising_line(t, alpha))
     return solve(field, x, 0.0, 1.0, solver=solver or Solver())
@@ -52,16 +42,14 @@ class BiFlow(Method):
         n = draw_noise(x0.shape, generator, coarse=config.coarse_noise)
         return Loss(biflow_loss(network, x0, x1, n, t, share * config.alpha_max), {"t": t, "alpha": share})
 
-    def start(
-        self, frame: Tensor, eps: float, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
         return frame + eps * noise_like(frame, generators) if eps else frame, ()
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:
         return paths.field_along(network, _curve(eps, backward))
 
     def clean(
-        self, network: Network, x: Tensor, k: float, *, eps: float, backward: bool, solver: Solver
+        self, network: Network, x: State, k: float, *, eps: float, backward: bool, solver: Solver
     ) -> Solution | None:
         if not eps:
             return None

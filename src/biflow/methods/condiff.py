@@ -3,23 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import TrainConfig
-from biflow.methods.method import Loss, Method, Terms, squared_error
+from biflow.methods.method import Given, Loss, Method, Terms, squared_error
 from biflow.methods.noise import noise_like
-from biflow.paths import Network, Query, linear
+from biflow.paths import Network, PerSample, Query, State, linear
 from biflow.solvers import Field
 
 
-def condiff_loss(
-    network: Network,
-    x0: Float[Tensor, "b *shape"],
-    x1: Float[Tensor, "b *shape"],
-    n: Float[Tensor, "b *shape"],
-    alpha: Float[Tensor, " b"],
-) -> Terms:
+def condiff_loss(network: Network, x0: State, x1: State, n: State, alpha: PerSample) -> Terms:
     """|| f(x_alpha, alpha | x0) - (x1 - n) ||², x_alpha = n + alpha (x1 - n). Eq. (1), conditional on x0.
 
     Here alpha runs from noise (0) to the next frame (1), as in the paper's Eq. (1). Returns the term v.
@@ -41,9 +34,7 @@ class ConDiff(Method):
         n = torch.randn(x0.shape, generator=generator, device=x0.device)
         return Loss(condiff_loss(network, x0, x1, n, alpha), {"alpha": alpha})
 
-    def start(
-        self, frame: Tensor, eps: float, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
         return noise_like(frame, generators), (frame,)
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:

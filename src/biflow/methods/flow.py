@@ -1,21 +1,15 @@
 """FLOW: an ODE from each frame to the next. Eq. (3), (7)"""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import TrainConfig
 from biflow.methods.method import Loss, Method, Terms, squared_error
-from biflow.paths import Network, Query, linear
+from biflow.paths import Network, PerSample, Query, State, linear
 from biflow.solvers import Field
 
 
-def flow_loss(
-    network: Network,
-    x0: Float[Tensor, "b *shape"],
-    x1: Float[Tensor, "b *shape"],
-    t: Float[Tensor, " b"],
-) -> Terms:
+def flow_loss(network: Network, x0: State, x1: State, t: PerSample) -> Terms:
     """|| f(x_t, t) - (x1 - x0) ||², x_t = x0 + t (x1 - x0). Eq. (3). Returns the term v."""
     return {"v": squared_error(network(Query(linear(x0, x1, t), t)).v, x1 - x0)}
 

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import Solver, TrainConfig
-from biflow.paths import Fields, Network
+from biflow.paths import Fields, Network, PerSample, State
 from biflow.solvers import Field, Solution, solve
 
-Terms = dict[str, Float[Tensor, " b"]]
+Terms = dict[str, PerSample]
+Given = tuple[Tensor, ...]  # of b samples each
 
 
 class Loss(NamedTuple):
@@ -22,7 +23,7 @@ class Loss(NamedTuple):
     """
 
     terms: Terms
-    at: dict[str, Float[Tensor, " b"]]
+    at: dict[str, PerSample]
 
 
 class Method:
@@ -57,9 +58,7 @@ class Method:
         """The loss of clips in [-1, 1]; t, alpha and noise are drawn from `generator`, on its device."""
         raise NotImplementedError
 
-    def start(
-        self, frame: Float[Tensor, "b *shape"], eps: float, generators: Sequence[torch.Generator]
-    ) -> tuple[Float[Tensor, "b *shape"], tuple[Tensor, ...]]:
+    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
         """The state that the frame after (or before) `frame` is solved from, and what else `advance` needs (b, ...)."""
         return frame, ()
 
@@ -70,11 +69,11 @@ class Method:
     def advance(
         self,
         network: Network,
-        x: Float[Tensor, "b *shape"],
+        x: State,
         k0: float,
         k1: float,
         *,
-        given: tuple[Tensor, ...] = (),
+        given: Given = (),
         eps: float = 0.0,
         solver: Solver,
         first_step: Tensor | None = None,
@@ -84,12 +83,12 @@ class Method:
         return solve(field, x, k0, k1, solver=solver, args=given, first_step=first_step)
 
     def clean(
-        self, network: Network, x: Float[Tensor, "b *shape"], k: float, *, eps: float, backward: bool, solver: Solver
+        self, network: Network, x: State, k: float, *, eps: float, backward: bool, solver: Solver
     ) -> Solution | None:
         """The frame to show for a state on the way, at k. None: the state itself."""
         return None
 
-    def example(self, frame: Float[Tensor, "b *shape"], eps: float = 0.0) -> Any:
+    def example(self, frame: State, eps: float = 0.0) -> Any:
         """The first query by which the frame after `frame` is solved, always with the same noise."""
         queries = []
 
@@ -104,6 +103,6 @@ class Method:
         return queries[0]
 
 
-def squared_error(prediction: Float[Tensor, "b *shape"], target: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+def squared_error(prediction: State, target: State) -> PerSample:
     """The paper's squared norm over the number of elements, so that it does not depend on the resolution."""
     return (prediction.float() - target).square().flatten(1).mean(1)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from biflow.paths import State
+
 CELLS = (1, 4, 16)  # per side: a whole frame's colour, a corridor's, a texture's
 
 
@@ -26,7 +28,7 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, *, coarse: floa
     return n
 
 
-def noise_like(x: Float[Tensor, "b *shape"], generators: Sequence[torch.Generator]) -> Float[Tensor, "b *shape"]:
+def noise_like(x: State, generators: Sequence[torch.Generator]) -> State:
     """White noise of the shape of x, each sample's from its own generator, so that it does not depend on the batch."""
     noise = [torch.randn(x.shape[1:], generator=generator, device=generator.device) for generator in generators]
     return torch.stack(noise).to(x.device, x.dtype)

@@ -12,22 +12,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config.solver import Solver
+from biflow.paths import PerSample, State
 from biflow.solvers import adams, runge_kutta
 from biflow.solvers.runge_kutta import runge_kutta_step
-from biflow.solvers.solution import Field, Solution, SolverError
+from biflow.solvers.solution import Field, Problem, Solution, SolverError
 
 __all__ = ["Field", "Solution", "Solver", "SolverError", "runge_kutta_step", "solve"]
 
 
 def solve(
     f: Field,
-    x: Float[Tensor, "b *shape"],
+    x: State,
     k0: float,
     k1: float,
     *,
     solver: Solver,
     args: tuple[Tensor, ...] = (),
-    first_step: Float[Tensor, " b"] | Float[Tensor, ""] | float | None = None,
+    first_step: PerSample | Float[Tensor, ""] | float | None = None,
 ) -> Solution:
     """Solve dx/dk = f(x, k, *args) from k0 to k1, either of which may be the larger one.
 
@@ -63,5 +64,5 @@ def solve(
 
     method = adams if solver.method == "adams" else runge_kutta
     if solver.steps is not None:
-        return method.solve_fixed(field, x, k0, k1, solver, args)
-    return method.solve_adaptive(field, x, k0, k1, solver, args, first_step)
+        return method.solve_fixed(Problem(field, x, k0, k1, args), solver)
+    return method.solve_adaptive(Problem(field, x, k0, k1, args), solver, first_step)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from biflow.config.solver import Solver
 from biflow.solvers.solution import (
-    Field,
+    Problem,
     Solution,
     all_finite,
     check_steps,
@@ -36,8 +36,9 @@ GROWTH = 3.0  # of a step over the one before
 GRADED = 1.6  # fixed steps end at 1 - (1 - i / steps)^GRADED: the field changes fastest where alpha goes to 0
 
 
-def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args: tuple[Tensor, ...]) -> Solution:
+def solve_fixed(problem: Problem, solver: Solver) -> Solution:
     """Graded steps, without a host synchronisation before the check at the end."""
+    f, x, k0, k1, args = problem
     steps = solver.steps
     assert steps is not None
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -53,16 +54,9 @@ def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args:
     return fixed_solution(x, k1, steps=steps, nfe=steps, step=abs(ends[1] - k0))
 
 
-def solve_adaptive(
-    f: Field,
-    x: Tensor,
-    k0: float,
-    k1: float,
-    solver: Solver,
-    args: tuple[Tensor, ...],
-    first_step: Tensor | float | None,
-) -> Solution:
+def solve_adaptive(problem: Problem, solver: Solver, first_step: Tensor | float | None) -> Solution:
     """Steps adapted to each sample. The variables of the loop hold the samples still live, `ends` and the like all."""
+    f, x, k0, k1, args = problem
     direction, interval = (1.0 if k1 > k0 else -1.0), abs(k1 - k0)
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     h_min = torch.finfo(k.dtype).eps * max(abs(k0), abs(k1))

@@ -1,12 +1,13 @@
 """Explicit Runge-Kutta: a Butcher tableau and one shared step; fixed steps, or steps adapted to every sample."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config.solver import Solver
+from biflow.paths import PerSample, State
 from biflow.solvers.solution import (
     Field,
+    Problem,
     Solution,
     all_finite,
     check_steps,
@@ -21,16 +22,16 @@ from biflow.tableaus import TABLEAUS, Tableau
 
 def runge_kutta_step(
     f: Field,
-    x: Float[Tensor, "b *shape"],
-    k: Float[Tensor, " b"],
-    k_new: Float[Tensor, " b"],
-    h: Float[Tensor, " b"],
+    x: State,
+    k: PerSample,
+    k_new: PerSample,
+    h: PerSample,
     tableau: Tableau,
-    first: Float[Tensor, "b *shape"],
+    first: State,
     args: tuple[Tensor, ...] = (),
     *,
     estimate: bool = False,
-) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"] | None, Float[Tensor, "b *shape"]]:
+) -> tuple[State, State | None, State]:
     """One explicit Runge-Kutta step of every sample, from k to k_new; the one step all solves here are made of.
 
     Args:
@@ -67,8 +68,9 @@ def _combine(weights: tuple[float, ...], stages: list[Tensor]) -> Tensor:
     return total
 
 
-def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args: tuple[Tensor, ...]) -> Solution:
+def solve_fixed(problem: Problem, solver: Solver) -> Solution:
     """Equal steps, without a host synchronisation before the check at the end."""
+    f, x, k0, k1, args = problem
     steps, tableau = solver.steps, TABLEAUS[solver.method]
     assert steps is not None
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
@@ -81,16 +83,9 @@ def solve_fixed(f: Field, x: Tensor, k0: float, k1: float, solver: Solver, args:
     return fixed_solution(x, k1, steps=steps, nfe=nfe, step=abs(k1 - k0) / steps)
 
 
-def solve_adaptive(
-    f: Field,
-    x: Tensor,
-    k0: float,
-    k1: float,
-    solver: Solver,
-    args: tuple[Tensor, ...],
-    first_step: Tensor | float | None,
-) -> Solution:
+def solve_adaptive(problem: Problem, solver: Solver, first_step: Tensor | float | None) -> Solution:
     """Steps adapted to each sample. The variables of the loop hold the samples still live; `solution` holds all."""
+    f, x, k0, k1, args = problem
     tableau = TABLEAUS[solver.method]
     direction = 1.0 if k1 > k0 else -1.0
     k = torch.full((len(x),), k0, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
@@ -98,7 +93,7 @@ def solve_adaptive(
     count = torch.zeros_like(k, dtype=torch.int64)
     solution = Solution(torch.empty_like(x), nfe=count, accepted=count.clone(), rejected=count.clone(), next_step=k * 0)
 
-    h, evaluations = _first_step(f, x, k, k1, direction, solver, args, first_step)
+    h, evaluations = _first_step(problem, k, solver, first_step)
     solution.nfe += evaluations
     live = torch.arange(len(x), device=x.device)  # indices into the caller's batch
     stale = torch.ones_like(live, dtype=torch.bool)  # samples whose first stage must be evaluated
@@ -153,22 +148,15 @@ def _clip_step(k: Tensor, h: Tensor, k1: float, direction: float, reference: boo
     return torch.where(last, remaining, h), torch.where(last, end, k + direction * h)
 
 
-def _first_step(
-    f: Field,
-    x: Tensor,
-    k: Tensor,
-    k1: float,
-    direction: float,
-    solver: Solver,
-    args: tuple[Tensor, ...],
-    first_step: Tensor | float | None,
-) -> tuple[Tensor, int]:
+def _first_step(problem: Problem, k: Tensor, solver: Solver, first_step: Tensor | float | None) -> tuple[Tensor, int]:
     """The size to try first, and the evaluations that it took to find it."""
+    f, x, _, k1, args = problem
     end = torch.full_like(k, k1)
     if first_step is not None:
         return given_step(first_step, k), 0
     if not solver.reference:
         return (end - k).abs(), 0
+    direction = 1.0 if k1 > problem.k0 else -1.0
     # Hairer et al., Sec. II.4, by two evaluations, in torchode's reading of it.
     bounds = solver.atol + solver.rtol * x.abs()
     v0 = f(x, k, *args)

@@ -3,13 +3,28 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from biflow.paths import PerSample, State
+
+Flags, Counts = Bool[Tensor, " b"], Int[Tensor, " b"]
 
 Field = Callable[..., Tensor]
 """f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
+
+
+class Problem(NamedTuple):
+    """dx/dk = f(x, k, *args) from k0 to k1, with x the state at k0."""
+
+    f: Field
+    x: State
+    k0: float
+    k1: float
+    args: tuple[Tensor, ...] = ()
 
 
 class SolverError(ArithmeticError):
@@ -30,11 +45,11 @@ class Solution:
             Adams the size that its first step should have had.
     """
 
-    x: Float[Tensor, "b *shape"]
-    nfe: Int[Tensor, " b"]
-    accepted: Int[Tensor, " b"]
-    rejected: Int[Tensor, " b"]
-    next_step: Float[Tensor, " b"]
+    x: State
+    nfe: Counts
+    accepted: Counts
+    rejected: Counts
+    next_step: PerSample
 
 
 def given_step(first_step: Tensor | float, k: Tensor) -> Tensor:
@@ -56,14 +71,7 @@ def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -
     return Solution(x, nfe=count + nfe, accepted=count + steps, rejected=count, next_step=size)
 
 
-def check_steps(
-    nonfinite: Bool[Tensor, " b"],
-    underflow: Bool[Tensor, " b"],
-    exhausted: Bool[Tensor, " b"],
-    live: Int[Tensor, " b"],
-    k: Float[Tensor, " b"],
-    max_nfe: int,
-) -> None:
+def check_steps(nonfinite: Flags, underflow: Flags, exhausted: Flags, live: Counts, k: PerSample, max_nfe: int) -> None:
     """Raise SolverError for the first sample in trouble; k is the start of the step that failed."""
     trouble = nonfinite | underflow | exhausted
     if not trouble.any():

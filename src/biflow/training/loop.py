@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +126,10 @@ def _begin(config: TrainConfig, windows: Windows, out: Path, network: nn.Module 
     model, v_scale = _new_model(config, windows, network, accelerator.device)
     weights = model.weights
     ema = EMAModel(weights.parameters(), decay=config.ema, foreach=True) if config.ema else None
-    kind = Muon if config.optimizer == "muon" else torch.optim.AdamW
-    fused = {} if config.optimizer == "muon" else {"fused": True}
-    optimizer = kind(weights.parameters(), lr=config.lr, weight_decay=config.weight_decay, **fused)
-    weights.to(accelerator.device)
-    if ema:
-        ema.to(accelerator.device)
+    kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
+    optimizer = kind(weights.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    for moved in filter(None, (weights, ema)):
+        moved.to(accelerator.device)
     history = {"step": 0, "samples": 0, "seconds": 0.0, "losses": {}}
     if resumed := checkpoint.latest(out):
         state = checkpoint.load(resumed, weights, optimizer, ema, config)
@@ -141,15 +140,9 @@ def _begin(config: TrainConfig, windows: Windows, out: Path, network: nn.Module 
         keep_compiled()
         wrapped.compile()  # in place: a wrapped module would change the names in the checkpoint
     out.mkdir(parents=True, exist_ok=True)
-    peak = peak_flops()
-    log = TrainingLog(
-        out,
-        history["step"],
-        config.batch,
-        flops=training_flops(model),
-        peak=peak and peak * accelerator.num_processes,
-        active=accelerator.is_main_process,
-    )
+    flops, peak, main = training_flops(model), peak_flops(), accelerator.is_main_process
+    peak = peak and peak * accelerator.num_processes
+    log = TrainingLog(out, history["step"], config.batch, flops=flops, peak=peak, active=main)
     bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
     return _Run(config, out, accelerator, model, wrapped, optimizer, ema, log, v_scale, bf16, history)
 

@@ -3,7 +3,7 @@ import torch
 
 from biflow.config import TrainConfig
 from biflow.errors import UserError
-from biflow.training.noise import CELLS, draw_noise
+from biflow.methods.noise import CELLS, draw_noise, noise_like
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -26,6 +26,15 @@ def test_noise_follows_from_its_generator_alone():
     alone = draw_noise((1, 3, 16, 16), generator(5), coarse=0.5)
     assert torch.equal(alone, draw_noise((1, 3, 16, 16), generator(5), coarse=0.5))
     assert not torch.equal(alone, draw_noise((1, 3, 16, 16), generator(6), coarse=0.5))
+
+
+def test_each_samples_noise_is_from_its_own_generator():
+    x = torch.zeros(3, 2, 4, dtype=torch.float64)
+    noise = noise_like(x, [generator(1), generator(2), generator(1)])
+    assert (noise.shape, noise.dtype) == (x.shape, x.dtype)
+    assert torch.equal(noise[0], torch.randn(2, 4, generator=generator(1)).double())
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
 
 
 def test_a_negative_share_is_refused():

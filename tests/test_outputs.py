@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,22 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.config import NetworkConfig
+from biflow.config import Demo, NetworkConfig, Sample
 from biflow.errors import UserError
+from biflow.methods import BIFLOW, FLOW
+from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
-from biflow.sampling import first_frames, sample, solver_settings
-from biflow.solvers import Solver
-from biflow.training.checkpoint import save_model
+from biflow.outputs import demo, sample
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
-TWO_STEPS = Solver("midpoint", steps=2)
+TWO_STEPS = {"solver": "midpoint", "steps": 2}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    save_model(folder, VideoUNet("biflow", TINY, (16, 16), eps=0.1, fps=10.0), None, {})
+    save_model(folder, Model(VideoUNet(BIFLOW, TINY), BIFLOW, (3, 16, 16), eps=0.1, fps=10.0))
     return folder
 
 
@@ -42,7 +43,8 @@ def frames_of(path):
 
 
 def test_videos_sheet_and_numbers_are_what_was_asked_for(model, prepared, tmp_path):
-    stats = sample(model, tmp_path, first=prepared, frames=5, samples=3, batch=2, solver=TWO_STEPS, png=True)
+    settings = Sample(model, first=prepared, frames=5, samples=3, batch=2, png=True, out=tmp_path, **TWO_STEPS)
+    stats = sample(settings)
     assert json.loads((tmp_path / "stats.json").read_text()) == json.loads(json.dumps(stats))
     assert stats["nfe"] == [[4] * 5] * 3
     assert stats["nfe_per_frame"] == 4
@@ -63,7 +65,7 @@ def test_videos_sheet_and_numbers_are_what_was_asked_for(model, prepared, tmp_pa
 
 def test_a_video_is_the_same_whatever_is_solved_beside_it(model, prepared, tmp_path):
     for batch in (1, 3):
-        sample(model, tmp_path / str(batch), first=prepared, frames=6, samples=3, batch=batch, png=True)
+        sample(Sample(model, first=prepared, frames=6, samples=3, batch=batch, png=True, out=tmp_path / str(batch)))
     for i in range(3):
         for index in range(6):
             alone, together = (
@@ -75,48 +77,24 @@ def test_a_video_is_the_same_whatever_is_solved_beside_it(model, prepared, tmp_p
 
 def test_another_seed_is_another_video(model, image, tmp_path):
     for seed in (1, 2):
-        sample(model, tmp_path / str(seed), first=image, frames=2, seed=seed, solver=TWO_STEPS, png=True)
+        out = tmp_path / str(seed)
+        sample(Sample(model, first=image, frames=2, seed=seed, png=True, out=out, **TWO_STEPS))
     one, two = ((tmp_path / seed / "sample_000" / "000001.png").read_bytes() for seed in ("1", "2"))
     assert one != two
 
 
 def test_in_between_frames_play_at_the_same_speed(model, image, tmp_path):
-    stats = sample(model, tmp_path, first=image, frames=3, fps_factor=4, solver=TWO_STEPS)
+    stats = sample(Sample(model, first=image, frames=3, fps_factor=4, out=tmp_path, **TWO_STEPS))
     frames, stream = frames_of(tmp_path / "sample_000.mp4")
     assert (len(frames), stream.average_rate, stats["frames"]) == (12, 40, 12)
 
 
-def test_images_of_another_size_or_kind_are_converted_and_said(model, tmp_path, caplog):
-    Image.new("L", (40, 30), 200).save(tmp_path / "grey.png")
-    frames = first_frames(tmp_path / "grey.png", (16, 16), None, 0)
-    assert frames.shape == (1, 3, 16, 16)
-    assert (frames == 200).all()
-    assert "grey" in caplog.text
-    assert "resized to 16x16" in caplog.text
-
-
-def test_a_folder_gives_its_images_in_numerical_order(tmp_path):
-    for number in (10, 2, 1):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    assert first_frames(tmp_path, (16, 16), None, 0)[:, 0, 0, 0].tolist() == [1, 2, 10]
-    assert first_frames(tmp_path, (16, 16), 4, 0)[:, 0, 0, 0].tolist() == [1, 2, 10, 1]
-
-
-def test_first_frames_of_a_prepared_set_come_from_its_test_split(prepared):
-    from biflow.data.pairs import FramePairs
-
-    test = FramePairs(prepared, split="test")
-    known = torch.cat([test.clip(i) for i in range(len(test.clips))]).flatten(1)
-    for frame in first_frames(prepared, (16, 16), 5, seed=1).flatten(1):
-        assert (known == frame).all(1).any()
-
-
 def test_memory_does_not_grow_with_the_number_of_frames(model, image, tmp_path):
     code = (
-        "import resource, sys; from pathlib import Path; from biflow.sampling import sample; "
-        "from biflow.solvers import Solver; "
-        "sample(Path(sys.argv[1]), Path(sys.argv[2]), first=Path(sys.argv[3]), frames=int(sys.argv[4]), "
-        "solver=Solver('euler', steps=1)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource, sys; from pathlib import Path; from biflow.config import Sample; "
+        "from biflow.outputs import sample; "
+        "sample(Sample(Path(sys.argv[1]), out=Path(sys.argv[2]), first=Path(sys.argv[3]), frames=int(sys.argv[4]), "
+        "solver='euler', steps=1)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks = []
     for frames in (100, 1100):
@@ -143,27 +121,58 @@ def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
     assert len(frames) == len(stats["nfe"][0]) > 0
 
 
-def test_solver_names_become_settings():
-    assert solver_settings("reference", steps=None) == Solver("heun", reference=True)
-    assert solver_settings("bosh3", steps=None, rtol=1e-3) == Solver("bosh3", rtol=1e-3, atol=1e-3)
-    with pytest.raises(UserError, match="did you mean 'midpoint'"):
-        solver_settings("midpont", steps=None)
-
-
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "sentence"),
     [
         ({"frames": 0}, "frames is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"samples": 0}, "samples is 0"),
+        ({"fps": 0.0}, "fps is 0"),
         ({"eps": -1.0}, "eps is -1"),
-        ({"first": "nowhere.png"}, "there is no"),
-        ({"fps_factor": 0}, "fps-factor is 0"),
+        ({"first": Path("nowhere.png")}, r"nowhere\.png"),
+        ({"fps_factor": 0}, "fps_factor is 0"),
     ],
 )
-def test_bad_settings_are_told_in_a_sentence_and_write_nothing(model, image, tmp_path, settings, told):
-    from pathlib import Path
-
-    settings = {"first": image, **settings}
-    settings["first"] = Path(settings["first"])
-    with pytest.raises(UserError, match=told):
-        sample(model, tmp_path / "out", **settings)
+def test_bad_settings_are_refused_in_a_sentence_and_write_nothing(model, image, tmp_path, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        sample(Sample(model, **{"first": image, "out": tmp_path / "out", **settings}))
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_recorded_as_they_took_effect(model, image, tmp_path):
+    settings = {"first": image, "frames": 1, "engine": "torch", "out": tmp_path}
+    recorded = sample(Sample(model, solver="reference", direction="backward", **settings))["settings"]
+    assert recorded["method"] == "biflow"
+    assert recorded["eps"] == 0.1  # the model's own
+    assert recorded["engine"] == "torch"
+    assert (recorded["model"], recorded["direction"], recorded["batch"]) == (model.name, "backward", 1)
+    assert (recorded["solver"]["method"], recorded["solver"]["reference"]) == ("heun", True)
+    assert sample(Sample(model, eps=0.3, **settings))["settings"]["eps"] == 0.3
+
+
+def test_a_method_without_noise_is_recorded_with_eps_0(image, tmp_path):
+    torch.manual_seed(0)
+    save_model(tmp_path / "flow", Model(VideoUNet(FLOW, TINY), FLOW, (3, 16, 16)))
+    stats = sample(Sample(tmp_path / "flow", first=image, frames=1, out=tmp_path / "out", **TWO_STEPS))
+    assert (stats["settings"]["method"], stats["settings"]["eps"]) == ("flow", 0.0)
+
+
+def test_a_frame_that_cannot_be_solved_is_named_and_leaves_no_video(image, tmp_path):
+    network = VideoUNet(FLOW, TINY)
+    with torch.no_grad():
+        network.nets[0].conv_out.bias.fill_(torch.nan)
+    save_model(tmp_path / "nan", Model(network, FLOW, (3, 16, 16)))
+    with pytest.raises(UserError, match=r"Frame 1 could not be solved: .*sample 0"):
+        sample(Sample(tmp_path / "nan", first=image, frames=2, engine="torch", out=tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.mp4"))
+
+
+def test_the_demo_is_a_sample_of_the_model_that_comes_with_the_package(tmp_path):
+    stats = demo(Demo(out=tmp_path, frames=2, samples=2, seed=3))
+    assert stats["nfe"] == json.loads((tmp_path / "demo" / "stats.json").read_text())["nfe"]
+    assert [len(nfe) for nfe in stats["nfe"]] == [2, 2]
+    summary = json.loads((tmp_path / "demo.json").read_text())
+    assert (summary["seed"], summary["samples"], summary["settings"]["batch"]) == (3, 2, 1)
+    assert "nfe" not in summary
+    assert (tmp_path / "demo.mp4").read_bytes() == (tmp_path / "demo" / "sample_000.mp4").read_bytes()
+    assert (tmp_path / "demo.png").stat().st_size > 1000

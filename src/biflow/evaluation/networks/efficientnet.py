@@ -1,26 +1,22 @@
-"""EfficientNet-lite0: 1280 features of a frame in a ninth of Inception's time, a stand-in for FID's and FVD's networks.
+"""EfficientNet-lite0: 1280 features per frame in a ninth of Inception's time.
 
-What is measured with it is neither FID nor FVD and must not be called so: it serves to compare runs with each other.
-Tan & Le 2019, "EfficientNet", Table 1, in the lite form of github.com/tensorflow/tpu: without squeeze-and-excitation,
-and with ReLU6.
+Distances between these features are neither FID nor FVD and must not be called so. They serve to compare runs with each
+other. Tan & Le 2019, "EfficientNet", Table 1, in the lite form of github.com/tensorflow/tpu: without
+squeeze-and-excitation, and with ReLU6.
 """
 
-from pathlib import Path
-
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from biflow.evaluation.i3d import pad_same
+from biflow.evaluation.networks.i3d import pad_same
 from biflow.video import resize
 
 FEATURES = 1280
 SIDE = 224
 PREPROCESSING = "224x224, bicubic with antialias, no crop; (x - 127) / 128"
 
-# Per stage: blocks, kernel, stride of the first, times that a block's channels are expanded, channels out.
+# Per stage: blocks, kernel, stride of the first block, expansion of a block's channels, output channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -33,20 +29,20 @@ STAGES = (
 
 
 class Unit(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding, batch norm, ReLU6; the norm has been made part of the convolution."""
+    """Convolution with TensorFlow's SAME padding, batch norm, ReLU6. The norm is folded into the convolution."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
         return F.relu6(super().forward(pad_same(input, self.kernel_size, self.stride)), inplace=True)
 
 
 class Block(nn.Module):
-    """Expand the channels, convolve each by itself, project; and add the input where the shape stays."""
+    """Expand the channels, convolve each one separately, project. Adds the input if the shape stays the same."""
 
     def __init__(self, channels: int, grown: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         wide = channels * expansion
         expand = [Unit(channels, wide, 1)] if expansion > 1 else []
-        project = nn.Conv2d(wide, grown, 1)  # with its norm, and no ReLU
+        project = nn.Conv2d(wide, grown, 1)  # a norm folded in as well, but no ReLU
         self.layers = nn.Sequential(*expand, Unit(wide, wide, kernel, stride, groups=wide), project)
         self.skip = stride == 1 and channels == grown
 
@@ -55,9 +51,9 @@ class Block(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """RGB images (b, 3, 224, 224) as `preprocess` makes them to features (b, 1280).
+    """RGB images (b, 3, 224, 224), as returned by `preprocess`, to features (b, 1280).
 
-    `load_efficientnet` gives it its weights. `classify` holds the 1000 classes of ImageNet, for a check of meaning.
+    `classify` maps features to the 1000 classes of ImageNet, to check that the weights are right.
     """
 
     def __init__(self):
@@ -76,14 +72,5 @@ class EfficientNet(nn.Module):
 
 
 def preprocess(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 224 224"]:
-    """What the network is fed: see `PREPROCESSING`. On the device where the frames are."""
+    """The network's input (see `PREPROCESSING`), on the frames' device."""
     return resize(frames, (SIDE, SIDE)).float().sub_(127).div_(128)
-
-
-def load_efficientnet(path: Path, device: torch.device | None = None) -> EfficientNet:
-    """The network with the converted weights at `path` (`biflow.evaluation.weights.find` finds them)."""
-    with torch.device("meta"):
-        network = EfficientNet()
-    network.load_state_dict(load_file(path), assign=True)
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.to(device or torch.device("cpu"))

@@ -1,23 +1,25 @@
-"""I3D: Inception-v1 with its filters inflated to three dimensions, whose 400 logits on Kinetics-400 are FVD's features.
+"""I3D: Inception-v1 with its filters inflated to three dimensions. Its 400 logits on Kinetics-400 are FVD's features.
 
 Carreira & Zisserman 2017, "Quo Vadis, Action Recognition?", Fig. 3. Padding, batch norm and pooling are those of the
-published TensorFlow network, which the weights belong to (`biflow.evaluation.weights` gets them).
+published TensorFlow network, to which the weights belong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from biflow.engines.graphs import kept_graph, openvino_settings
 from biflow.video import to_float
 
 CLASSES = 400
 SIDE = 224
-SHORTEST = 10  # frames a clip; the network itself takes 9, the common implementations ask for 10
+SHORTEST = 10  # frames per clip; the network itself needs 9, but common implementations require 10
 PREPROCESSING = "shorter side to 224, bilinear without antialias; centre crop to 224x224; [-1, 1]; logits, no softmax"
 
 # Per block: channels of the 1x1x1 branch, of the two 3x3x3 branches (reduced, then grown), and of the pooled branch.
@@ -37,15 +39,15 @@ POOLS = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 
 
 
 def padding(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence[int]) -> list[int]:
-    """How much goes around each axis so that there are ceil(size / stride) windows a side (TensorFlow's SAME)."""
-    axes = zip(map(int, x.shape[2:]), kernel, stride, strict=True)  # int: a tracer's sizes are tensors
+    """Zeros to add along each axis so that there are ceil(size / stride) windows (TensorFlow's SAME padding)."""
+    axes = zip(map(int, x.shape[2:]), kernel, stride, strict=True)  # int: under a tracer, sizes are tensors
     return [max((-(-length // step) - 1) * step + window - length, 0) for length, window, step in axes]
 
 
 def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c ..."]:
-    """Zeros around x as `padding` says, an odd one at the end.
+    """Add the zeros that `padding` computes; an odd one goes to the end.
 
-    PyTorch's own `padding` is the same on both sides, and off by one wherever the stride is 2.
+    PyTorch's own `padding` is the same on both sides, and off by one where the stride is 2.
     """
     sides: list[int] = []
     for total in padding(x, kernel, stride):
@@ -54,13 +56,13 @@ def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence
 
 
 def max_pool(x: Float[Tensor, "b c t h w"], kernel: Sequence[int], stride: Sequence[int]) -> Float[Tensor, "b c _ _ _"]:
-    """A SAME max pool. TensorFlow's and PyTorch's padding never wins; ceil_mode is the odd one at the end."""
+    """A max pool with SAME padding, which never wins. `ceil_mode` provides the odd one at the end."""
     before = [total // 2 for total in padding(x, kernel, stride)]
     return F.max_pool3d(x, tuple(kernel), tuple(stride), before, ceil_mode=True)
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm, ReLU; `fold_batch_norm` has made the norm part of the convolution."""
+    """Convolution, batch norm, ReLU. The norm is folded into the convolution (`convert.fold_batch_norm`)."""
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
@@ -71,25 +73,8 @@ class Unit(nn.Module):
         return F.relu_(self.conv(pad_same(x, self.kernel, self.stride)))
 
 
-def fold_batch_norm(
-    weight: Float[Tensor, "d c *k"],
-    mean: Float[Tensor, " d"],
-    variance: Float[Tensor, " d"],
-    shift: Float[Tensor, " d"],
-    scale: Float[Tensor, " d"] | None = None,
-    eps: float = 1e-3,
-) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
-    """Weight and bias of the convolution that gives scale (w * x - mean) / sqrt(variance + eps) + shift.
-
-    The norms of I3D and of FID's Inception have no scale (1). Worked out in float64, since it is done once.
-    """
-    factor = (variance.double() + eps).rsqrt() * (1 if scale is None else scale.double())
-    folded = weight.double() * factor.view(-1, *(1,) * (weight.ndim - 1))
-    return folded.to(weight.dtype), (shift.double() - mean.double() * factor).to(weight.dtype)
-
-
 class Mixed(nn.Module):
-    """An Inception block: four branches side by side, joined over channels."""
+    """An Inception block: four parallel branches, concatenated over channels."""
 
     def __init__(self, channels_in: int, widths: tuple[int, int, int, int, int, int]):
         super().__init__()
@@ -106,7 +91,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400); `load_i3d` gives it its weights."""
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400)."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +115,7 @@ class I3D(nn.Module):
 
 
 def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
-    """What FVD's common implementations feed I3D: see `PREPROCESSING`. On the device where the frames are."""
+    """The input that common FVD implementations give I3D (see `PREPROCESSING`), on the frames' device."""
     clips, length, _, height, width = frames.shape
     short = min(height, width)
     side = (-(-height * SIDE // short), -(-width * SIDE // short))  # the longer one rounded up
@@ -139,13 +124,35 @@ def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 2
     for some in frames.flatten(0, 1).split(8):  # a batch of large frames as floats would take gigabytes
         x = F.interpolate(to_float(some), size=side, mode="bilinear", align_corners=False)
         parts.append(x[..., top : top + SIDE, left : left + SIDE].clone())
-    x = torch.cat(parts)
-    return x.unflatten(0, (clips, length)).transpose(1, 2).contiguous()
+    return torch.cat(parts).unflatten(0, (clips, length)).transpose(1, 2).contiguous()
 
 
-def load_i3d(path: Path, device: torch.device | None = None) -> I3D:
-    """The network with the converted weights at `path` (`biflow.evaluation.weights.find` finds them)."""
-    with torch.device("meta"):
-        network = I3D()
-    network.load_state_dict(load_file(path), assign=True)
-    return network.eval().requires_grad_(False).to(device or torch.device("cpu"))
+def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[Tensor, "b d"]]:
+    """The fastest way to evaluate I3D on a CPU: OpenVINO if it is installed, otherwise PyTorch with channels last.
+
+    benchmarks/README.md has the measurements. OpenVINO evaluates two clips in parallel, so that one graph serves all
+    batches. The first clip of a new length takes some seconds longer, because its graph is traced and stored.
+    """
+    if not find_spec("openvino"):
+        return network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
+    import openvino
+
+    core = openvino.Core()
+    settings = {**openvino_settings(), "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2"}
+
+    @cache
+    def requests(shape: torch.Size):
+        # The padding in a graph depends on the input's shape and on the code of this file.
+        path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], Path(__file__).read_text())
+        return openvino.AsyncInferQueue(core.compile_model(path, "CPU", settings))
+
+    def logits(x: Tensor) -> Tensor:
+        rows, queue = {}, requests(x.shape[1:])
+        # Copies, because a request writes its next result to the same memory.
+        queue.set_callback(lambda request, i: rows.update({i: torch.tensor(request.get_output_tensor().data)}))
+        for i, clip in enumerate(x):
+            queue.start_async([clip[None].numpy()], i)
+        queue.wait_all()
+        return torch.cat([rows[i] for i in range(len(x))])
+
+    return logits

@@ -1,0 +1,27 @@
+"""Tables, plots and a page from evaluated models: the paper's Table 1 and 2, its charts, and Fig. 4 and 5.
+
+`runs` reads the results and groups what may be compared, `tables` writes Markdown and CSV, `figures` draws, and `page`
+writes the HTML.
+"""
+
+from pathlib import Path
+
+from biflow.evaluation.report import figures, page, tables
+from biflow.evaluation.report.runs import groups, read_runs
+from biflow.files import write_text
+
+
+def report(folders: list[Path], out: Path) -> Path:
+    """Write the report of evaluated models to `out` and return the path of its page.
+
+    It consists of `report.md` and `report.csv` (tables), the pictures of `figures.draw`, and `report.html`, one file
+    with everything and the videos side by side. Runs with different protocols or data get separate tables. Raises
+    UserError for folders without an evaluation.
+    """
+    runs = read_runs(folders)
+    out.mkdir(parents=True, exist_ok=True)
+    plots = [(group, figures.draw(group, out)) for group in groups(runs)]
+    write_text(out / "report.md", tables.markdown(plots))
+    write_text(out / "report.csv", tables.comma_separated(runs))
+    write_text(out / "report.html", page.render(plots))
+    return out / "report.html"

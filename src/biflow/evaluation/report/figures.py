@@ -1,0 +1,154 @@
+"""The pictures of a report: plots (PNG and SVG) and sheets of frames (PNG)."""
+
+import math
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from biflow.evaluation.generate import read_video
+from biflow.evaluation.report.runs import Group, Run
+from biflow.methods import METHODS
+from biflow.video import contact_sheet
+
+BLUES = ("#9ecae1", "#6baed6", "#3182bd", "#08519c")  # noise levels: the darker, the more noise, as in the paper
+COLOURS = ("#2a9d5c", "#d1495b", "#8d5fb0", "#e08e0b", "#6c757d")  # methods without a noise level
+
+
+def draw(group: Group, out: Path) -> list[Path]:
+    """Write all pictures of a group to `out` and return the SVG files of its plots.
+
+    `scatter_*`, `time_*` and `measures_*` are plots. `methods_*` shows each run's frames over time (Fig. 4), and
+    `directions_*` shows backward, first frame, forward (Fig. 5).
+    """
+    for backward, forward in group.directions():
+        directions_sheet(backward, forward, out / f"directions_{group.name}_{backward.settings['eps']:g}.png")
+    if not group.forward:
+        return []
+    methods_sheet(group.forward, out / f"methods_{group.name}.png")
+    return [
+        scatter(group.forward, group.best, out / f"scatter_{group.name}.svg"),
+        over_time(group.forward, out / f"time_{group.name}.svg"),
+        measures(group.forward, out / f"measures_{group.name}.svg"),
+    ]
+
+
+def colours(runs: list[Run]) -> dict[str, str]:
+    """A colour for each label: shades of blue for noise levels, and one colour for each method without."""
+    levels = sorted({run.settings["eps"] for run in runs if run.method.takes_eps})
+    shades = np.linspace(0, len(BLUES) - 1, max(len(levels), 2)).round().astype(int)
+    others = [name for name, method in METHODS.items() if not method.takes_eps]
+    others += [run.method.name for run in runs if not run.method.takes_eps]
+    of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
+    return {
+        run.label: BLUES[shades[levels.index(run.settings["eps"])]]
+        if run.method.takes_eps
+        else of_method[run.method.name]
+        for run in runs
+    }
+
+
+def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
+    """FVD against NFE per frame. The Pareto front of the noise levels is dotted; `star` is drawn as one."""
+    figure, (axes,) = _figure((5.2, 3.8))
+    colour = colours(runs)
+    if front := pareto([_point(run) for run in runs if run.method.takes_eps]):
+        axes.plot(*zip(*front, strict=True), ":", color=BLUES[2], zorder=1)
+    for run in runs:
+        x, y = _point(run)
+        low, high = run.metrics["fvd"]["interval"]
+        error = [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
+        marker, size = ("*", 180) if run is star else ("o", 46)
+        axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=run.label, zorder=3)
+    axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time", xlim=(0, None))
+    return _save(figure, path)
+
+
+def over_time(runs: list[Run], path: Path) -> Path:
+    """FVD of each window at its middle frame, with its interval and the trend line."""
+    figure, (axes,) = _figure((5.2, 3.8))
+    colour = colours(runs)
+    for run in runs:
+        settings, fvd = run.settings, run.metrics["fvd"]
+        starts = np.arange(0, settings["frames"] - settings["window"] + 1, settings["stride"])
+        middle = starts + settings["window"] / 2
+        low, high = np.array(fvd["per_window_intervals"]).T
+        axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label])
+        axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
+        trend = fvd["mean"] + fvd["slope"] * (middle - middle.mean())
+        axes.plot(middle, trend, color=colour[run.label], label=run.label)
+    axes.set(xlabel="frame", ylabel="FVD")
+    return _save(figure, path)
+
+
+def measures(runs: list[Run], path: Path) -> Path:
+    """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
+    names = list(runs[0].metrics["over_time"])
+    figure, panels = _figure((10.4, 2.6), len(names))
+    colour = colours(runs)
+    for panel, name in zip(panels, names, strict=True):
+        for run in runs:
+            values = run.metrics["over_time"][name]
+            panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=run.label)
+        panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
+        panel.set_title(name.replace("_", " "), fontsize=9)
+    return _save(figure, path)
+
+
+def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other point beats in both coordinates, from left to right."""
+    front, lowest = [], math.inf
+    for x, y in sorted(points):
+        if y < lowest:
+            front.append((x, y))
+            lowest = y
+    return front
+
+
+def methods_sheet(runs: list[Run], path: Path) -> None:
+    """Fig. 4: five frames of each run's first video, uniformly over time."""
+    times = np.linspace(0, runs[0].settings["frames"] - 1, 5).round().astype(int).tolist()
+    rows = [list(read_video(run.folder, 0)[times]) for run in runs]
+    caption = f"Frames {', '.join(str(t + 1) for t in times)} after the same first frame."
+    contact_sheet(rows, path, caption, [_ascii(run.label) for run in runs])
+
+
+def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
+    """Fig. 5: backward | first frame | forward."""
+    first = torch.from_numpy(np.load(forward.folder / "first.npy", allow_pickle=False))
+    times = np.linspace(0, forward.settings["frames"] - 1, 4).round().astype(int).tolist()
+    rows = [
+        [*read_video(backward.folder, i)[times].flip(0), first[i], *read_video(forward.folder, i)[times]]
+        for i in range(min(4, forward.settings["samples"]))
+    ]
+    shown = [*(f"-{t + 1}" for t in reversed(times)), "first", *(f"+{t + 1}" for t in times)]
+    contact_sheet(rows, path, f"{_ascii(forward.label)}. Backward, first frame, forward: {', '.join(shown)}.")
+
+
+def _ascii(label: str) -> str:
+    """The label without the one letter that the font of contact sheets lacks."""
+    return label.replace("ε", "eps")
+
+
+def _point(run: Run) -> tuple[float, float]:
+    return run.metrics["nfe"]["mean"], run.metrics["fvd"]["mean"]
+
+
+def _figure(size: tuple[float, float], panels: int = 1):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")  # not pyplot, which needs a display and keeps global state
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _save(figure, path: Path) -> Path:
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[-1].legend(fontsize=8, frameon=False)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=140)
+    return path

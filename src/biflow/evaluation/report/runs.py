@@ -1,0 +1,104 @@
+"""Evaluated models, and which of them may be in one table."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from biflow.errors import UserError
+from biflow.methods import METHODS, Method
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluated model: its folder and the content of its metrics.json."""
+
+    folder: Path
+    metrics: dict
+
+    @property
+    def protocol(self) -> dict:
+        return self.metrics["protocol"]
+
+    @property
+    def settings(self) -> dict:
+        return self.protocol["settings"]
+
+    @property
+    def data(self) -> str:
+        return self.protocol["data"]["name"]
+
+    @property
+    def method(self) -> Method | SimpleNamespace:
+        """The method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`."""
+        name = self.protocol["model"]["method"]
+        return METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=self.settings["eps"] > 0)
+
+    @property
+    def label(self) -> str:
+        """The name in tables and plots, as in the paper."""
+        eps = f" ε {self.settings['eps']:g}" if self.method.takes_eps else ""
+        return f"{self.method.title}{eps}{', backward' if self.settings['direction'] == 'backward' else ''}"
+
+    @property
+    def comparable(self) -> str:
+        """Equal for runs whose numbers may be compared: data, and all settings except those that the paper varies."""
+        settings = {k: v for k, v in self.settings.items() if k not in ("eps", "solver", "direction", "nearest")}
+        data, networks = self.protocol["data"]["sha256"], self.protocol["networks"]
+        return json.dumps([self.data, settings, data, networks], sort_keys=True)
+
+
+class Group:
+    """Runs whose numbers may be compared.
+
+    Attributes:
+        name: for titles and file names.
+        runs: all of them.
+        equal_cost: those of the paper's Table 2, with 20 Euler steps per frame.
+        main: the others, as in Table 1.
+        forward: those of `main` that the plots show.
+        best: the one with the lowest FVD among those with a noise level, which the paper marks with a star.
+    """
+
+    def __init__(self, name: str, runs: list[Run]):
+        self.name, self.runs = name, runs
+        solvers = [(run, run.settings["solver"]) for run in runs]
+        self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
+        self.main = [run for run in runs if run not in self.equal_cost]
+        self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
+        noisy = [run for run in self.forward if run.method.takes_eps]
+        self.best = min(noisy, key=lambda run: run.metrics["fvd"]["mean"], default=None)
+
+    def directions(self) -> list[tuple[Run, Run]]:
+        """Pairs (backward, forward) with the same model, eps and solver."""
+        pairs: dict[str, dict[str, Run]] = {}
+        for run in self.runs:
+            key = json.dumps([run.protocol["model"], run.settings["eps"], run.settings["solver"]])
+            pairs.setdefault(key, {})[run.settings["direction"]] = run
+        return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
+    """The evaluated models in these folders, sorted by data, method and eps. Raises UserError if one holds none."""
+    runs = []
+    for folder in folders:
+        path = folder / "metrics.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no metrics.json; give folders written by `biflow evaluate`.")
+        try:
+            runs.append(Run(folder, json.loads(path.read_text())))
+            _ = runs[-1].comparable, runs[-1].label, runs[-1].metrics["fvd"]["mean"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read as an evaluation ({error!r}); evaluate again.") from error
+    order = [*METHODS, *(run.method.name for run in runs)]
+    return sorted(runs, key=lambda run: (run.data, order.index(run.method.name), run.settings["eps"], run.label))
+
+
+def groups(runs: list[Run]) -> list[Group]:
+    """The runs in groups named after their data, with a number if the data is that of several groups."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(run.comparable, []).append(run)
+    data = [part[0].data for part in members.values()]
+    names = [name if data.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(data)]
+    return [Group(name, part) for name, part in zip(names, members.values(), strict=True)]

@@ -1,0 +1,204 @@
+"""Reports of synthetic evaluations. test_evaluate.py reports a real one."""
+
+import json
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from biflow import methods
+from biflow.errors import UserError
+from biflow.evaluation.report import report
+from biflow.evaluation.report.figures import BLUES, colours, pareto
+from biflow.evaluation.report.runs import groups, read_runs
+
+FRAMES, WINDOW, STRIDE = 14, 6, 4
+MIDPOINT = {"method": "midpoint", "steps": 1, "rtol": 0.01, "reference": False}
+TWENTY = {"method": "euler", "steps": 20, "rtol": 0.01, "reference": False}
+
+
+def distance(mean: float, count: int) -> dict:
+    windows = [mean - 5, mean, mean + 5, mean + 10][:count]
+    intervals = [[value - 20, value + 30] for value in windows]
+    parts = {"mean": mean, "interval": [mean - 20, mean + 30], "slope": 1.25}
+    return parts | {"per_window": windows, "per_window_intervals": intervals}
+
+
+@pytest.fixture
+def evaluated(tmp_path):
+    """Writes the folder of an evaluation: metrics.json, random videos of 8x10, and their first frames."""
+
+    def write(
+        name, method="biflow", eps=0.1, fvd=500.0, *, direction="forward", solver=MIDPOINT, frames=FRAMES, note=None
+    ):
+        folder, random = tmp_path / name, np.random.default_rng(0)
+        (folder / "videos").mkdir(parents=True)
+        for sample in range(2):
+            np.save(folder / "videos" / f"{sample:03d}.npy", random.integers(0, 256, (frames, 8, 10, 3), np.uint8))
+        np.save(folder / "first.npy", random.integers(0, 256, (2, 3, 8, 10), np.uint8))
+        count = (frames - WINDOW) // STRIDE + 1
+        settings = {"name": "tiny", "samples": 2, "frames": frames, "window": WINDOW, "stride": STRIDE, "nearest": 0}
+        settings |= {"eps": eps, "direction": direction, "solver": solver}
+        over_time = {"frames": list(range(frames)), "generated": [1.5] * frames, "real": 1.0}
+        metrics = {
+            "fvd": distance(float(fvd), count),
+            "kvd": distance(fvd / 10, count),
+            "nfe": {"mean": 2.5, "p95": 3.0},
+            "over_time": {"motion": over_time, "colour_drift": over_time},
+            "seconds_per_frame": 0.125,
+            "windows": {"real": 3, "generated": 2},
+            "note": note,
+            "protocol": {
+                "settings": settings,
+                "model": {"method": method, "sha256": f"model {method}"},
+                "data": {"name": "squares", "sha256": "data", "fps": 10.0},
+                "networks": {"i3d": {"name": "mean colours"}},
+            },
+        }
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def five(evaluated):
+    return [
+        evaluated("condiff", "condiff", 0.0, 400),
+        evaluated("clean", eps=0.0, fvd=900),
+        evaluated("noisy", eps=0.1, fvd=300),
+        evaluated("back", direction="backward"),
+        evaluated("twenty", solver=TWENTY),
+        evaluated("flow", "flow", 0.0, 2000),
+    ]
+
+
+def rows(markdown: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:2] == "| "]
+
+
+def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, tmp_path):
+    page = report(five, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    table, equal_cost = text.split("Equal cost, 20 Euler steps")
+    labels = [row[0] for row in rows(table)[1:]]
+    assert labels == ["FLOW", "BI-FLOW ε 0", "BI-FLOW ε 0.1 ★", "BI-FLOW ε 0.1, backward", "CONDIFF"]
+    assert rows(table)[3][1:] == ["300 [280, 330]", "+1.25", "30.0 [10.0, 60.0]", "2.50", "3", "midpoint x 1"]
+    assert [row[0] for row in rows(equal_cost.split("##")[0])[1:]] == ["BI-FLOW ε 0.1"]
+    assert text.count("★ |") == 1
+    paper = rows(text.split("## The paper's numbers")[1])
+    assert paper[0] == ["", "SKY", "BIKING", "RIDING", "CARLA", "MAZES", "MINERL"]
+    assert paper[2][:3] == ["BI-FLOW", "526 / 14.57", "3753 / 25.63"]
+    assert paper[6] == ["CONDIFF, 20 steps", "994", "10253", "6698", "829", "655", "2286"]
+    csv = (tmp_path / "report" / "report.csv").read_text().splitlines()
+    assert len(csv) == 7
+    assert csv[2] == (
+        "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
+        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125"
+    )
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
+    assert "directions_squares_0.1.png" in written
+    html = page.read_text()
+    assert html.count("<video") == 6
+    assert "http" not in html.replace("http://www.w3.org", "").replace("data:", "")[:3000]
+
+
+class Page(HTMLParser):
+    """Checks that all tags balance, and collects text by tag and the URLs that the page would load."""
+
+    VOID = ("meta", "img", "link", "br", "hr", "input")
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.text, self.urls = [], {}, []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.urls += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open:
+            self.text.setdefault(self.open[-1], []).append(data.strip())
+
+
+def test_the_page_is_balanced_html_that_loads_nothing(five, tmp_path):
+    page = Page(report(five, tmp_path / "report").read_text())
+    assert len(page.urls) == 6 + 3  # videos and plots
+    assert {url.split(",")[0] for url in page.urls} == {"data:video/mp4;base64", "data:image/svg+xml;base64"}
+    assert page.text["h1"] == ["Evaluation"]
+    assert page.text["h2"] == ["squares", "The paper's numbers"]
+    assert "BI-FLOW ε 0.1 ★" in page.text["td"]
+    assert page.text["td"][-7:] == ["CONDIFF, 20 steps", "994", "10253", "6698", "829", "655", "2286"]
+    assert "BI-FLOW ε 0.1, backward, FVD 500, NFE 2.5" in page.text["figcaption"]
+
+
+def test_what_a_metrics_file_says_is_text_and_not_html(evaluated, tmp_path):
+    note = 'Few <b>windows</b> & </section> "quoted"'
+    html = report([evaluated("<i>", "x<script>", 0.0, note=note)], tmp_path / "report").read_text()
+    page = Page(html)
+    assert "".join(page.text["p"]).count(note) == 1
+    assert "x<script>" in page.text["td"]
+    assert html.count("<script>") == 1
+
+
+def test_a_method_that_is_not_known_is_reported_by_its_name_after_the_others(evaluated, tmp_path):
+    folders = [evaluated("a", "toy", 0.0, 100), evaluated("b", "toy", 0.2, 50), evaluated("c", "condiff", 0.0)]
+    report(folders, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert [row[0] for row in rows(text)[1:4]] == ["CONDIFF", "toy", "toy ε 0.2 ★"]
+    assert "squares,toy,0.2," in (tmp_path / "report" / "report.csv").read_text()
+    assert (tmp_path / "report" / "scatter_squares.svg").exists()
+
+
+def test_a_method_added_from_outside_has_its_title_and_order(evaluated, monkeypatch):
+    toy = SimpleNamespace(name="toy", title="TOY", takes_eps=True)
+    monkeypatch.setitem(methods.METHODS, "toy", toy)
+    runs = read_runs([evaluated("b", "toy", 0.0), evaluated("a", "condiff", 0.0), evaluated("c", "elsewhere", 0.0)])
+    assert [run.label for run in runs] == ["CONDIFF", "TOY ε 0", "elsewhere"]
+
+
+def test_noise_levels_are_blue_and_methods_without_keep_their_colours(five, evaluated):
+    every = [*five, evaluated("half", eps=0.3), evaluated("toy", "toy", 0.0)]
+    found = colours(read_runs(every))
+    assert [found[label] for label in ("BI-FLOW ε 0", "BI-FLOW ε 0.3")] == [BLUES[0], BLUES[-1]]
+    assert [found[label] for label in ("FLOW", "CONDIFF")] == ["#2a9d5c", "#d1495b"]
+    assert len({found[label] for label in ("FLOW", "CONDIFF", "toy")} - set(BLUES)) == 3
+    assert colours(read_runs(every[:1])) == {"CONDIFF": "#d1495b"}  # the same in every report
+
+
+def test_runs_of_different_protocols_stand_in_different_tables(evaluated, tmp_path):
+    folders = [evaluated("short"), evaluated("longer", frames=18)]
+    assert [group.name for group in groups(read_runs(folders))] == ["squares_0", "squares_1"]
+    report(folders, tmp_path / "report")
+    assert (tmp_path / "report" / "report.md").read_text().count("Protocol **tiny**") == 2
+
+
+def test_data_named_as_one_of_the_papers_sets_stand_beside_its_numbers(evaluated, tmp_path):
+    folder = evaluated("run")
+    path = folder / "metrics.json"
+    path.write_text(path.read_text().replace('"squares"', '"my_carla"'))
+    report([folder], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| *BI-FLOW, the paper's* | *345* | | | *23.51* | | *Heun, 0.01* |" in text
+
+
+def test_the_front_holds_what_nothing_beats():
+    assert pareto([(1.0, 9.0), (2.0, 5.0), (3.0, 6.0), (4.0, 2.0)]) == [(1, 9), (2, 5), (4, 2)]
+
+
+def test_a_folder_without_an_evaluation_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no metrics\.json"):
+        read_runs([tmp_path])
+    for content in ("{}", "[]", "{"):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(UserError, match="cannot be read as an evaluation"):
+            read_runs([tmp_path])

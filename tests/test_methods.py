@@ -1,0 +1,309 @@
+from itertools import islice
+
+import pytest
+import torch
+
+from biflow import methods
+from biflow.config import Solver, TrainConfig
+from biflow.errors import UserError
+from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
+from biflow.methods.biflow import biflow_loss
+from biflow.methods.condiff import condiff_loss
+from biflow.methods.flow import flow_loss
+from biflow.methods.noise import noise_like
+from biflow.model import Model
+from biflow.paths import Fields, Query, present
+from biflow.rollout import sample_generators, stream
+
+ALL = pytest.mark.parametrize("method", METHODS.values())
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
+
+
+# Two samples of one pixel each, all of their numbers exact in binary.
+X0, X1, N = column(1.0, 8.0), column(3.0, 4.0), column(16.0, -8.0)
+T, ALPHA = torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.125])
+
+
+def random_inputs(b: int = 3):
+    g = torch.Generator().manual_seed(0)
+    x0, x1, n = torch.randn(3, b, 3, 4, 5, generator=g)
+    t, alpha = torch.rand(2, b, generator=g)
+    return x0, x1, n, t, alpha
+
+
+def curved_fields(q):
+    """Different for v and n, and not linear in anything."""
+    t, alpha = (0 if s is None else s.reshape(-1, *(1,) * (q.x.ndim - 1)) for s in (q.t, q.alpha))
+    condition = 0 if q.condition is None else q.condition
+    return Fields(v=torch.sin(q.x) + t + 3 * alpha + condition, n=torch.cos(q.x) - 2 * alpha)
+
+
+class Asked:
+    """A network that answers with `heads` times the state, and keeps what it was asked."""
+
+    def __init__(self, heads: int = 1):
+        self.heads, self.queries = heads, []
+
+    def __call__(self, query):
+        self.queries.append(query)
+        return Fields(*[query.x] * self.heads)
+
+
+# The fields that the losses look for
+
+
+def test_the_exact_fields_have_no_loss():
+    x0, x1, n, t, alpha = random_inputs()
+    assert flow_loss(lambda q: Fields(x1 - x0), x0, x1, t)["v"].tolist() == [0, 0, 0]
+    terms = biflow_loss(lambda q: Fields(x1 - x0, n), x0, x1, n, t, alpha)
+    assert terms["v"].tolist() == terms["n"].tolist() == [0, 0, 0]
+    assert condiff_loss(lambda q: Fields(x1 - n), x0, x1, n, alpha)["v"].tolist() == [0, 0, 0]
+
+
+def test_wrong_fields_cost_in_their_own_term_only():
+    x0, x1, n, t, alpha = random_inputs()
+    terms = biflow_loss(lambda q: Fields(x1 - x0, n + 2), x0, x1, n, t, alpha)
+    assert terms["v"].tolist() == [0, 0, 0]
+    assert torch.allclose(terms["n"], torch.full((3,), 4.0))
+    terms = biflow_loss(lambda q: Fields(x1 - x0 - 3, n), x0, x1, n, t, alpha)
+    assert torch.allclose(terms["v"], torch.full((3,), 9.0))
+    assert terms["n"].tolist() == [0, 0, 0]
+
+
+# By hand
+
+
+def test_flow_loss_by_hand():
+    # x_t = 1.5 and 6; f = x + t = 1.75 and 6.5; x1 - x0 = 2 and -4.
+    terms = flow_loss(lambda q: Fields(q.x + q.t[:, None]), X0, X1, T)
+    assert terms.keys() == {"v"}
+    assert terms["v"].tolist() == [0.25**2, 10.5**2]
+
+
+def test_biflow_loss_by_hand():
+    # x_{t,alpha} = 1.5 + 0.5 * 16 = 9.5 and 6 - 1 = 5; v = x + t = 9.75 and 5.5; n = x - alpha = 9 and 4.875.
+    terms = biflow_loss(lambda q: Fields(q.x + q.t[:, None], q.x - q.alpha[:, None]), X0, X1, N, T, ALPHA)
+    assert terms.keys() == {"v", "n"}
+    assert terms["v"].tolist() == [7.75**2, 9.5**2]
+    assert terms["n"].tolist() == [7.0**2, 12.875**2]
+
+
+def test_condiff_loss_by_hand():
+    # x_alpha = 16 - 0.5 * 13 = 9.5 and -8 + 0.125 * 12 = -6.5; f = x + alpha + 2 x0 = 12 and 9.625;
+    # x1 - n = -13 and 12.
+    terms = condiff_loss(lambda q: Fields(q.x + q.alpha[:, None] + 2 * q.condition), X0, X1, N, ALPHA)
+    assert terms.keys() == {"v"}
+    assert terms["v"].tolist() == [25.0**2, 2.375**2]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_condiff_runs_from_noise_to_the_next_frame_given_the_current_one(alpha):
+    x0, x1, n, *_ = random_inputs()
+    network = Asked()
+    condiff_loss(network, x0, x1, n, torch.full((3,), alpha))
+    (query,) = network.queries
+    assert torch.equal(query.x, x1 if alpha else n)
+    assert query.alpha.tolist() == [alpha] * 3
+    assert query.t is None
+    assert torch.equal(query.condition, x0)
+
+
+# One value a sample
+
+
+def losses(x0, x1, n, t, alpha):
+    return {
+        "flow": flow_loss(curved_fields, x0, x1, t),
+        "biflow": biflow_loss(curved_fields, x0, x1, n, t, alpha),
+        "condiff": condiff_loss(curved_fields, x0, x1, n, alpha),
+    }
+
+
+def test_a_sample_has_the_loss_it_has_alone():
+    inputs = random_inputs(4)
+    together = losses(*inputs)
+    for i in range(4):
+        alone = losses(*(part[i : i + 1] for part in inputs))
+        for name, terms in together.items():
+            for term, value in terms.items():
+                assert value.shape == (4,)
+                assert torch.allclose(value[i], alone[name][term][0])
+
+
+def test_the_loss_does_not_depend_on_the_resolution():
+    inputs = random_inputs(2)
+    tiled = [part.repeat(1, 1, 3, 2) if part.ndim > 1 else part for part in inputs]
+    for terms, larger in zip(losses(*inputs).values(), losses(*tiled).values(), strict=True):
+        for term, value in terms.items():
+            assert torch.allclose(value, larger[term])
+
+
+def test_a_half_precision_prediction_is_compared_in_float32():
+    x0, x1, n, t, alpha = random_inputs()
+    terms = biflow_loss(lambda q: Fields((x1 - x0).bfloat16() + 100, n.bfloat16()), x0, x1, n, t, alpha).values()
+    assert {value.dtype for value in terms} == {torch.float32}
+
+
+def test_the_losses_draw_no_random_numbers():
+    before = torch.get_rng_state()
+    losses(*random_inputs())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_without_noise_head_cannot_be_trained_as_biflow():
+    with pytest.raises(AssertionError, match="two heads"):
+        biflow_loss(lambda q: Fields(q.x), X0, X1, N, T, ALPHA)
+
+
+# The loss of a clip
+
+
+def clips(b: int = 512) -> torch.Tensor:
+    """Clips of two frames, all zeros and all ones."""
+    return torch.stack([torch.zeros(b, 3, 4, 4), torch.ones(b, 3, 4, 4)], dim=1)
+
+
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@ALL
+def test_a_loss_follows_its_generator(method):
+    first, again = (method.loss(curved_fields, clips(), generator(), TrainConfig()) for _ in range(2))
+    other = method.loss(curved_fields, clips(), generator(4), TrainConfig())
+    for name, term in first.terms.items():
+        assert term.shape == (512,)
+        assert torch.equal(term, again.terms[name])
+        assert not torch.equal(term, other.terms[name])
+
+
+def test_biflow_draws_alpha_up_to_alpha_max():
+    network = Asked(2)
+    loss = BIFLOW.loss(network, clips(), generator(), TrainConfig(alpha_max=0.25))
+    (query,) = network.queries
+    assert 0.2 < query.alpha.max() <= 0.25
+    assert 0.9 < query.t.max() <= 1.0
+    assert torch.equal(loss.at["t"], query.t)
+    assert torch.allclose(loss.at["alpha"] * 0.25, query.alpha)  # the log shows the terms against all of [0, 1]
+
+
+def test_biflow_may_train_on_coarse_noise():
+    # The state is x_t + alpha n, and x_t is flat: what is left of it is alpha n.
+    network = Asked(2)
+    BIFLOW.loss(network, clips(), generator(), TrainConfig(coarse_noise=3.0))
+    BIFLOW.loss(network, clips(), generator(), TrainConfig())
+    coarse, white = ((q.x - q.t[:, None, None, None]) / q.alpha[:, None, None, None] for q in network.queries)
+    assert white.var() == pytest.approx(1, rel=0.1)
+    assert coarse.mean((1, 2, 3)).var() > 10 * white.mean((1, 2, 3)).var()
+
+
+@pytest.mark.parametrize(
+    ("method", "terms", "at"), [(FLOW, "v", ["t"]), (BIFLOW, "vn", ["t", "alpha"]), (CONDIFF, "v", ["alpha"])]
+)
+def test_a_loss_says_where_it_looked(method, terms, at):
+    loss = method.loss(curved_fields, clips(), generator(), TrainConfig())
+    assert list(loss.terms) == list(terms)
+    assert list(loss.at) == at
+    for values in loss.at.values():
+        assert 0 <= values.min() < 0.1 < 0.9 < values.max() <= 1
+
+
+def test_every_method_sees_the_same_times_at_the_same_seed():
+    first, *others = (method.loss(curved_fields, clips(), generator(), TrainConfig()).at for method in METHODS.values())
+    for at in others:
+        assert torch.equal(next(iter(at.values())), first["t"])
+
+
+# What a network is asked
+
+
+def queries_of(method, **settings):
+    """What the network is asked in the first two frames of a stream of points (2, 3), forward in time."""
+    network = Asked(method.heads)
+    model = Model(network, method, eps=0.25 if method.takes_eps else 0.0)
+    list(islice(stream(model, torch.full((2, 3), 0.5), solver=Solver("euler", steps=2), **settings), 2))
+    return network.queries
+
+
+ASKED = {FLOW: ["x", "t"], BIFLOW: ["x", "t", "alpha"], CONDIFF: ["x", "alpha", "condition"]}
+
+
+@ALL
+def test_a_network_is_asked_with_the_tensors_of_its_method_only(method):
+    network = Asked(method.heads)
+    method.loss(network, clips(), generator(), TrainConfig())
+    for query in [*network.queries, *queries_of(method), method.example(torch.zeros(2, 3))]:
+        assert type(query) is Query
+        assert list(present(query)) == ASKED[method]
+        assert {len(tensor) for tensor in present(query).values()} == {len(query.x)}
+
+
+def test_condiffs_alpha_is_the_way_from_noise_to_the_next_frame():
+    queries = queries_of(CONDIFF)
+    assert [query.alpha.tolist() for query in queries] == [[0, 0], [0.5, 0.5]] * 2
+    assert torch.equal(queries[0].x, noise_like(queries[0].x, sample_generators(0, range(2))))
+    assert queries[0].condition.unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("settings", [{}, {"direction": "backward"}, {"in_between": 2}, {"eps": 0.0}])
+def test_flow_is_never_asked_with_a_noise_level(settings):
+    queries = queries_of(FLOW, **settings)
+    assert queries
+    assert all(query.alpha is None for query in queries)
+
+
+def test_the_example_of_flow_is_the_first_query_of_a_frame():
+    query = FLOW.example(torch.full((2, 3), 0.5))
+    assert query.x.unique().tolist() == [0.5]
+    assert query.t.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.25])
+def test_the_example_of_biflow_has_the_noise_of_eps(eps):
+    query, again = (BIFLOW.example(torch.zeros(2, 100), eps) for _ in range(2))
+    assert torch.equal(query.x, again.x)
+    assert query.x.std() == pytest.approx(eps, rel=0.2)
+    assert query.t.tolist() == [0, 0]
+    assert query.alpha.tolist() == [eps, eps]
+
+
+def test_the_example_of_condiff_starts_from_noise():
+    frame = torch.full((2, 100), 0.5)
+    query, again = (CONDIFF.example(frame) for _ in range(2))
+    assert torch.equal(query.x, again.x)
+    assert query.x.std() == pytest.approx(1, rel=0.2)
+    assert query.alpha.tolist() == [0, 0]
+    assert torch.equal(query.condition, frame)
+
+
+# By name
+
+
+@ALL
+def test_a_method_is_got_by_its_name(method):
+    assert methods.get(method.name) is method
+
+
+def test_an_unknown_method_names_the_known_ones():
+    with pytest.raises(UserError, match=r"'bflow'.* flow, biflow, condiff.*mean '(bi)?flow'") as error:
+        methods.get("bflow")
+    assert error.value.setting == "method"
+    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff\.$"):
+        methods.get("xyz")
+
+
+@pytest.mark.parametrize(
+    ("method", "title", "heads", "takes_eps", "backward", "in_between", "motion_unit"),
+    [
+        (FLOW, "FLOW", 1, False, True, True, True),
+        (BIFLOW, "BI-FLOW", 2, True, True, True, True),
+        (CONDIFF, "CONDIFF", 1, False, False, False, False),
+    ],
+)
+def test_a_method_says_what_it_can_do(method, title, heads, takes_eps, backward, in_between, motion_unit):
+    assert (method.title, method.heads, method.window) == (title, heads, 2)
+    assert (method.takes_eps, method.backward) == (takes_eps, backward)
+    assert (method.in_between, method.motion_unit) == (in_between, motion_unit)
