@@ -131,8 +131,16 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--compile", "=maybe", 'Invalid value for --compile: unable to convert "maybe" into true or false.'),
         ("--schedule", "linear", 'Invalid value "linear" for --schedule. Choose from: "constant", "cosine".'),
         ("--network.channels", "[48]", "--network.channels: 48 is not a multiple of 32, the groups of the norms."),
-        ("--network.channels", '["a"]', 'Invalid value for --network.channels: unable to convert "a" into a whole number.'),
-        ("--network.layers", "none", 'Invalid value for --network.layers: unable to convert "none" into a whole number.'),
+        (
+            "--network.channels",
+            '["a"]',
+            'Invalid value for --network.channels: unable to convert "a" into a whole number.',
+        ),
+        (
+            "--network.layers",
+            "none",
+            'Invalid value for --network.layers: unable to convert "none" into a whole number.',
+        ),
     ],
 )
 def test_a_bad_setting_is_named_as_it_is_written(option, value, sentence, capsys):

@@ -30,7 +30,7 @@ Examples:
 To complete commands and options with the Tab key, add to ~/.bashrc or ~/.zshrc:
     eval "$(biflow completion bash)"  # or zsh
 """
-GROUPS = {"data": "Get datasets.", "weights": "Get the weights of networks.", "import": "Import models."}
+GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
 # The extras that bring the packages which are not part of the core.
 EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
@@ -218,7 +218,7 @@ def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopt
     for token in arguments["--config"].tokens:
         content = config.read_yaml(Path(token.value))
         config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
-        cyclopts.config.Dict(content, use_commands_as_keys=False)(app, names, arguments)
+        cyclopts.config.Dict({"train": content})(app, names, arguments)
 
 
 def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
