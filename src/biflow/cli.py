@@ -110,8 +110,8 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
         changes["solver"] = config.Solver.named(name, steps=settings.steps, rtol=usual.rtol, atol=usual.atol)
     protocol = changed(protocol, **changes)
     model = with_engine(load_model(settings.model, device=device()), settings.engine, rtol=protocol.solver.rtol)
-    batches = {"batch": settings.batch, "feature_batch": settings.feature_batch}
-    result = evaluate(model, settings.data, settings.out, protocol, **batches)
+    batch, windows = settings.batch, settings.feature_batch
+    result = evaluate(model, settings.data, settings.out, protocol, batch=batch, feature_batch=windows)
     if result:  # only one of several processes has it
         print(f"{summary(result)}\n{settings.out / 'metrics.json'}")
 
@@ -184,6 +184,7 @@ COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run
 
 class _Formatter(DefaultFormatter):
     def __call__(self, console: Any, options: Any, panel: Any) -> None:
+        panel.entries.sort(key=lambda entry: not entry.required)
         for text in (entry.description.primary_renderable for entry in panel.entries):
             text.plain = " ".join(text.plain.split())  # without the line breaks that it has in the docstring
         super().__call__(console, options, panel)

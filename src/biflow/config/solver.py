@@ -55,9 +55,7 @@ class Solver:
         if self.max_nfe < 1:
             raise UserError(f"max_nfe must be at least 1, but is {self.max_nfe}.")
         if self.reference and (self.steps is not None or self.method != "heun"):
-            raise UserError(
-                "The reference solver is torchode's adaptive Heun: it needs the method 'heun' and no steps."
-            )
+            raise UserError("The reference solver is torchode's adaptive Heun: it needs method 'heun' and no steps.")
         if self.steps is None and not is_adaptive(self.method):
             adaptive = ", ".join(filter(is_adaptive, methods))
             message = f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}."

@@ -116,7 +116,7 @@ class Train(TrainConfig):
     Attributes:
         data: A prepared set, or anything that `biflow prepare` takes.
         out: The folder of the run. An interrupted run in it is resumed.
-        config: A YAML file with any of the settings below; options of the command line override it.
+        config: A YAML file with any of these settings; options of the command line override it.
         size: Side of the frames, where DATA is not prepared yet.
         dry_run: Print the settings and stop.
 
