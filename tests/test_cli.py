@@ -104,6 +104,7 @@ def test_an_unknown_option_names_the_nearest(capsys):
     assert "Did you mean --frames?" in refused("sample", "m", "--framez", 3, capsys=capsys)
     assert "Did you mean --fps-factor?" in refused("sample", "--fps_factr=3", capsys=capsys)
     assert "Did you mean --network.head-dim?" in refused(*TRAIN, "--network.head_dims", 3, capsys=capsys)
+    assert "Did you mean --data instead of --dat?" in refused("train", "--dat", "x", "--out", "y", capsys=capsys)
     assert "Unknown option: --frame." in refused("sample", "m", "--frame", 3, capsys=capsys)  # no guessing
 
 
@@ -149,13 +150,13 @@ def test_a_bad_setting_is_named_as_it_is_written(option, value, sentence, capsys
 
 
 def test_what_is_missing_or_too_much_is_named(capsys):
-    assert refused("sample", capsys=capsys) == "MODEL needs a value; see `biflow sample --help`."
-    assert refused("train", capsys=capsys) == "--data needs a value; see `biflow train --help`."
+    assert refused("sample", capsys=capsys) == "MODEL needs a value. See `biflow sample --help`."
+    assert refused("train", capsys=capsys) == "--data needs a value. See `biflow train --help`."
     sentence = refused("import", "reference", "w", "--width", 3, capsys=capsys)
-    assert sentence == "OUT needs a value; see `biflow import reference --help`."
+    assert sentence == "OUT needs a value. See `biflow import reference --help`."
     assert "--frames needs a value" in refused("sample", "m", "--frames", capsys=capsys)
     assert "--frames needs a value" in refused("sample", "m", "--frames", "--png", capsys=capsys)
-    assert refused("sample", "a", "b", capsys=capsys) == "'b' is one argument too many; see `biflow sample --help`."
+    assert refused("sample", "a", "b", capsys=capsys) == "'b' is one argument too many. See `biflow sample --help`."
     assert 'for NAME. Choose from: "i3d", ' in refused("weights", "fetch", "i4d", capsys=capsys)
 
 
@@ -272,4 +273,4 @@ def test_the_command_line_is_a_program():
     words = [sys.executable, "-m", "biflow.cli", "sample"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "biflow: MODEL needs a value; see `biflow sample --help`.\n"
+    assert done.stderr == "biflow: MODEL needs a value. See `biflow sample --help`.\n"

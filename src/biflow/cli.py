@@ -240,7 +240,7 @@ def _sentence(error: BaseException, settings: object) -> str:
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
         flag, rest = f"--{name.replace('_', '-')}", message.removeprefix(name)
-        return f"{flag}{rest}" if rest != message and rest[0] in " :" else f"{flag}: {message}"
+        return f"{flag}{rest}" if rest != message and rest[:1] in " :" else f"{flag}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
         return _refusal(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
@@ -255,15 +255,16 @@ def _sentence(error: BaseException, settings: object) -> str:
 def _refusal(error: cyclopts.CycloptsError) -> str:
     """Why words are not accepted, without the terms of programmers that cyclopts uses."""
     command, argument, unused = " ".join(error.command_chain or ()), error.argument, error.unused_tokens or [""]
+    text, see = " ".join(str(error).split()), f"See `biflow {command} --help`."
     if isinstance(error, cyclopts.UnknownCommandError):
         word = f"{command} {unused[0]}".strip()
         return f"There is no command {word!r}. The nearest is {nearest(word, COMMANDS)!r}; `biflow --help` lists all."
     if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"{unused[0]!r} is one argument too many; see `biflow {command} --help`."
+        return f"{unused[0]!r} is one argument too many. {see}"
     if isinstance(error, cyclopts.MissingArgumentError) and argument:
         name = argument.name if argument.index is None else argument.name[2:].upper()
-        return f"{error.keyword or name} needs a value; see `biflow {command} --help`."
-    return re.sub(r"into (int|float|bool)\.$", lambda kind: f"into {TYPES[kind[1]]}.", " ".join(str(error).split()))
+        return f"{error.keyword or name} needs a value. {text.partition('requires an argument. ')[2] or see}"
+    return re.sub(r"into (int|float|bool)\.$", lambda kind: f"into {TYPES[kind[1]]}.", text)
 
 
 def main(argv: list[str] | None = None) -> None:
