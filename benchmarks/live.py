@@ -2,11 +2,12 @@
 
     python -m benchmarks.live [--seconds 15] [--model FOLDER] [--json FILE]
 
-A server in a process of its own, and real WebSocket clients on loopback that acknowledge every frame. "sessions":
-each client streams its own; "viewers": all watch one; their frame rate is uncapped. "served": one client at the rate
-that the server gives unasked, that of the model's videos. Overhead is what an uncapped frame takes beyond its solve. A
-reaction is from sending a change to receiving the first frame made with it, in intervals between frames. Last, what a
-network call costs by the number of samples in it: where sessions should share calls (BATCH in biflow.serve.models).
+The server runs in a process of its own. Real WebSocket clients on loopback acknowledge every frame. "sessions": each
+client streams its own session; "viewers": all watch the same one; their frame rate is uncapped. "served": one client at
+the server's default rate, that of the model's videos. Overhead is the time of an uncapped frame beyond its solve. A
+reaction is the time from sending a change to receiving the first frame solved with it, in intervals between frames. The
+last table is the cost of a network call by the number of samples in it, which shows when sessions should share calls
+(BATCH in biflow.serve.models).
 """
 
 import argparse
@@ -22,20 +23,20 @@ from statistics import median
 
 import numpy as np
 import torch
-from biflow.sampling import first_frames, shipped_model
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import record
-from biflow import engines
-from biflow.files import device
-from biflow.networks import load_model
-from biflow.rollout import sample_generators, stream
+from biflow.data.first_frames import first_frames
+from biflow.engines import with_engine
+from biflow.machine import device
+from biflow.model import load_model, shipped_model
+from biflow.rollout import drain, sample_generators, stream
 from biflow.serve.wire import unpack
-from biflow.video import to_float, to_uint8
+from biflow.video import to_float
 
 
 class Server:
-    """`biflow serve` in a process of its own, once it is warm."""
+    """`biflow serve` in a process of its own."""
 
     def __init__(self, model: Path):
         command = [sys.executable, "-m", "biflow.cli", "serve", str(model), "--port", "0"]
@@ -61,9 +62,11 @@ class Server:
 async def watch(
     address: str, until: float, *, session: str = "", change_every: float = 0, uncapped: bool = True
 ) -> dict:
-    """Be a client until `until` (time.monotonic): when frames came, their headers, and reactions to changes in seconds.
+    """Be a client until `until` (time.monotonic).
 
-    With `change_every`, eps is set to something else so often, seconds apart.
+    With `change_every`, eps changes about every that many seconds.
+
+    Returns the times at which frames came, their headers, the reactions to changes in seconds, and the session's name.
     """
     seen: dict = {"times": [], "headers": [], "reactions": [], "session": ""}
     query = f"?session={session}" if session else ""
@@ -84,21 +87,27 @@ async def watch(
                     seen["reactions"].append(now - sent)
                     version = None
                 if change_every and now > next_change:
-                    # Not just after a frame, where the answer would always be the fastest.
-                    await asyncio.sleep(float(np.random.default_rng(len(seen["times"])).uniform(0, 0.1)))
-                    sent, next_change, eps = time.monotonic(), now + change_every, 0.21 - eps
-                    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+                    next_change, eps = now + change_every, 0.21 - eps
+                    sent = await change(link, eps, seed=len(seen["times"]))
                 continue
-            told = json.loads(message)
-            if told["type"] == "hello":
-                seen["session"] = told["session"]
+            content = json.loads(message)
+            if content["type"] == "hello":
+                seen["session"] = content["session"]
                 if uncapped:
                     await link.send('{"type": "set", "controls": {"fps_cap": null}}')
-            elif told["type"] == "wait":
-                raise ConnectionError(told["text"])
-            elif told["type"] == "controls" and sent:
-                version = told["version"]
+            elif content["type"] == "wait":
+                raise ConnectionError(content["text"])
+            elif content["type"] == "controls" and sent:
+                version = content["version"]
     return seen
+
+
+async def change(link: ClientConnection, eps: float, *, seed: int) -> float:
+    """Set eps, not always just after a frame, when the reaction is fastest. Returns when it was sent."""
+    await asyncio.sleep(float(np.random.default_rng(seed).uniform(0, 0.1)))
+    sent = time.monotonic()
+    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+    return sent
 
 
 async def warm(address: str) -> None:
@@ -109,16 +118,16 @@ async def warm(address: str) -> None:
             return
         except ConnectionError:
             await asyncio.sleep(0.2)
-    raise TimeoutError("the server never got warm")
+    raise TimeoutError("the models never became ready")
 
 
 async def crowd(server: Server, clients: int, seconds: float, *, shared: bool) -> dict:
-    """`clients` at once, each with a session of its own or all with the same one."""
+    """Many clients at once, each with a session of its own, or all with the same one if `shared`."""
     before, until = server.rss(), time.monotonic() + seconds
     name = ""
     if shared:
         async with connect(f"ws://{server.address}/ws") as link:
-            name = json.loads(await link.recv())["session"]  # which waits for viewers to come back
+            name = json.loads(await link.recv())["session"]  # it is kept for viewers to come back
     tasks = [watch(server.address, until, session=name) for _ in range(clients)]
     seen = await asyncio.gather(*tasks)
     gaps = [np.diff(one["times"][2:]) for one in seen]  # without the first frame and the stream's first step
@@ -147,7 +156,7 @@ def pace(times: list[float]) -> dict:
 
 
 async def alone(server: Server, seconds: float) -> dict:
-    """One client: overhead, by what uncapped frames take beyond their solve; pace and reaction, as served."""
+    """One client: overhead of uncapped frames; pace and reaction at the server's default rate."""
     steady = await watch(server.address, time.monotonic() + seconds)
     gaps = np.diff(steady["times"][2:])
     solves = np.array([header["solve_ms"] for header in steady["headers"][3:]]) / 1000
@@ -171,12 +180,11 @@ async def alone(server: Server, seconds: float) -> dict:
 
 
 def bare(folder: Path, seconds: float) -> dict:
-    """The same frames without a server, in this process: what its pace is compared with."""
-    model = load_model(folder, device=device())
-    first = to_float(first_frames(folder / "first", tuple(model.config["size"]), 1, 0)).to(device())
+    """The pace of the same frames in this process, without a server, for comparison."""
+    model = with_engine(load_model(folder, device=device()))
+    first = to_float(first_frames(folder / "first", model.size, 1, 0)).to(model.device)
     times, until = [], time.monotonic() + seconds
-    for frame in stream(model, first, generators=sample_generators(0, [0]), fields=engines.fields(model)[0]):
-        to_uint8(frame.x).cpu()
+    for _ in drain(stream(model, first, generators=sample_generators(0, [0]))):
         times.append(time.monotonic())
         if times[-1] > until:
             break
@@ -184,23 +192,21 @@ def bare(folder: Path, seconds: float) -> dict:
 
 
 def batches(folder: Path, repeats: int = 12) -> list[dict]:
-    """Milliseconds a network call, and a sample of it, by the number of samples."""
-    model = load_model(folder, device=device())
-    fields, engine = engines.fields(model, "auto")
+    """Milliseconds per network call, and per sample of it, by the number of samples."""
+    model = with_engine(load_model(folder, device=device()))
     rows = []
     for samples in (1, 2, 4, 8, 16):
-        x = torch.zeros(samples, 3, *model.config["size"], device=device())
-        half = torch.full((samples,), 0.5, device=device())
-        named = {"condition": x} if model.method == "condiff" else {"alpha": half}
-        taken = []
+        query = model.method.example(torch.zeros(samples, 3, *model.size, device=model.device), model.eps)
+        times = []
         for _ in range(repeats + 2):
             begun = time.perf_counter()
             with torch.inference_mode():
-                fields(x, half, **named)[0].cpu()
-            taken.append(1000 * (time.perf_counter() - begun))
-        each = median(taken[2:]) / samples
-        rows.append({"samples": samples, "call_ms": round(each * samples, 2), "sample_ms": round(each, 2)})
-    return [{"engine": engine, **row} for row in rows]
+                model.network(query).v.cpu()
+            times.append(1000 * (time.perf_counter() - begun))
+        each = median(times[2:]) / samples
+        row = {"samples": samples, "call_ms": round(each * samples, 2), "sample_ms": round(each, 2)}
+        rows.append({"engine": model.engine, **row})
+    return rows
 
 
 async def measure(model: Path, seconds: float) -> dict:

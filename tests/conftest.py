@@ -1,5 +1,7 @@
 """Fixtures that many tests share."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,19 @@ def prepared(tmp_path_factory):
         np.save(root / f"clip_{clip}.npy", frames)
     prepare(Prepare(root, root / "prepared", size=16), progress=False)
     return root / "prepared"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost, so that these are the last lines before the totals
+def pytest_terminal_summary(terminalreporter):
+    """Say which tests were skipped, and why."""
+    result = yield
+    skipped = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped[report.nodeid.split("::")[0], reason.removeprefix("Skipped: ")] += 1
+    for (file, reason), count in sorted(skipped.items()):
+        terminalreporter.write_line(f"Not run: {count} {'test' if count == 1 else 'tests'} of {file}: {reason}")
+    return result
 
 
 def pytest_make_parametrize_id(val):

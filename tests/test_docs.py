@@ -116,12 +116,9 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_in_the_docs_is_one_that_biflow_takes(command, monkeypatch):
     """All but what it does: words, names of settings, values, and the YAML file."""
-    done = []
-    silent = {name: (settings, done.append) for name, (settings, _) in cli.COMMANDS.items()}
-    monkeypatch.setattr(cli, "COMMANDS", silent)
     monkeypatch.chdir(ROOT)
-    cli.main(shlex.split(command, comments=True))
-    assert len(done) == 1
+    run, _ = cli.parsed(shlex.split(command, comments=True))
+    assert run in cli.COMMANDS.values()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=place)

@@ -489,7 +489,8 @@ def test_too_many_evaluations_is_an_error(method):
         ({"method": "xyz"}, "the methods are euler, midpoint"),
         (
             {"method": "rk4"},
-            "'rk4' has no error estimate: set a number of steps, or use one of midpoint, heun, ralston, bosh3, dopri5, adams",
+            "'rk4' has no error estimate: set a number of steps, "
+            "or use one of midpoint, heun, ralston, bosh3, dopri5, adams",
         ),
         ({"steps": 0}, "steps must be at least 1"),
         ({"rtol": 0.0}, "rtol and atol must be positive, but are 0.0 and 0.01"),

@@ -9,8 +9,8 @@ Load a model and stream from it:
 ...     if frame.time == 3:  # frame.x is (1, 3, 64, 64) in [-1, 1]; the stream itself has no end
 ...         break
 
-`biflow.with_engine(model)` evaluates the network in the fastest way of this machine. `biflow.train` makes a model from a
-prepared set of clips. The method in equations is in `biflow.paths`, `biflow.methods` and `biflow.solvers`.
+`biflow.with_engine(model)` evaluates the network in the fastest way of this machine. `biflow.train` makes a model from
+a prepared set of clips. The method in equations is in `biflow.paths`, `biflow.methods` and `biflow.solvers`.
 """
 
 import lazy_loader

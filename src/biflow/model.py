@@ -139,17 +139,21 @@ def save_model(
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Load `path` (safetensors) into `network` in float32, strictly. Raises UserError for another format or shape."""
-    state = read_tensors(path)
-    expected = network.state_dict()
-    if missing := sorted(expected.keys() - state.keys()) + sorted(state.keys() - expected.keys()):
-        raise UserError(f"{path} is a checkpoint of another network: {missing[0]!r} is in only one of the two.")
-    for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
-            raise UserError(
-                f"{path} is a checkpoint of another shape: {name} is {tuple(state[name].shape)}, "
-                f"expected {tuple(tensor.shape)}."
-            )
+    state, expected = read_tensors(path), network.state_dict()
+    for name in mismatched(expected, state):
+        if name not in expected or name not in state:
+            raise UserError(f"{path} is a checkpoint of another network: {name!r} is in only one of the two.")
+        shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        raise UserError(f"{path} is a checkpoint of another shape: {shapes}.")
     network.load_state_dict(state)
+
+
+def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that only one of two states has, then of those that have another shape in each."""
+    alone = sorted(expected.keys() ^ state.keys())
+    return alone + [
+        name for name in sorted(expected.keys() & state.keys()) if expected[name].shape != state[name].shape
+    ]
 
 
 def shipped_model() -> Path:

@@ -41,26 +41,20 @@ def sample(settings: Sample) -> dict:
     model, solver = load_model(settings.model, device=device()), settings.full_solver
     model = with_engine(model, settings.engine, rtol=solver.rtol)
     first = first_frames(settings.first or settings.model / "first", model.size, settings.samples, settings.seed)
-    results, frames = _Results(), settings.frames * settings.fps_factor
-    with tqdm(total=len(first) * frames, unit="frame", desc="streaming") as bar:
-        for low in range(0, len(first), settings.batch):
-            part = range(low, min(low + settings.batch, len(first)))
-            streamed = stream(
-                model,
-                to_float(first[part.start : part.stop]).to(model.device),
-                generators=sample_generators(settings.seed, part),
-                eps=settings.eps,
-                direction=settings.direction,
-                solver=solver,
-                in_between=settings.fps_factor,
-            )
-            _write(drain(streamed), results, settings, model, part, bar)
+    how = {"eps": settings.eps, "direction": settings.direction, "solver": solver, "in_between": settings.fps_factor}
+    results = _Results()
+    with tqdm(total=len(first) * settings.frames * settings.fps_factor, unit="frame", desc="streaming") as bar:
+        for part in (range(len(first))[low : low + settings.batch] for low in range(0, len(first), settings.batch)):
+            start = to_float(first[part.start : part.stop]).to(model.device)
+            frames = stream(model, start, generators=sample_generators(settings.seed, part), **how)
+            _write(drain(frames), results, settings, model, part, bar)
             if results.interrupted:
                 break
     if not results.nfe:
         raise KeyboardInterrupt("Stopped before the first frame.")
     stats = _stats(settings, model, results, min(settings.batch, len(first)))
-    _sheet(settings, model, stats, first, results.columns)
+    rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
+    contact_sheet(rows, settings.out / "sheet.png", _captions(settings, model, stats))
     write_json(settings.out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
     if results.interrupted:
         written = sum(map(len, results.nfe))
@@ -73,22 +67,21 @@ class _Results:
     """What has been streamed so far, a list entry for each sample."""
 
     nfe: list[list[int]] = field(default_factory=list)
-    columns: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
+    sheet: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
     seconds: float = 0.0  # of solving, without encoding
     interrupted: bool = False
 
 
 def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: Model, part: range, bar: tqdm) -> None:
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
-    out, count = settings.out, settings.frames * settings.fps_factor
+    out, columns = settings.out, _columns(settings)
+    rate, scale = (settings.fps or model.fps or 25.0) * settings.fps_factor, max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
-    columns = set(_columns(count))
-    rate, scale = (settings.fps or model.fps or 25.0) * settings.fps_factor, max(1, 256 // max(model.size))
     with ExitStack() as files:
         writers: list[VideoWriter] = []
         try:
-            for index, frame in enumerate(islice(frames, count)):
+            for index, frame in enumerate(islice(frames, settings.frames * settings.fps_factor)):
                 if not writers:
                     paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
                     writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
@@ -105,49 +98,36 @@ def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: 
             results.interrupted = True
     if writers:
         results.nfe += nfe
-        results.columns += sheet
+        results.sheet += sheet
 
 
 def _stats(settings: Sample, model: Model, results: _Results, batch: int) -> dict:
     frames = sum(map(len, results.nfe))
-    eps = model.eps if settings.eps is None else settings.eps
+    eps = float(model.eps if settings.eps is None else settings.eps)
+    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": settings.direction}
+    used |= {"solver": asdict(settings.full_solver), "fps_factor": settings.fps_factor, "engine": model.engine}
+    made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
+    made_on |= {"biflow": __version__, "torch": torch.__version__}
     return {
         "frames": max(map(len, results.nfe)),
         "samples": len(results.nfe),
         "nfe_per_frame": round(sum(map(sum, results.nfe)) / frames, 3),
         "fps": round(frames / results.seconds, 3),
         "seconds": round(results.seconds, 3),
-        "settings": {
-            "model": settings.model.name,
-            "method": model.method.name,
-            "eps": float(eps),
-            "direction": settings.direction,
-            "solver": asdict(settings.full_solver),
-            "fps_factor": settings.fps_factor,
-            "engine": model.engine,
-            "batch": batch,
-            "device": str(model.device),
-            "hardware": hardware(),
-            "threads": torch.get_num_threads(),
-            "biflow": __version__,
-            "torch": torch.__version__,
-        },
+        "settings": used | made_on,
         "seed": settings.seed,
         "model_sha256": sha256(weights_file(settings.model)),
         "nfe": results.nfe,
     }
 
 
-def _sheet(settings: Sample, model: Model, stats: dict, first: Tensor, columns: list[list[Tensor]]) -> None:
-    numbers = ", ".join(str(i + 1) for i in _columns(settings.frames * settings.fps_factor))
+def _captions(settings: Sample, model: Model, stats: dict) -> list[str]:
     eps, batch = stats["settings"]["eps"], stats["settings"]["batch"]
-    captions = [
+    return [
         f"{model.method.title}, eps {eps:g}, {settings.direction}. Solver: {settings.full_solver}.",
         f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {hardware()}, {batch} at once.",
-        f"First column: the given frame. Then frames {numbers}.",
+        f"First column: the given frame. Then frames {', '.join(str(i + 1) for i in _columns(settings))}.",
     ]
-    rows = [[first[i], *shown] for i, shown in enumerate(columns[:16])]
-    contact_sheet(rows, settings.out / "sheet.png", captions)
 
 
 def demo(settings: Demo) -> dict:
@@ -157,20 +137,18 @@ def demo(settings: Demo) -> dict:
     `settings` …) into `settings.out`, and what `sample` writes into `demo/` there.
     """
     out, folder = settings.out, settings.out / "demo"
-    stats = sample(
-        Sample(
-            shipped_model(), frames=settings.frames, samples=settings.samples, batch=1, seed=settings.seed, out=folder
-        )
-    )
+    frames, samples, seed = settings.frames, settings.samples, settings.seed
+    stats = sample(Sample(shipped_model(), frames=frames, samples=samples, batch=1, seed=seed, out=folder))
     shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")
     shutil.copyfile(folder / "sheet.png", out / "demo.png")
     write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
     return stats
 
 
-def _columns(frames: int) -> list[int]:
+def _columns(settings: Sample) -> list[int]:
     """The frames that a contact sheet shows: uniformly over the video, the last one included."""
-    return sorted(set(np.linspace(0, frames - 1, COLUMNS - 1).round().astype(int).tolist()))
+    last = settings.frames * settings.fps_factor - 1
+    return sorted(set(np.linspace(0, last, COLUMNS - 1).round().astype(int).tolist()))
 
 
 def _write_png(path: Path, pixels: Tensor) -> None:

@@ -7,7 +7,7 @@ from biflow import methods
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
 from biflow.files import read_tensors
-from biflow.model import Model
+from biflow.model import Model, mismatched
 from biflow.networks import VideoUNet, check_size
 
 
@@ -37,10 +37,7 @@ def import_reference(
         renamed = {k.replace("model1.", "nets.0.", 1).replace("model2.", "nets.1.", 1): v for k, v in state.items()}
     else:
         renamed = {f"nets.0.{k.removeprefix('model.')}": v for k, v in state.items()}
-    expected = network.state_dict()
-    wrong = [k for k in sorted(expected.keys() | renamed.keys()) if k not in expected or k not in renamed]
-    wrong += [k for k in sorted(expected.keys() & renamed.keys()) if expected[k].shape != renamed[k].shape]
-    if wrong:
+    if wrong := mismatched(network.state_dict(), renamed):
         raise UserError(
             f"{path} is not a {method} checkpoint of width {width} and shape {shape}: "
             f"{len(wrong)} tensors differ, first {wrong[0]!r}; check the method, width and shape."

@@ -4,26 +4,33 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from biflow import cli
-from biflow.config import NetworkConfig
-from biflow.data.pairs import FramePairs
+from biflow import cli, methods
+from biflow.config import NetworkConfig, Prepare, Solver
 from biflow.data.prepare import prepare
+from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import evaluate as module
-from biflow.evaluation.distances import Moments, frechet_distance, kernel_distance
-from biflow.evaluation.evaluate import evaluate, real_windows, summary
+from biflow.evaluation import over_time
+from biflow.evaluation.distances import frechet_distance, kernel_distance, moments
+from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.generate import read_video
+from biflow.evaluation.jobs import real_windows
+from biflow.evaluation.nearest import nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
+from biflow.methods import Method
+from biflow.model import Model, load_model, save_model
 from biflow.networks import VideoUNet
-from biflow.rollout import stream
-from biflow.solvers import Solver
-from biflow.training.checkpoint import save_model
+from biflow.paths import Fields
+from biflow.rollout import generate, sample_generators, stream
+from biflow.video import to_float, to_uint8
 
 TINY = NetworkConfig(channels=(32,), attention=(), patch=2)
 PROTOCOL = Protocol(
@@ -41,6 +48,9 @@ PROTOCOL = Protocol(
 )
 
 
+PROTOCOL_WITHOUT_EPS = replace(PROTOCOL, eps=None)
+
+
 def mean_and_motion(frames):
     x = frames.float() / 255
     return torch.cat([x.mean((1, 3, 4)), x.diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]], 1)
@@ -49,9 +59,11 @@ def mean_and_motion(frames):
 CHEAP = Features("mean colours", "none", "none", 4, 2, mean_and_motion)
 
 
-def make_model(folder, method="biflow", size=(16, 16)):
+def make_model(folder, name="biflow", size=(16, 16)):
     torch.manual_seed(0)
-    save_model(folder, VideoUNet(method, TINY, size, eps=0.1, fps=10.0), None, {})
+    method = methods.get(name)
+    eps = 0.1 if method.takes_eps else 0.0
+    save_model(folder, Model(VideoUNet(method, TINY), method, (3, *size), eps=eps, fps=10.0))
     return folder
 
 
@@ -70,7 +82,7 @@ def prepared(tmp_path_factory):
             frames[i, 4 : 8 + clip, i : i + 4] = (100 + 10 * i, 180, 30 * clip)
         np.save(root / f"clip_{clip}.npy", frames)
     dst = tmp_path_factory.mktemp("data") / "squares"
-    prepare(root, dst, size=16, split=0.5, progress=False)
+    prepare(Prepare(root, dst, size=16, split=0.5), progress=False)
     return dst
 
 
@@ -79,19 +91,20 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def run(model, prepared, out, protocol=PROTOCOL, **settings):
-    return evaluate(model, prepared, out, protocol, networks={"i3d": CHEAP}, engine="torch", progress=False, **settings)
+def run(folder, prepared, out, protocol=PROTOCOL, **settings):
+    settings = {"networks": {"i3d": CHEAP}, "progress": False, **settings}
+    return evaluate(load_model(folder), prepared, out, protocol, **settings)
 
 
 def test_the_numbers_are_those_of_windows_cut_by_hand(model, prepared, tmp_path):
     result = run(model, prepared, tmp_path / "out")
-    test = FramePairs(prepared, split="test")
+    test = Windows(prepared, split="test")
     cut = [test.clip(c)[start : start + 6] for c, starts in real_windows(test, PROTOCOL).items() for start in starts]
     real = mean_and_motion(torch.stack(cut))
     assert len(real) == 3
     for number, start in enumerate((0, 4, 8)):
         fake = mean_and_motion(torch.stack([read_video(tmp_path / "out", i)[start : start + 6] for i in range(5)]))
-        by_hand = frechet_distance(Moments(4).add(real), Moments(4).add(fake))
+        by_hand = frechet_distance(moments(real), moments(fake))
         assert result["fvd"]["per_window"][number] == pytest.approx(by_hand, rel=1e-4)
         assert result["kvd"]["per_window"][number] == pytest.approx(kernel_distance(real, fake), rel=1e-4)
     for name in ("fvd", "kvd"):
@@ -107,12 +120,12 @@ def test_networks_of_frames_see_the_sampled_frames_of_a_window(model, prepared, 
         "motion", "none", "none", 1, 2, lambda c: c.float().diff(dim=1).abs().mean((1, 2, 3, 4))[:, None], 2
     )
     networks = {"inception": colour, "lpips": motion}
-    result = evaluate(model, prepared, tmp_path / "out", PROTOCOL, networks=networks, engine="torch", progress=False)
+    result = run(model, prepared, tmp_path / "out", networks=networks)
     videos = torch.stack([read_video(tmp_path / "out", i) for i in range(5)]).float()
-    test = FramePairs(prepared, split="test")
+    test = Windows(prepared, split="test")
     real = torch.cat([test.clip(c)[1::2].float().mean((2, 3)) for c in range(len(test.clips))])
     generated = videos[:, [5, 7, 9]].mean((3, 4)).flatten(0, 1)  # every second frame of the window from 4 to 9
-    by_hand = frechet_distance(Moments(3).add(real), Moments(3).add(generated))
+    by_hand = frechet_distance(moments(real), moments(generated))
     assert result["fid"]["per_window"][1] == pytest.approx(by_hand, rel=1e-4)
     over_time = result["over_time"]["lpips_to_previous"]
     assert over_time["frames"] == [1, 3, 5, 7, 9, 11, 13]
@@ -131,19 +144,17 @@ def test_the_rest_of_the_numbers(model, prepared, tmp_path):
     assert min(result["nearest"]["real"]) > 0
     assert (tmp_path / "out" / "nearest.png").exists()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(result))
-    assert "NFE 2.00 a frame" in summary(result)
+    assert "NFE 2.00 per frame" in summary(result)
 
 
 def test_a_training_frame_is_its_own_nearest(prepared):
-    from biflow.evaluation.nearest import nearest_frames
-
-    train = FramePairs(prepared, split="train")
-    found = nearest_frames(torch.stack([train.frame(2, 5), train.frame(0, 0)]), train)
-    assert found.distance.tolist() == [0, 0]
-    assert torch.equal(train.frame(found.clip[0], found.frame[0]), train.frame(2, 5))
+    train = Windows(prepared, split="train")
+    distances, places = nearest_frames(torch.stack([train.frame(2, 5), train.frame(0, 0)]), train)
+    assert distances.tolist() == [0, 0]
+    assert torch.equal(train.frame(*places[0]), train.frame(2, 5))
     shifted = train.frame(2, 5).clone()
     shifted[0, 0, 0] += 8
-    assert float(nearest_frames(shifted[None], train).distance[0]) == pytest.approx((64 / shifted.numel()) ** 0.5)
+    assert float(nearest_frames(shifted[None], train)[0]) == pytest.approx((64 / shifted.numel()) ** 0.5)
 
 
 def test_batches_have_no_influence(model, prepared, tmp_path):
@@ -154,7 +165,7 @@ def test_batches_have_no_influence(model, prepared, tmp_path):
         np.testing.assert_allclose(one[name]["per_window"], other[name]["per_window"], rtol=1e-3)
 
 
-def test_an_interrupted_run_goes_on_at_the_next_video(model, prepared, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_at_the_next_video(model, prepared, tmp_path, monkeypatch):
     whole = run(model, prepared, tmp_path / "whole", batch=1)
     calls = []
 
@@ -177,15 +188,7 @@ def test_features_of_the_real_set_are_computed_once_for_all_models(model, prepar
     counted = []
     features = replace(CHEAP, compute=lambda frames: counted.append(len(frames)) or mean_and_motion(frames))
     for out, eps in (("a", 0.0), ("b", 0.1)):
-        evaluate(
-            model,
-            prepared,
-            tmp_path / out,
-            replace(PROTOCOL, eps=eps),
-            networks={"i3d": features},
-            engine="torch",
-            progress=False,
-        )
+        run(model, prepared, tmp_path / out, replace(PROTOCOL, eps=eps), networks={"i3d": features})
     assert sum(counted) == 3 + 2 * 5 * 3
 
 
@@ -212,12 +215,12 @@ def test_what_does_not_go_together_gets_a_sentence(model, prepared, tmp_path):
     with pytest.raises(UserError, match="longest clip has 12"):
         run(model, prepared, tmp_path / "other", replace(PROTOCOL, window=13))
     with pytest.raises(UserError, match="biflow weights fetch i3d"):
-        evaluate(model, prepared, tmp_path / "weights", PROTOCOL, progress=False)
+        run(model, prepared, tmp_path / "weights", networks=None)
     assert not (tmp_path / "weights").exists()
 
 
 def test_evenly_spread_windows_reach_both_ends(prepared):
-    test = FramePairs(prepared, split="test")
+    test = Windows(prepared, split="test")
     every = real_windows(test, replace(PROTOCOL, real_windows=None))
     some = real_windows(test, replace(PROTOCOL, real_windows=2))
     assert [min(some), max(some)] == [0, len(test.clips) - 1]
@@ -258,3 +261,100 @@ def test_two_processes_give_the_number_of_one(model, prepared, tmp_path):
     shared = json.loads((tmp_path / "two" / "metrics.json").read_text())
     np.testing.assert_allclose(shared["fvd"]["per_window"], alone["fvd"]["per_window"], rtol=1e-6)
     np.testing.assert_allclose(shared["fvd"]["interval"], alone["fvd"]["interval"], rtol=1e-6)
+
+
+class Push(NamedTuple):
+    """What the toy network is asked: one more tensor than any query of the package."""
+
+    x: Tensor
+    t: Tensor
+    wind: Tensor
+
+
+class Drift(Method):
+    """Solves dx/dt = f(x, t, wind) for a wind that is the same in all frames."""
+
+    name, title = "drift", "DRIFT"
+
+    def field(self, network, eps, backward):
+        return lambda x, t: network(Push(x, t, torch.full_like(t, -1.0 if backward else 1.0))).v
+
+
+class Blow(nn.Module):
+    """Adds to all pixels what it has learned, in the direction of the wind."""
+
+    def __init__(self):
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(0.02))
+
+    def forward(self, push: Push) -> Fields:
+        return Fields(torch.ones_like(push.x) * (self.strength * push.wind)[:, None, None, None])
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), None])
+def test_a_method_a_network_and_an_engine_of_ones_own_are_evaluated(prepared, tmp_path, shape):
+    model, asked = Model(Blow(), Drift(), shape), []
+
+    def engine(push: Push) -> Fields:
+        asked.append(push)
+        return Fields(torch.full_like(push.x, 0.02) * push.wind[:, None, None, None])
+
+    protocol = replace(PROTOCOL, eps=None, solver=Solver("euler", steps=2))
+    settings = {"networks": {"i3d": CHEAP, "mine": CHEAP}, "batch": 5, "progress": False}
+    result = evaluate(model, prepared, tmp_path / "plain", protocol, **settings)
+    faster = replace(model, network=engine, engine="toy")
+    again = evaluate(faster, prepared, tmp_path / "engine", protocol, **settings)
+    assert len(asked) == 2 * PROTOCOL.frames
+    assert type(asked[0]) is Push
+    assert (result["protocol"]["engine"], again["protocol"]["engine"]) == ("torch", "toy")
+    assert result["protocol"]["settings"]["eps"] == 0
+    record, other = result["protocol"]["model"], again["protocol"]["model"]
+    assert [record[key] for key in ("name", "method", "size", "weights")] == ["drift", "drift", [16, 16], "in memory"]
+    assert (len(record["sha256"]), other["sha256"]) == (64, None)
+    # 14 frames that become brighter by 0.02 of [-1, 1] each.
+    first = torch.from_numpy(np.load(tmp_path / "plain" / "first.npy"))
+    last = torch.stack([read_video(tmp_path / "plain", i)[-1] for i in range(5)])
+    expected = to_uint8((to_float(first) + 14 * 0.02).clamp(-1, 1))
+    assert int((last.int() - expected.int()).abs().max()) <= 1
+    assert result["over_time"]["motion"]["generated"][0] == pytest.approx(0.02 * 127.5, abs=0.6)
+    assert again["fvd"] == result["fvd"]
+    assert result["mine_frechet"] == result["fvd"]
+    assert result["mine_kernel"] == result["kvd"]
+    assert "MINE_FRECHET" in summary(result)
+
+
+def test_the_model_in_memory_is_known_by_its_weights(prepared, tmp_path):
+    settings = {"networks": {"i3d": CHEAP}, "progress": False}
+    evaluate(Model(Blow(), Drift()), prepared, tmp_path / "out", PROTOCOL_WITHOUT_EPS, **settings)
+    stronger = Blow()
+    stronger.strength.data += 0.01
+    with pytest.raises(UserError, match=r"another model\.sha256"):
+        evaluate(Model(stronger, Drift()), prepared, tmp_path / "out", PROTOCOL_WITHOUT_EPS, **settings)
+
+
+def test_a_measure_of_ones_own_is_shown_over_time(model, prepared, tmp_path, monkeypatch):
+    monkeypatch.setitem(over_time.MEASURES, "red", lambda frames, first: frames[:, 0].double().mean((1, 2)))
+    result = run(model, prepared, tmp_path / "out")
+    videos = torch.stack([read_video(tmp_path / "out", i) for i in range(5)]).double()
+    red = result["over_time"]["red"]
+    assert red["generated"] == pytest.approx(videos[:, :, 0].mean((0, 2, 3)).tolist(), abs=1e-5)
+    test = Windows(prepared, split="test")
+    real = torch.cat([test.clip(c)[1:, 0].double().mean((1, 2)) for c in range(len(test.clips))])
+    assert red["real"] == pytest.approx(real.mean().item(), abs=1e-5)
+
+
+def test_videos_are_those_of_the_stream(model, prepared, tmp_path):
+    run(model, prepared, tmp_path / "out", batch=2)
+    first = torch.from_numpy(np.load(tmp_path / "out" / "first.npy"))[2:4]
+    settings = {"eps": 0.1, "solver": PROTOCOL.solver, "generators": sample_generators(0, [2, 3])}
+    frames = to_uint8(generate(load_model(model), to_float(first), frames=14, **settings))
+    assert torch.equal(torch.stack([read_video(tmp_path / "out", i) for i in (2, 3)]), frames)
+
+
+def test_a_frame_that_cannot_be_solved_is_named(prepared, tmp_path):
+    def fails_later(push: Push) -> Fields:
+        return Fields(torch.where(push.x.mean() < 1.5, 1.0, torch.nan) * torch.ones_like(push.x))
+
+    model = Model(fails_later, Drift(), limits=None)
+    with pytest.raises(UserError, match=r"^Frame \d+ could not be solved: "):
+        evaluate(model, prepared, tmp_path, PROTOCOL_WITHOUT_EPS, networks={"i3d": CHEAP}, progress=False)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from biflow import cli
+from biflow.config import Fvd
 from biflow.errors import UserError
-from biflow.evaluation import fvd as module
-from biflow.evaluation.distances import Moments, frechet_distance
-from biflow.evaluation.fvd import compare, summary
+from biflow.evaluation import fvd
+from biflow.evaluation.distances import frechet_distance, moments
+from biflow.evaluation.fvd import summary
 from biflow.evaluation.networks import features as networks
 from biflow.evaluation.networks import i3d
 from biflow.evaluation.networks.features import Features
@@ -26,9 +27,8 @@ def mean_and_motion(frames):
 CHEAP = Features("mean colours", "none", "none", 4, 10, mean_and_motion)
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(module, "RESAMPLES", 20)
+def compare(real, fake, features, **settings):
+    return fvd.compare(Fvd(real, fake, **settings), features, resamples=20, progress=False)
 
 
 @pytest.fixture
@@ -45,33 +45,33 @@ def sets(tmp_path):
 
 
 def test_the_distance_is_that_of_the_windows_cut_by_hand(sets):
-    result = compare(*sets, CHEAP, window=12, stride=6, progress=False)
+    result = compare(*sets, CHEAP, window=12, stride=6)
     assert result["windows"] == {"real": 15, "fake": 15}
-    moments = []
+    parts = []
     for folder in sets:
         videos = [torch.from_numpy(np.load(folder / f"{i}.npy")).permute(0, 3, 1, 2) for i in range(5)]
         windows = torch.stack([video[start : start + 12] for video in videos for start in (0, 6, 12)])
-        moments.append(Moments(4).add(mean_and_motion(windows)))
-    assert result["fvd"]["value"] == pytest.approx(frechet_distance(*moments), rel=1e-6)
+        parts.append(moments(mean_and_motion(windows)))
+    assert result["fvd"]["value"] == pytest.approx(frechet_distance(*parts), rel=1e-6)
     assert result["fvd"]["interval"][0] < result["fvd"]["value"] < result["fvd"]["interval"][1]
     assert result["kvd"]["standard_error"] > 0
 
 
 def test_a_set_is_at_no_distance_from_itself(sets):
-    result = compare(sets[0], sets[0], CHEAP, window=12, stride=6, progress=False)
+    result = compare(sets[0], sets[0], CHEAP, window=12, stride=6)
     assert result["fvd"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_batch_has_no_influence(sets):
     numbers = []
     for batch in (1, 4, 100):
-        result = compare(*sets, CHEAP, window=12, stride=6, batch=batch, progress=False)
+        result = compare(*sets, CHEAP, window=12, stride=6, batch=batch)
         numbers.append([result["fvd"]["value"], result["kvd"]["value"], *result["fvd"]["interval"]])
     np.testing.assert_allclose(numbers[1:], [numbers[0]] * 2, rtol=1e-6)
 
 
 def test_the_protocol_says_all_that_the_number_depends_on(sets):
-    result = compare(*sets, CHEAP, window=12, stride=6, size=4, seed=3, progress=False)
+    result = compare(*sets, CHEAP, window=12, stride=6, size=4, seed=3)
     protocol = json.loads(json.dumps(result))["protocol"]
     assert protocol["features"] == {"name": "mean colours", "sha256": "none", "dim": 4, "preprocessing": "none"}
     assert [protocol[key] for key in ("window", "stride", "size")] == [12, 6, 4]
@@ -83,42 +83,44 @@ def test_the_protocol_says_all_that_the_number_depends_on(sets):
     assert protocol["versions"]["torch"] == version("torch")
 
 
-def test_few_windows_are_told_of_in_result_and_line(sets):
-    assert compare(*sets, CHEAP, window=12, stride=6, progress=False)["note"] is None
+def test_few_windows_give_a_warning_in_result_and_line(sets):
+    assert compare(*sets, CHEAP, window=12, stride=6)["note"] is None
     wide = Features("wide", "none", "none", 30, 10, lambda x: mean_and_motion(x).repeat(1, 8)[:, :30])
-    result = compare(*sets, wide, window=12, stride=6, progress=False)
+    result = compare(*sets, wide, window=12, stride=6)
     assert "N = 15 windows" in result["note"]
     assert "singular" in result["note"]
-    assert "KVD is the steadier number" in summary(result)
+    assert "KVD is more reliable" in summary(result)
     assert "from 15 real and 15 fake windows" in summary(result)
 
 
-def test_a_set_of_one_video_is_told_of(sets):
-    result = compare(sets[0], sets[1] / "0.npy", CHEAP, window=12, stride=3, progress=False)
+def test_a_set_of_one_video_gives_a_warning(sets):
+    result = compare(sets[0], sets[1] / "0.npy", CHEAP, window=12, stride=3)
     assert result["protocol"]["bootstrap"]["redrawn"] == {"real": "videos", "fake": "windows"}
-    assert "The fake set is one video" in result["note"]
+    assert "The fake set is a single video" in result["note"]
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "setting", "sentence"),
     [
-        ({"window": 8}, "at least 10 frames, not --window 8"),
-        ({"window": 32}, r"real gives 0 windows of 32 frames.*smaller --window"),
-        ({"stride": 0}, "stride is 0"),
+        ({"window": 8}, "window", "at least 10 frames, not 8"),
+        ({"window": 32}, "window", r"real gives 0 windows of 32 frames.*smaller window"),
+        ({"stride": 0}, None, "stride is 0"),
     ],
 )
-def test_impossible_windows_are_refused(sets, options, sentence):
-    with pytest.raises(UserError, match=sentence):
-        compare(*sets, CHEAP, progress=False, **options)
+def test_impossible_windows_are_refused(sets, options, setting, sentence):
+    with pytest.raises(UserError, match=sentence) as refused:
+        compare(*sets, CHEAP, **options)
+    assert setting is None or refused.value.setting == setting
 
 
 def test_sets_of_two_sizes_are_refused_before_any_work(sets, tmp_path):
     (tmp_path / "small").mkdir()
     np.save(tmp_path / "small" / "0.npy", np.zeros((24, 4, 4, 3), np.uint8))
     never = Features("never", "none", "none", 4, 10, lambda frames: pytest.fail("work was done"))
-    with pytest.raises(UserError, match=r"real has frames of 8x8, and .*small has frames of 4x4; .*--size N"):
-        compare(sets[0], tmp_path / "small", never, window=12, progress=False)
-    assert compare(sets[0], tmp_path / "small", CHEAP, window=12, stride=6, size=4, progress=False)["fvd"]["value"] > 0
+    with pytest.raises(UserError, match=r"real has frames of 8x8, and .*small has frames of 4x4; ") as refused:
+        compare(sets[0], tmp_path / "small", never, window=12)
+    assert refused.value.setting == "size"
+    assert compare(sets[0], tmp_path / "small", CHEAP, window=12, stride=6, size=4)["fvd"]["value"] > 0
 
 
 def test_mixed_frame_rates_are_refused_unless_allowed(tmp_path):
@@ -129,9 +131,10 @@ def test_mixed_frame_rates_are_refused_unless_allowed(tmp_path):
                 for _ in range(12):
                     video.write(torch.from_numpy(rng.integers(0, 255, (3, 16, 16), dtype=np.uint8)))
     never = Features("never", "none", "none", 4, 10, lambda frames: pytest.fail("work was done"))
-    with pytest.raises(UserError, match=r"run at 10 to 25 frames a second.*--mixed-rates"):
-        compare(tmp_path / "real", tmp_path / "fake", never, window=12, progress=False)
-    result = compare(tmp_path / "real", tmp_path / "fake", CHEAP, window=12, mixed_rates=True, progress=False)
+    with pytest.raises(UserError, match=r"have 10 to 25 frames per second.*mixed rates") as refused:
+        compare(tmp_path / "real", tmp_path / "fake", never, window=12)
+    assert refused.value.setting == "mixed_rates"
+    result = compare(tmp_path / "real", tmp_path / "fake", CHEAP, window=12, mixed_rates=True)
     assert result["protocol"]["mixed_rates"]
     assert (result["protocol"]["real"]["fps"], result["protocol"]["fake"]["fps"]) == ([10], [25])
 
@@ -139,7 +142,7 @@ def test_mixed_frame_rates_are_refused_unless_allowed(tmp_path):
 def test_features_that_are_not_finite_are_refused(sets):
     broken = Features("broken", "none", "none", 4, 10, lambda frames: torch.full((len(frames), 4), torch.nan))
     with pytest.raises(UserError, match="not finite"):
-        compare(*sets, broken, window=12, progress=False)
+        compare(*sets, broken, window=12)
 
 
 def test_the_verb_writes_the_file_and_prints_the_numbers(sets, tmp_path, monkeypatch, capsys):

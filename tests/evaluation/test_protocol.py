@@ -3,9 +3,9 @@ from dataclasses import asdict
 
 import pytest
 
+from biflow.config import Solver
 from biflow.errors import UserError
 from biflow.evaluation.protocol import PROTOCOLS, Protocol, changed, differences, load_protocol
-from biflow.solvers import Solver
 
 
 def test_the_paper_s_protocol_is_that_of_section_3_1():
@@ -32,14 +32,17 @@ def test_a_file_says_only_what_differs_from_the_default(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"sample": 3}', "no setting 'sample'; the nearest is 'samples'"),
+        ('{"sample": 3}', "no setting sample. The nearest known one is samples"),
+        ('{"solver": {"class_path": "os.system"}}', r"no setting solver\.class_path"),
         ('{"solver": {"method": "huen"}}', "did you mean 'heun'"),
-        ('{"frames": 4}', "hold no window of 16"),
+        ('{"frames": 4}', "frames is 4, but must be at least the window of 16"),
         ('{"samples": 1}', "samples is 1, but must be at least 2"),
         ('{"networks": ["i4d"]}', "networks.*i4d"),
+        ('{"real_windows": 1}', "real_windows is 1, but must be at least 2"),
+        ('{"stride": 12}', "must be a multiple of frame_stride, 8"),
         ('{"frames": "many"}', "frames.*many"),
-        ("{", "is no JSON"),
-        ("[3]", "holds no protocol"),
+        ("{", "is not valid JSON"),
+        ("[3]", "does not contain a protocol"),
     ],
 )
 def test_a_bad_protocol_gets_a_sentence(content, sentence, tmp_path):

@@ -1,4 +1,4 @@
-"""What tests of the server share: a viewer, a running server, patience."""
+"""What tests of the server share: a viewer, a running server, and waiting for states."""
 
 import contextlib
 import io
@@ -8,13 +8,13 @@ import threading
 import time
 from dataclasses import dataclass
 
-import httpx
 import numpy as np
 import uvicorn
 from PIL import Image
 from websockets.sync.client import connect
 
-from biflow.serve.app import Hall
+from biflow.serve.hall import Hall
+from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import unpack
 
@@ -26,7 +26,7 @@ def frame(message: bytes) -> tuple[dict, list[np.ndarray]]:
 
 
 class Watching(Viewer):
-    """A viewer that keeps what it is sent, and reads at once."""
+    """A viewer that keeps what it is sent."""
 
     def __init__(self):
         super().__init__(lambda: None)
@@ -42,8 +42,8 @@ class Watching(Viewer):
 
 
 @contextlib.contextmanager
-def running(guarded, port=0):
-    """The address of a server for `guarded`, ready, in a thread."""
+def running(guarded, port=0, *, ready=True):
+    """The address of a server for `guarded` in a thread, once it listens, or once its models are `ready`."""
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
@@ -55,21 +55,27 @@ def running(guarded, port=0):
     thread.start()
     address = f"127.0.0.1:{listening.getsockname()[1]}"
     try:
-        until(lambda: server.started and httpx.get(f"http://{address}/healthz").status_code == 200, seconds=120)
+        until(lambda: server.started and (not ready or guarded.app.state.hall.ready))
         yield address
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=30)
         assert not thread.is_alive()
 
 
-def until(true, seconds=30.0):
-    """Wait until `true()` is."""
+def until(condition, seconds=120.0):
+    """Wait until `condition()` is true, and return it. The limit is far more than a busy machine needs."""
     end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "it never came"
+    while not (value := condition()):
+        assert time.monotonic() < end, "the state was never reached"
         time.sleep(0.02)
-    return found
+    return value
+
+
+def idle(session: Session) -> int:
+    """Wait until a session has nothing to do; the number of frames that it has solved."""
+    until(lambda: session.idle)
+    return session.dream.solved
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Client:
 
     def __init__(self, address: str, query: str = "", **headers: str):
         address = f"ws://{address}/ws{query}"
-        self.link = connect(address, additional_headers=headers, max_size=None, open_timeout=30).__enter__()
+        self.link = connect(address, additional_headers=headers, max_size=None, open_timeout=120).__enter__()
         self.frames: list[tuple[dict, list[np.ndarray]]] = []
         self.messages: list[dict] = []
 
@@ -93,7 +99,7 @@ class Client:
         for message in messages:
             self.link.send(json.dumps(message) if isinstance(message, dict) else message)
 
-    def read(self, timeout: float = 30) -> dict:
+    def read(self, timeout: float = 120) -> dict:
         """The next message, or the header of the next frame, acknowledged."""
         received = self.link.recv(timeout)
         if isinstance(received, str):
@@ -109,7 +115,7 @@ class Client:
             message = self.read()
             if message["type"] == kind and all(message.get(name) == value for name, value in fields.items()):
                 return message
-        raise AssertionError(f"no {kind} came")
+        raise AssertionError(f"no message of type {kind} came")
 
     def __enter__(self) -> "Client":
         return self

@@ -1,24 +1,21 @@
 import contextlib
 import io
-import os
-import signal
-import subprocess
-import sys
+import json
+import re
 import threading
-import time
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from biflow.paths import Fields
-from biflow.serve import app as app_module
-from biflow.serve.app import app
-from biflow.serve.batching import Batcher
+from biflow.errors import UserError
+from biflow.serve import hall as hall_module
+from biflow.serve.app import PAGE, app
 from biflow.serve.guard import Guard, Rate
+from biflow.serve.viewer import CREDITS
 from tests.serve.helpers import Client, running, until
 
 
@@ -33,8 +30,16 @@ def test_hello_then_frames_that_differ(server):
         hello = client.read()
         assert hello["type"] == "hello"
         assert hello["new"]
-        assert [model["name"] for model in hello["models"]] == ["bi", "flow", "large"]
+        assert [model["name"] for model in hello["models"]] == ["bi", "flow", "large", "con"]
         assert all(len(model["first"]) == 3 for model in hello["models"])
+        assert [model["method_title"] for model in hello["models"]] == ["BI-FLOW", "FLOW", "BI-FLOW", "CONDIFF"]
+        assert hello["models"][1]["method"] == "flow"
+        can = {model["name"]: model["can"] for model in hello["models"]}
+        assert can["bi"] == {"eps": True, "backward": True, "in_between": True}
+        assert can["flow"] == {"eps": False, "backward": True, "in_between": True}
+        assert can["con"] == {"eps": False, "backward": False, "in_between": False}
+        assert hello["formats"] == ["jpeg", "webp", "png"]
+        assert set(hello["need_steps"]) | set(hello["no_steps"]) < set(hello["solvers"])
         for _ in range(5):
             client.until("frame")
         assert len({picture.tobytes() for _, (picture,) in client.frames}) == len(client.frames) == 5
@@ -43,12 +48,14 @@ def test_hello_then_frames_that_differ(server):
 
 def test_a_client_that_does_not_acknowledge_gets_two_frames(server):
     with Client(server.address) as client:
-        client.read()
-        received = 0
-        with contextlib.suppress(TimeoutError):
-            while received < 9:
-                received += isinstance(client.link.recv(0.7), bytes)
-        assert received == 2
+        session = server.hall.sessions[client.read()["session"]]
+        (viewer,) = session.viewers
+        assert all(isinstance(client.link.recv(120), bytes) for _ in range(CREDITS))
+        until(lambda: not viewer.hungry and session.idle)  # the next one is solved, but there is no credit to send it
+        client.send({"type": "ping", "at": 1})
+        assert json.loads(client.link.recv(120)) == {"type": "pong", "at": 1}
+        client.send({"type": "ack"})
+        assert isinstance(client.link.recv(120), bytes)
 
 
 def test_viewers_share_a_session_and_its_controls(server):
@@ -91,27 +98,27 @@ def test_record_downloads_an_mp4(server):
         for _ in range(4):
             client.until("frame")
         client.send({"type": "record", "on": False})
-        told = client.until("recording", on=False)
-        answer = httpx.get(f"http://{server.address}/recording/{name}/{told['name']}")
+        done = client.until("recording", on=False)
+        answer = httpx.get(f"http://{server.address}/recording/{name}/{done['name']}")
         assert answer.headers["content-type"] == "video/mp4"
         with av.open(io.BytesIO(answer.content)) as container:
-            assert len(list(container.decode(video=0))) == told["frames"] >= 3
+            assert len(list(container.decode(video=0))) == done["frames"] >= 3
         assert httpx.get(f"http://{server.address}/recording/{name}/other.mp4").status_code == 404
         assert httpx.get(f"http://{server.address}/recording/{name}/..%2f..%2fetc%2fpasswd").status_code == 404
-        path = server.hall.sessions[name].recorder.find(told["name"])
+        path = server.hall.sessions[name].recorder.find(done["name"])
         assert path.exists()
     server.hall.dismiss(server.hall.sessions[name])
     until(lambda: not path.parent.exists())
 
 
 @pytest.mark.parametrize(
-    ("rubbish", "told"),
+    ("rubbish", "sentence"),
     [
-        ("not json", "no JSON"),
-        ("[" * 3000, "no JSON"),
+        ("not json", "not valid JSON"),
+        ("[" * 3000, "not valid JSON"),
         ("[]", "JSON object"),
-        ("{}", "type must be"),
-        ('{"type": ["set"]}', "type must be"),
+        ("{}", "must be ack, set"),
+        ('{"type": ["set"]}', "must be ack, set"),
         ("x" * 10_000, "characters"),
         ('{"type": "restart", "first": 99}', "no first frame 100"),
         ('{"type": "restart", "first": "0"}', "whole number"),
@@ -120,11 +127,11 @@ def test_record_downloads_an_mp4(server):
         (bytes(4 * 2**20 + 1), "MB"),
     ],
 )
-def test_rubbish_is_answered_with_a_sentence(server, rubbish, told):
+def test_rubbish_is_answered_with_a_sentence(server, rubbish, sentence):
     with Client(server.address) as client:
         client.read()
         client.send(rubbish)
-        assert told in client.until("error")["text"]
+        assert sentence in client.until("error")["text"]
         client.until("frame")
 
 
@@ -157,9 +164,17 @@ def test_another_origin_or_host_is_refused(server):
 def test_the_page_comes_whole_and_nothing_else_does(server):
     page = httpx.get(f"http://{server.address}/")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for name in ("page.js", "page.css"):
-        assert name in page.text
-        assert httpx.get(f"http://{server.address}/{name}").status_code == 200
+    files = {path.name for path in PAGE.iterdir()}
+    assert {"main.js", "page.css", "index.html"} < files
+    for name in files:
+        answer = httpx.get(f"http://{server.address}/{name}")
+        assert answer.status_code == 200
+        kinds = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+        assert answer.headers["content-type"].startswith(kinds[Path(name).suffix])
+        modules = re.findall(r'^import .* from "\./(.*)";$', answer.text, re.MULTILINE)
+        assert files >= set(modules)
+        assert len(modules) == answer.text.count("\nimport ")
+    assert all(name in page.text for name in ("main.js", "page.css"))
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     for path in ("/../app.py", "/..%2fapp.py", "/%2e%2e/app.py", "/docs", "/openapi.json", "/page/", "//etc/passwd"):
         assert httpx.get(f"http://{server.address}{path}").status_code in (404, 405)
@@ -172,7 +187,7 @@ def test_a_token_is_said_once_and_kept_in_a_cookie(folders):
             assert browser.get("/healthz").status_code == 200
             answer = browser.get("/?token=wörd&session=abc")
             assert (answer.status_code, answer.headers["location"]) == (303, "/?session=abc")
-            assert browser.get("/page.js").status_code == 200
+            assert browser.get("/main.js").status_code == 200
         for query in ("", "?token=other"):
             with pytest.raises(InvalidStatus):
                 Client(address, query)
@@ -181,15 +196,15 @@ def test_a_token_is_said_once_and_kept_in_a_cookie(folders):
 
 
 def test_sessions_and_viewers_have_a_limit_and_idle_ones_make_room(server, monkeypatch):
-    monkeypatch.setattr(app_module, "SESSIONS", 2)
-    monkeypatch.setattr(app_module, "VIEWERS", 1)
+    monkeypatch.setattr(hall_module, "SESSIONS", 2)
+    monkeypatch.setattr(hall_module, "VIEWERS", 1)
     for session in list(server.hall.sessions.values()):
         server.hall.dismiss(session)
     with Client(server.address) as one, Client(server.address) as two:
         name = one.read()["session"]
         two.read()
         with Client(server.address, f"?session={name}") as third:
-            assert "viewers already" in third.read()["text"]
+            assert "already has 1 viewers" in third.read()["text"]
         with Client(server.address) as third:
             assert "in use" in third.read()["text"]
         two.link.close()
@@ -201,30 +216,32 @@ def test_sessions_and_viewers_have_a_limit_and_idle_ones_make_room(server, monke
 
 def test_nobody_is_let_in_before_the_model_is_warm(folders, monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr(app_module, "warm_up", lambda served: go.wait(30))
+    monkeypatch.setattr(hall_module, "warm_up", lambda served: go.wait(120))
     guarded = app({"bi": folders["bi"]})
-    seen = []
-
-    def look():
-        while not seen:
-            time.sleep(0.05)
-            with Client(address_of()) as client:
-                seen.append(client.read())
+    with running(guarded, ready=False) as address:
+        answer = httpx.get(f"http://{address}/healthz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "warming up")
+        with Client(address) as client:
+            assert client.read() == {"type": "wait", "text": "The model is warming up."}
+            with pytest.raises(ConnectionClosed):
+                client.read()
         go.set()
+        until(lambda: httpx.get(f"http://{address}/healthz").status_code == 200)
+        with Client(address) as client:
+            assert client.read()["type"] == "hello"
 
-    def address_of():
-        return f"127.0.0.1:{port}"
 
-    import socket
+def test_a_model_that_cannot_be_started_is_said_without_its_path(folders, monkeypatch):
+    def fail(served):
+        raise UserError(f"{folders['bi']} is broken.")
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    looking = threading.Thread(target=lambda: (time.sleep(1), look()))
-    looking.start()
-    with running(guarded, port):
-        looking.join(30)
-        assert seen[0] == {"type": "wait", "text": "The model is warming up."}
+    monkeypatch.setattr(hall_module, "warm_up", fail)
+    guarded = app({"bi": folders["bi"]})
+    with running(guarded, ready=False) as address:
+        assert guarded.app.state.hall.prepared.wait(120)
+        assert httpx.get(f"http://{address}/healthz").json()["status"] == "failed"
+        with Client(address) as client:
+            assert client.read()["text"] == "The model cannot be started."
 
 
 def test_the_rate_lets_bursts_through_and_no_floods():
@@ -235,121 +252,8 @@ def test_the_rate_lets_bursts_through_and_no_floods():
     assert not rate.hopeless
 
 
-def test_calls_that_wait_together_are_computed_together():
-    sizes, busy, free = [], threading.Event(), threading.Event()
-
-    def fields(x, t, alpha=None, condition=None):
-        busy.set()
-        free.wait(10)
-        sizes.append(len(x))
-        return Fields(x + t.reshape(-1, 1, 1, 1), None)
-
-    batcher = Batcher(fields, limit=4)
-    found = {}
-
-    def call(i):
-        found[i] = batcher(torch.full((1, 3, 2, 2), float(i)), torch.ones(1)).v
-
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(8)]
-    threads[0].start()
-    busy.wait(10)
-    for thread in threads[1:]:
-        thread.start()
-    until(lambda: len(batcher._waiting) == 7)
-    free.set()
-    for thread in threads:
-        thread.join(10)
-    assert sizes == [1, 4, 2, 1]
-    assert all((found[i] == i + 1).all() for i in range(8))
-
-
-def test_a_failing_network_fails_its_callers_only():
-    def fields(x, t, alpha=None, condition=None):
-        if x.isnan().any():
-            raise RuntimeError("no")
-        return Fields(x, None)
-
-    batcher = Batcher(fields)
-    with pytest.raises(RuntimeError):
-        batcher(torch.full((1, 1), torch.nan), torch.ones(1))
-    assert batcher(torch.ones(1, 1), torch.ones(1)).v == 1
-
-
-@pytest.mark.parametrize(
-    ("stop", "models"),
-    [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, flow, large", marks=pytest.mark.slow)],
-)
-def test_the_command_serves_and_ends_within_seconds(folders, stop, models):
-    folder = folders["bi"] if models == "bi" else folders["bi"].parent
-    command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert f"{models} at http://127.0.0.1:" in line
-        address = line.split("http://")[1].split("/")[0]
-        os.environ.pop("http_proxy", None)
-
-        def ready():
-            try:
-                return httpx.get(f"http://{address}/healthz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(ready, seconds=120)
-        with Client(address) as client:
-            client.until("frame")
-            begun = time.monotonic()
-            process.send_signal(stop)
-            _, errors = process.communicate(timeout=30)
-            assert time.monotonic() - begun < 5
-            assert "Traceback" not in errors
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_bad_words_are_refused_in_a_sentence(folders, tmp_path, capsys, monkeypatch):
-    from biflow import cli
-
-    def refused(*words):
-        with pytest.raises(SystemExit) as stop:
-            cli.main(["serve", *map(str, words)])
-        assert stop.value.code == 2
-        return capsys.readouterr().err
-
-    assert "No model in" in refused(tmp_path)
-    assert "0 to 65535" in refused(folders["bi"], "--port", 70000)
-    assert "Cannot listen" in refused(folders["bi"], "--host", "256.1.1.1")
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        assert "in use" in refused(folders["bi"], "--port", taken.getsockname()[1])
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "config.json").write_text("{}")
-    assert "No weights" in refused(tmp_path / "broken", "--port", 0)
-    monkeypatch.setitem(sys.modules, "biflow.serve.server", None)
-    monkeypatch.delitem(sys.modules, "biflow.serve.server")
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert 'pip install "biflow[serve]"' in refused(folders["bi"])
-
-
-def test_the_demo_goes_live_by_a_switch(monkeypatch):
-    from biflow import cli
-    from biflow.sampling import shipped_model
-
-    calls = []
-    monkeypatch.setattr("biflow.serve.server.serve", lambda folder, **settings: calls.append((folder, settings)))
-    for words in (["--live"], ["--live", "--port", "0"], ["--port", "0", "--live", "true"]):
-        cli.main(["demo", *words])
-    assert [folder for folder, _ in calls] == [shipped_model()] * 3
-    assert [settings["port"] for _, settings in calls] == [8000, 0, 0]
-    assert all(settings["open_page"] for _, settings in calls)
-
-
 def test_the_page_names_every_control_with_a_label():
-    text = (app_module.PAGE / "index.html").read_text()
+    text = (PAGE / "index.html").read_text()
     assert text.count("<h1") == 1
     assert 'lang="en"' in text
     assert isinstance(app({}), Guard)

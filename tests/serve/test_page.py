@@ -2,91 +2,39 @@
 
 import io
 import shutil
-import socket
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from biflow.serve.app import app
-from tests.serve.helpers import running, until
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Its camera is a test pattern, and asks nobody.
-CHROMIUM_SETTINGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
+from tests.serve import browser as browser_module
+from tests.serve.browser import Look, chromium, launched
+from tests.serve.helpers import idle, running, until
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_SETTINGS)
-        yield found
-        found.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
 def page(browser, server):
-    made = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors = []
-    made.on("pageerror", lambda error: errors.append(error))
-    made.goto(f"http://{server.address}/")
-    yield made
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(f"http://{server.address}/")
+    yield page
+    page.close()
     assert not errors
-    made.close()
-
-
-class Look:
-    """What there is to see on a page."""
-
-    def __init__(self, page):
-        self.page = page
-
-    @property
-    def index(self) -> int:
-        text = self.page.inner_text("#index")
-        return int(text) if text.isdigit() else -1
-
-    @property
-    def time(self) -> float:
-        return float(self.page.inner_text("#time").split("=")[1])
-
-    def pixels(self, canvas="a") -> bytes:
-        return bytes(
-            self.page.evaluate(
-                """id => { const c = document.getElementById(id);
-                return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data]; }""",
-                canvas,
-            )
-        )
-
-    def count(self, more: int) -> None:
-        start = self.page.evaluate("+document.getElementById('a').dataset.frame || 0")
-        until(lambda: self.page.evaluate("+document.getElementById('a').dataset.frame || 0") >= start + more)
-
-    def pause(self) -> int:
-        """Pause, and the index of the frame that stays."""
-        if self.page.inner_text("#play") == "Pause":
-            self.page.keyboard.press("Space")
-        until(lambda: self.page.inner_text("#play") == "Play")
-        last = -1
-        while last != self.index:
-            last = self.index
-            time.sleep(0.7)
-        return last
-
-
-def levels(pixels: bytes) -> np.ndarray:
-    return np.frombuffer(pixels, np.uint8).astype(int)
 
 
 @pytest.fixture
-def look(page):
-    made = Look(page)
-    until(lambda: made.index >= 2)
-    return made
+def look(page, server):
+    look = Look(page, server.hall)
+    until(lambda: look.index >= 2)
+    return look
 
 
 def test_frames_arrive_and_differ_and_the_readings_say_so(page, look):
@@ -97,21 +45,22 @@ def test_frames_arrive_and_differ_and_the_readings_say_so(page, look):
     until(lambda: float(page.inner_text("#shown")) > 0 and float(page.inner_text("#solved")) > 0)
     until(lambda: page.inner_text("#latency").isdigit())
     assert int(page.inner_text("#nfe")) >= 1
-    assert "Evaluations of the last frames" in page.get_attribute("#spark", "aria-label")
+    until(lambda: "Evaluations of the last frames" in page.get_attribute("#spark", "aria-label"))
     sides = page.evaluate("[a.width, a.clientWidth, a.clientHeight]")
     assert sides[1] == sides[2]
     assert sides[1] % sides[0] == 0  # whole pixels
     assert page.evaluate("getComputedStyle(a).imageRendering") == "pixelated"
 
 
-def test_pause_stops_the_evaluations_and_step_makes_one_frame(page, look, server):
+def test_pause_stops_the_evaluations_and_step_makes_one_frame(page, look):
     stopped = look.pause()
-    time.sleep(0.5)
-    assert look.index == stopped
+    solved = idle(look.session)
     page.keyboard.press(".")
-    until(lambda: look.index == stopped + 1)
+    look.reaches(stopped + 1)
+    assert idle(look.session) == solved + 1  # so there was none between the pause and the step
     page.click("#step")
-    until(lambda: look.index == stopped + 2)
+    look.reaches(stopped + 2)
+    assert idle(look.session) == solved + 2
     page.click("#play")
     until(lambda: look.index > stopped + 3)
 
@@ -121,23 +70,23 @@ def test_noise_solver_and_pace_change_the_next_frames(page, look):
     page.click("#fixed + span")
     page.locator("#steps").fill("7")
     page.select_option("#solver", "midpoint")
-    until(lambda: page.inner_text("#steps-out") == "7")
+    look.says("#steps-out", "7")
     page.keyboard.press(".")
-    until(lambda: page.inner_text("#nfe") == "14")
+    look.says("#nfe", "14")
+    index, before = look.index, look.pixels()
     page.keyboard.press(",")  # back, and the same frame again with more noise
-    before = look.pixels()
-    back = look.index
+    look.reaches(index - 1)
     for _ in range(20):
         page.keyboard.press("]")
-    until(lambda: page.inner_text("#eps-out") == "0.30")
+    look.says("#eps-out", "0.30")
     page.keyboard.press(".")
-    until(lambda: look.index == back + 1)
+    look.reaches(index)
     assert look.pixels() != before
     page.locator("#fps_cap").fill("5")
     page.keyboard.press("Space")
-    look.count(2)
-    page.wait_for_timeout(3500)
-    assert 0 < float(page.inner_text("#shown")) <= 5.6
+    look.count(22)  # more than the 3 seconds over which the rate is averaged
+    assert look.session.controls.fps_cap == 5
+    until(lambda: 0 < float(page.inner_text("#shown")) <= 5.6)
 
 
 def test_backward_then_forward(page, look):
@@ -162,25 +111,25 @@ def test_upload_drop_and_restart(page, look):
 
     look.pause()
     page.set_input_files("#file", {"name": "grey.png", "mimeType": "image/png", "buffer": flat(120)})
-    until(lambda: look.index == 0 and set(look.pixels()[::4]) == {120})
+    until(lambda: look.index == 0 and look.colours() == {120})
     page.evaluate(
         """bytes => { const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
         dispatchEvent(new DragEvent("drop", { dataTransfer: data })); }""",
         list(flat(40)),
     )
-    until(lambda: set(look.pixels()[::4]) == {40})
+    until(lambda: look.colours() == {40})
     page.evaluate(
         """bytes => { const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
         dispatchEvent(new ClipboardEvent("paste", { clipboardData: data })); }""",
         list(flat(90)),
     )
-    until(lambda: set(look.pixels()[::4]) == {90})
+    until(lambda: look.colours() == {90})
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"PK no image"})
     until(lambda: "PNG, JPEG, WebP or GIF" in page.inner_text("#toasts"))
     page.keyboard.press("2")
-    until(lambda: len(set(look.pixels()[::4])) > 20 and look.index == 0)
+    until(lambda: len(look.colours()) > 20 and look.index == 0)
     assert page.get_attribute("#firsts li:nth-child(2) button", "class") == "now"
 
 
@@ -230,7 +179,7 @@ def test_snapshot_saves_what_is_shown(page, look):
 def test_two_up_shows_two_streams(page, look):
     page.keyboard.press("t")
     until(lambda: page.is_visible("#b") and look.pixels("b") != look.pixels("a"))
-    assert "grey levels apart" in page.inner_text("#caption-b")
+    until(lambda: "grey levels apart" in page.inner_text("#caption-b"))
     page.select_option("#model_b", "flow")
     until(lambda: "FLOW, eps 0.00" in page.inner_text("#caption-b"))
     look.count(3)
@@ -245,17 +194,46 @@ def test_another_model_at_the_next_frame(page, look):
     until(lambda: page.evaluate("a.width") == 16)
 
 
+def test_what_a_model_cannot_do_is_disabled(page, look):
+    assert page.is_enabled("#eps")
+    page.select_option("#model", "flow")
+    until(lambda: page.is_disabled("#eps"))
+    assert page.is_enabled("#direction")
+    assert page.is_enabled("#in_between")
+    until(lambda: "FLOW, eps 0.00" in page.inner_text("#caption-a"))
+    page.select_option("#model", "con")
+    until(lambda: all(page.is_disabled(control) for control in ("#eps", "#direction", "#in_between")))
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("t")  # comes after it, and is answered
+    until(lambda: look.session.controls.two_up)
+    assert look.session.controls.direction == "forward"
+    until(lambda: "con · CONDIFF, eps 0.00" in page.inner_text("#caption-a"))
+    page.select_option("#solver", "reference")
+    until(lambda: page.is_disabled("#fixed"))
+    page.select_option("#solver", "rk4")
+    until(lambda: page.is_disabled("#adaptive") and page.is_checked("#fixed"))
+
+
+def test_options_and_ranges_are_those_of_the_server(page, look):
+    sliders = page.evaluate("Object.fromEntries(['eps', 'eps_b', 'steps', 'rtol', 'in_between'].map(id => [id, "
+                            "[+document.getElementById(id).min, +document.getElementById(id).max]]))")  # fmt: skip
+    assert sliders == {"eps": [0, 1], "eps_b": [0, 1], "steps": [1, 64], "rtol": [-5, 0], "in_between": [1, 8]}
+    assert page.evaluate("[seed.min, seed.max]") == ["0", str(2**32 - 1)]
+    assert page.locator("#format option").all_inner_texts() == ["JPEG", "WebP", "PNG (lossless)"]
+    page.select_option("#format", "png")
+    until(lambda: look.session.controls.format == "png")
+
+
 def test_a_session_survives_a_reload_and_has_several_viewers(page, look, browser):
-    name = page.evaluate("new URLSearchParams(location.search).get('session')")
-    stopped = look.pause()
+    session, stopped = look.session, look.pause()
     page.reload()
-    until(lambda: look.index == stopped)
-    assert page.evaluate("new URLSearchParams(location.search).get('session')") == name
+    look.reaches(stopped)
+    assert look.session is session
     other = browser.new_page()
     other.goto(page.url)
-    until(lambda: Look(other).index == stopped)
+    Look(other, look.hall).reaches(stopped)
     other.keyboard.press(".")
-    until(lambda: look.index == stopped + 1)
+    look.reaches(stopped + 1)
     other.close()
 
 
@@ -267,9 +245,9 @@ def test_every_control_has_a_name_and_the_keys_are_listed(page, look):
     )
     assert not nameless
     page.keyboard.press("?")
-    assert page.is_visible("#keys")
+    until(lambda: page.is_visible("#keys"))
     page.keyboard.press("Escape")
-    assert page.is_hidden("#keys")
+    until(lambda: page.is_hidden("#keys"))
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -278,35 +256,44 @@ def test_nothing_is_wider_than_the_page(page, look, width):
     page.keyboard.press("t")
     until(lambda: page.is_visible("#b"))
     look.count(2)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    until(lambda: page.evaluate("innerWidth") == width)
+    until(lambda: page.evaluate("document.documentElement.scrollWidth") == width)
 
 
 def test_a_lost_connection_is_said_and_mends_itself(browser, folders):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    page = browser.new_page()
-    look = Look(page)
-    models = {"bi": folders["bi"]}
-    with running(app(models), port):
-        page.goto(f"http://127.0.0.1:{port}/")
+    page, guarded = browser.new_page(), app({"bi": folders["bi"]})
+    look = Look(page, guarded.app.state.hall)
+    with running(guarded) as address:
+        page.goto(f"http://{address}/")
         until(lambda: look.index >= 2)
         page.keyboard.press("]")
-        until(lambda: page.inner_text("#eps-out") == "0.11")
+        look.says("#eps-out", "0.11")
         look.pause()
         picture = look.pixels()
     until(lambda: page.is_visible("#banner"))
-    assert "connection to the server is lost" in page.inner_text("#banner")
+    assert "connection to the server was lost" in page.inner_text("#banner")
     assert page.inner_text("#state") == "Not connected"
-    with running(app(models), port):
-        until(lambda: page.inner_text("#state") == "Live")
+    with running(app({"bi": folders["bi"]}), int(address.split(":")[1])):
+        look.says("#state", "Live")
         assert page.is_hidden("#banner")
-        until(lambda: page.inner_text("#eps-out") == "0.11")
-        until(
-            lambda: (
-                np.abs(np.frombuffer(look.pixels(), np.uint8) - np.frombuffer(picture, np.uint8).astype(int)).max() < 40
-            )
-        )
+        look.says("#eps-out", "0.11")
+        levels = np.frombuffer(picture, np.uint8).astype(int)
+        until(lambda: np.abs(np.frombuffer(look.pixels(), np.uint8) - levels).max() < 40)
         page.keyboard.press("Space")
         look.count(2)
     page.close()
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"), [("playwright", "playwright is not installed"), ("chromium", "Chromium is not installed")]
+)
+def test_without_a_browser_these_tests_are_skipped_and_fail_in_ci(missing, reason, monkeypatch):
+    gone = missing == "playwright"
+    monkeypatch.setattr(browser_module, "find_spec", lambda name: None if gone else name)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=reason):
+        chromium()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=reason):
+        chromium()

@@ -3,8 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from biflow.config.checks import at_least, positive
-from biflow.errors import UserError
+from biflow.config.checks import check
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,9 @@ class Prepare:
     force: bool = False
 
     def __post_init__(self) -> None:
-        at_least(1, self, "size", "stride")
-        positive(self, "fps", finite=True)
-        if not 0 < self.split <= 1:
-            raise UserError(f"split is {self.split}, but must be above 0 and at most 1.", setting="split")
+        check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
+        check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
 
 
 @dataclass(frozen=True)

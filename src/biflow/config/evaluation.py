@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import at_least
+from biflow.config.checks import check
 from biflow.config.solver import SolverName
 from biflow.config.streaming import Direction, Engine
 
@@ -54,7 +54,7 @@ class Evaluate:
     feature_batch: int = 4
 
     def __post_init__(self) -> None:
-        at_least(1, self, "batch", "feature_batch")
+        check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "feature_batch")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Fvd:
     json: Path = Path("fvd.json")
 
     def __post_init__(self) -> None:
-        at_least(1, self, "window", "stride", "size", "batch")
+        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "size", "batch")
 
 
 @dataclass(frozen=True)

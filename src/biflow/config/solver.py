@@ -49,28 +49,23 @@ class Solver:
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
             raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
         if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps must be at least 1, or left out for adaptive steps, but is {self.steps}.")
+            raise UserError(f"steps must be at least 1, or left out, but is {self.steps}.", setting="steps")
         if not (self.rtol > 0 and self.atol > 0):
             raise UserError(f"rtol and atol must be positive, but are {self.rtol} and {self.atol}.")
         if self.max_nfe < 1:
             raise UserError(f"max_nfe must be at least 1, but is {self.max_nfe}.")
         if self.reference and (self.steps is not None or self.method != "heun"):
-            raise UserError(
-                "The reference solver is torchode's adaptive Heun: it needs the method 'heun' and no number of steps."
-            )
+            raise UserError("The reference solver is torchode's adaptive Heun: it needs method 'heun' and no steps.")
         if self.steps is None and not is_adaptive(self.method):
             adaptive = ", ".join(filter(is_adaptive, methods))
-            raise UserError(
-                f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}.",
-                setting="steps",
-            )
+            message = f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}."
+            raise UserError(message, setting="steps")
 
     @classmethod
     def named(cls, name: str, *, steps: int | None = None, rtol: float = 1e-2, atol: float | None = None) -> "Solver":
         """The settings for a name in SOLVERS, where "reference" is the paper's solver. `atol` None takes rtol."""
         reference = name == "reference"
-        method = "heun" if reference else name
-        return cls(method, steps, rtol, rtol if atol is None else atol, reference)
+        return cls("heun" if reference else name, steps, rtol, rtol if atol is None else atol, reference)
 
     @property
     def name(self) -> str:

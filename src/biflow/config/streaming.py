@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import at_least, positive
+from biflow.config.checks import check
 from biflow.config.solver import Solver, SolverName
 
 Direction = Literal["forward", "backward"]
@@ -61,8 +61,8 @@ class Sample:
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
-        at_least(1, self, "frames", "batch", "samples", "fps_factor")
-        positive(self, "fps", finite=True)
+        check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
         _ = self.full_solver  # it raises UserError
 
     @property

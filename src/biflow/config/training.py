@@ -1,10 +1,10 @@
 """The settings of networks and training runs: at once the YAML file, the command line and the checkpoint's metadata."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import at_least, positive
+from biflow.config.checks import check
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -103,11 +103,10 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
-        at_least(1, self, "steps", "batch", "accumulate", "log_every", "save_every")
-        at_least(0, self, "coarse_noise", "eps")
-        positive(self, "lr", "clip", "alpha_max", "v_scale")
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema is {self.ema}, but must be at least 0 and below 1.", setting="ema")
+        check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
+        check(self, "not be negative", lambda value: value >= 0, "coarse_noise", "eps")
+        check(self, "be positive", lambda value: value > 0, "lr", "clip", "alpha_max", "v_scale")
+        check(self, "be at least 0 and below 1", lambda value: 0 <= value < 1, "ema")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +116,14 @@ class Train(TrainConfig):
     Attributes:
         data: A prepared set, or anything that `biflow prepare` takes.
         out: The folder of the run. An interrupted run in it is resumed.
-        config: A YAML file with any of the settings below; options of the command line override it.
+        config: A YAML file with any of these settings; options of the command line override it.
         size: Side of the frames, where DATA is not prepared yet.
         dry_run: Print the settings and stop.
 
     Examples:
         biflow train --config configs/own.yaml --data datasets/mine --out runs/mine
-        biflow train --data my_clips --out runs/mine --steps 4000 --network.channels "[64, 64, 128]"
-        accelerate launch -m biflow.cli train --config configs/base.yaml --data datasets/mine --out runs/mine
+        biflow train --data my_clips --out runs/mine --network.channels "[64, 64]"
+        accelerate launch -m biflow.cli train --data datasets/mine --out runs/mine
     """
 
     data: Path
@@ -137,3 +136,49 @@ class Train(TrainConfig):
     def settings(self) -> TrainConfig:
         """What the run's checkpoints record: all but where it reads and writes."""
         return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the model of a run as a small folder to share.
+
+    It holds the averaged weights in bf16, a record of the training, and a few first frames.
+
+    Attributes:
+        run: A run of `biflow train`.
+        out: The model folder to write.
+        first: The prepared set whose test split gives the first frames.
+
+    Examples:
+        biflow export runs/mine models/mine --first datasets/mine
+    """
+
+    run: Path
+    out: Path
+    _: KW_ONLY
+    first: Path | None = None
+
+
+@dataclass(frozen=True)
+class ImportReference:
+    """Import a checkpoint of the paper's own code. The model gives the same frames as ryushinn/ode-video does.
+
+    Attributes:
+        weights: The model.safetensors of the checkpoint.
+        out: The model folder to write.
+        method: The method it was trained with: flow, biflow or condiff.
+        width: Base width of its network. The published checkpoints have 192 (flow, condiff) and 128 (biflow).
+        size: Side of the frames it was trained on.
+        shape: Shape of its network.
+
+    Examples:
+        biflow import reference model.safetensors models/sky --method biflow --width 128 --size 128
+    """
+
+    weights: Path
+    out: Path
+    _: KW_ONLY
+    method: str
+    width: int
+    size: int
+    shape: Literal["default", "small"] = "default"

@@ -1,155 +1,107 @@
-"""FVD and KVD of two sets of videos, with the whole protocol beside the numbers."""
+"""FVD and KVD between two sets of videos, with the protocol beside the numbers."""
 
-import logging
 import time
 from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from biflow.config import Fvd
 from biflow.errors import UserError
-from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
+from biflow.evaluation.distances import frechet_and_kernel, too_few
+from biflow.evaluation.jobs import compute
 from biflow.evaluation.networks.features import Features
-from biflow.evaluation.protocol import made_by
+from biflow.evaluation.protocol import environment
 from biflow.evaluation.windows import VideoSet
 
-log = logging.getLogger("biflow")
-RESAMPLES = 200
+
+def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress: bool = True) -> dict:
+    """FVD and KVD between two sets of videos in sliding windows, as the content of a JSON file.
+
+    - `fvd`, `kvd`: `value`, `standard_error` (KVD's jackknife) and a bootstrap 95 % `interval`. Both errors treat
+      videos, not windows, as independent. KVD takes all pairs of windows, as usual in the field; its unbiasedness
+      would need independent ones.
+    - `windows`: their number in each set. `note`: a warning, or None. `protocol`: all that the numbers depend on.
+
+    Raises UserError for empty sets, short or damaged videos, mixed sizes, and mixed frame rates unless allowed.
+    """
+    begun = time.perf_counter()
+    if settings.window < features.shortest:
+        message = f"{features.name} needs windows of at least {features.shortest} frames, not {settings.window}."
+        raise UserError(message, setting="window")
+    steps = {"window": settings.window, "stride": settings.stride, "side": settings.size}
+    real = VideoSet(settings.real, settings.real_split, **steps)
+    fake = VideoSet(settings.fake, settings.fake_split, **steps)
+    total = real.survey() + fake.survey()
+    _check(real, fake, settings)
+    with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
+        x, x_videos = extract(real, features, settings.batch, bar)
+        y, y_videos = extract(fake, features, settings.batch, bar)
+    groups = {"x_groups": x_videos, "y_groups": y_videos}
+    both = frechet_and_kernel(x, [y], **groups, resamples=resamples, seed=settings.seed)
+    fvd, kvd = (asdict(distance.estimate(torch.ones(1, dtype=torch.float64))) for distance in both)
+    windows = {"real": len(x), "fake": len(y)}
+    protocol = _protocol(settings, features, real, fake, resamples)
+    protocol["seconds"] = round(time.perf_counter() - begun, 1)
+    note = _note(min(windows.values()), features.dim, real, fake)
+    return {"fvd": fvd, "kvd": kvd, "windows": windows, "note": note, "protocol": protocol}
 
 
 def extract(
-    videos: VideoSet, features: Features, *, window: int, stride: int, size: int | None, batch: int, bar: tqdm
+    videos: VideoSet, features: Features, batch: int, bar: tqdm
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-    """The features of each window, and the number of the video that it is from. Raises UserError if there are none."""
-    rows, numbers = [], []
-    clips = videos.clips(window, stride, size)
-    while part := list(islice(clips, batch)):
-        frames = torch.stack([clip.frames for clip in part])
-        rows.append(features.compute(frames))
-        if not torch.isfinite(rows[-1]).all():
-            raise UserError(f"{features.name} of {videos.path} are not finite; look for damaged frames there.")
-        numbers += [clip.video for clip in part]
-        bar.update(len(part))
-    if len(numbers) < 2:
+    """The features of each window, and the number of its video. Raises UserError for fewer than 2 windows."""
+    numbers = []
+    frames = (numbers.append(video) or frames for video, frames in videos.clips())
+    rows = compute(features, frames, batch, bar, str(videos.path))
+    if len(rows) < 2:
         raise UserError(
-            f"{videos.path} gives {len(numbers)} windows of {window} frames, and a distance needs 2; "
-            "give more or longer videos, or a smaller --window."
+            f"A distance needs at least 2 windows, but {videos.path} gives {len(rows)} windows of {videos.window} "
+            "frames; use more or longer videos, or a smaller window.",
+            setting="window",
         )
-    return torch.cat(rows), torch.tensor(numbers)
+    return rows, torch.tensor(numbers)
 
 
-def compare(
-    real: Path,
-    fake: Path,
-    features: Features,
-    *,
-    real_split: str = "test",
-    fake_split: str = "all",
-    window: int = 32,
-    stride: int = 16,
-    size: int | None = None,
-    mixed_rates: bool = False,
-    batch: int = 4,
-    seed: int = 0,
-    progress: bool = True,
-) -> dict:
-    """FVD and KVD between two sets of videos in sliding windows, as the content of a JSON file.
-
-    `fvd` and `kvd` hold `value`, `standard_error` (KVD's jackknife) and a bootstrap 95 % `interval`, both of which
-    take videos, not windows, for independent; `windows` how many each set gave; `protocol` all that the numbers
-    depend on; `note` a warning if they deserve one. The splits are those of prepared sets. The batch has no influence.
-    Overlapping windows of one video are alike, which the kernel's unbiasedness does not provide for: as everywhere in
-    the field, all pairs of windows count.
-
-    Raises UserError for empty sets, too short or damaged videos, mixed sizes, and mixed frame rates unless allowed.
-    """
-    for name, value in (("window", window), ("stride", stride), ("size", size or 1), ("batch", batch)):
-        if value < 1:
-            raise UserError(f"{name} is {value}, but must be at least 1.")
-    if window < features.shortest:
-        raise UserError(f"{features.name} take clips of at least {features.shortest} frames, not --window {window}.")
-    begun = time.perf_counter()
-    sets = {"real": VideoSet(real, real_split), "fake": VideoSet(fake, fake_split)}
-    total = sum(videos.survey(window, stride, size) for videos in sets.values())
-    if size is None and None not in (sets["real"].size, sets["fake"].size) and sets["real"].size != sets["fake"].size:
-        raise _sizes_differ(sets)
-    rates = sorted({rate for videos in sets.values() for rate in videos.rates})
-    if not mixed_rates and rates and rates[-1] > 1.01 * rates[0]:  # 29.97 and 30 are one rate
+def _check(real: VideoSet, fake: VideoSet, settings: Fvd) -> None:
+    """Raise UserError for sets of different sizes or frame rates, unless the settings allow it."""
+    if settings.size is None and real.size and fake.size and real.size != fake.size:
+        sizes = [f"{path} has frames of {h}x{w}" for path, (h, w) in ((real.path, real.size), (fake.path, fake.size))]
+        raise UserError(f"{', and '.join(sizes)}; choose a size to bring both to.", setting="size")
+    rates = sorted(real.rates | fake.rates)
+    if not settings.mixed_rates and rates and rates[-1] > 1.01 * rates[0]:  # 29.97 and 30 are one rate
         raise UserError(
-            f"The videos run at {rates[0]:g} to {rates[-1]:g} frames a second, and a distance takes a frame for a "
-            "frame; bring them to one rate, or say --mixed-rates true."
+            f"The videos have {rates[0]:g} to {rates[-1]:g} frames per second, and are compared frame by frame; bring "
+            "them to one rate, or allow mixed rates.",
+            setting="mixed_rates",
         )
-    rows, numbers = {}, {}
-    with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
-        for name, videos in sets.items():
-            rows[name], numbers[name] = extract(
-                videos, features, window=window, stride=stride, size=size, batch=batch, bar=bar
-            )
-    fvd, kvd = (
-        resample(
-            distances,
-            rows["real"],
-            [rows["fake"]],
-            x_groups=numbers["real"],
-            y_groups=numbers["fake"],
-            resamples=RESAMPLES,
-            jackknife=distances is kernel_distances,
-            generator=torch.Generator().manual_seed(seed),  # the same videos redrawn for both
-        ).estimate(torch.ones(1, dtype=torch.float64))
-        for distances in (frechet_distances, kernel_distances)
-    )
-    windows = {name: len(numbers[name]) for name in sets}
+
+
+def _protocol(settings: Fvd, features: Features, real: VideoSet, fake: VideoSet, resamples: int) -> dict:
+    size, sets = settings.size, {"real": real, "fake": fake}
+    redrawn = {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()}
     return {
-        "fvd": asdict(fvd),
-        "kvd": asdict(kvd),
-        "windows": windows,
-        "note": warnings_of(sets, windows, features.dim),
-        "protocol": {
-            "features": features.record(),
-            "window": window,
-            "stride": stride,
-            "mixed_rates": mixed_rates,
-            "size": size,
-            "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
-            **{name: _record(videos) for name, videos in sets.items()},
-            "kernel": "(x.y / d + 1)^3, unbiased",
-            "bootstrap": {
-                "resamples": RESAMPLES,
-                "seed": seed,
-                "redrawn": {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()},
-            },
-            **made_by(),
-            "seconds": round(time.perf_counter() - begun, 1),
-        },
+        "features": features.record(),
+        **{name: getattr(settings, name) for name in ("window", "stride", "mixed_rates", "size")},
+        "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
+        **{name: videos.record() for name, videos in sets.items()},
+        "kernel": "(x.y / d + 1)^3, unbiased",
+        "bootstrap": {"resamples": resamples, "seed": settings.seed, "redrawn": redrawn},
+        **environment(),
     }
 
 
-def warnings_of(sets: dict[str, VideoSet], windows: dict[str, int], dim: int) -> str | None:
-    """What must be said beside numbers from so few windows or videos, or None."""
-    told = []
-    if few := too_few(min(windows.values()), dim):
-        told.append(few)
-    single = [name for name, videos in sets.items() if videos.videos == 1]
-    if single:
-        told.append(
-            f"The {' and the '.join(single)} set is one video, so its overlapping windows are taken for independent: "
-            "the intervals are too narrow."
+def _note(windows: int, dim: int, real: VideoSet, fake: VideoSet) -> str | None:
+    """The warnings that belong beside numbers of so few windows or videos, or None."""
+    notes = [note] if (note := too_few(windows, dim)) else []
+    if single := [name for name, videos in (("real", real), ("fake", fake)) if videos.videos == 1]:
+        notes.append(
+            f"The {' and the '.join(single)} set is a single video, so its overlapping windows are treated as "
+            "independent: the intervals are too narrow."
         )
-    return " ".join(told) or None
-
-
-def too_few(windows: int, dim: int) -> str | None:
-    """What to say beside a distance of that many windows of `dim` features, or None. n features span n - 1 of them."""
-    if windows > dim:
-        return None
-    return (
-        f"N = {windows} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
-        "upwards. KVD is the steadier number; compare FVD only at the same N."
-    )
+    return " ".join(notes) or None
 
 
 def summary(result: dict) -> str:
@@ -160,22 +112,6 @@ def summary(result: dict) -> str:
         f"FVD {fvd['value']:.2f} [{fvd['interval'][0]:.2f}, {fvd['interval'][1]:.2f}], "
         f"KVD {kvd['value']:.4g}{error} [{kvd['interval'][0]:.4g}, {kvd['interval'][1]:.4g}], "
         f"from {windows['real']} real and {windows['fake']} fake windows.",
+        result["note"],
     ]
-    return "\n".join([*lines, *([result["note"]] if result["note"] else [])])
-
-
-def _record(videos: VideoSet) -> dict:
-    return {
-        "path": str(videos.path),
-        "split": videos.split if videos.prepared else None,
-        "videos": videos.videos,
-        "frames": videos.frames,
-        "too_short": videos.short,
-        "frame_size": list(videos.size or ()),
-        "fps": sorted(videos.rates),
-    }
-
-
-def _sizes_differ(sets: dict[str, VideoSet]) -> UserError:
-    real, fake = (f"{videos.path} has frames of {'x'.join(map(str, videos.size or ()))}" for videos in sets.values())
-    return UserError(f"{real}, and {fake}; bring both to one size with --size N.")
+    return "\n".join(filter(None, lines))

@@ -1,118 +1,128 @@
-"""The numbers of an evaluation, from the videos and features that it keeps."""
+"""The numbers of an evaluation, from its videos, their costs and their features."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from biflow.data.pairs import FramePairs
+from biflow.data.windows import Windows
 from biflow.evaluation import over_time
-from biflow.evaluation.distances import frechet_distances, kernel_distances, resample
-from biflow.evaluation.features import Job
+from biflow.evaluation.distances import frechet_and_kernel, too_few
 from biflow.evaluation.generate import read_costs, read_video
+from biflow.evaluation.jobs import Job, real_windows
 from biflow.evaluation.nearest import nearest_frames
 from biflow.evaluation.protocol import Protocol
 from biflow.video import contact_sheet
 
-# What the Fréchet and the kernel distance of a network's features are called.
-DISTANCES = {
-    "i3d": ("fvd", "kvd"),
-    "inception": ("fid", "kid"),
-    "efficientnet": ("efficientnet_frechet", "efficientnet_kernel"),
-}
+# What the Fréchet and the kernel distance between a network's features are called, if not NETWORK_frechet and _kernel.
+NAMES = {"i3d": ("fvd", "kvd"), "inception": ("fid", "kid")}
+
+
+def measure(
+    work: dict[str, tuple[list[Job], list[Job]]], protocol: Protocol, first: Tensor, test: Windows, out: Path
+) -> dict:
+    """All numbers. `work` has the jobs of each network, which are done: for the real videos and the generated ones."""
+    real = sum(map(len, real_windows(test, protocol).values()))
+    result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(out, protocol)}
+    result["over_time"] = frames_over_time(first, test, protocol, out)
+    for name, parts in work.items():
+        if name == "lpips":
+            result["over_time"]["lpips_to_previous"] = to_previous(*parts)
+        else:
+            result |= distances(name, *parts, protocol)
+        if name == "i3d":
+            result["note"] = too_few(min(real, protocol.samples), parts[0][0].network.dim)
+    if protocol.nearest:
+        result["nearest"] = nearest_training_frames(test.root, first, protocol, out)
+    return result
 
 
 def distances(network: str, real: list[Job], generated: list[Job], protocol: Protocol) -> dict:
-    """Both distances of a network's features, over windows."""
+    """The Fréchet and the kernel distance between features of this network, over the windows of the videos."""
     rows = [job.features() for job in real]
     groups = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(part) for part in rows]))
-    made = torch.stack([job.features() for job in generated])  # (sample, clip, d)
-    last = torch.tensor([start + generated[0].span for start in generated[0].starts])
-    # A network of windows has one clip in each; one of frames, all of those that end there.
-    windows = [
-        made[:, (last <= start + protocol.window) & (last - generated[0].span >= start)] for start in protocol.starts
-    ]
-    samples = torch.arange(protocol.samples).repeat_interleave(windows[0].shape[1])
+    videos = torch.stack([job.features() for job in generated])  # (sample, clip, d)
+    starts = torch.tensor(generated[0].starts)
+    ends = starts + generated[0].span
+    # One clip for a network of windows, all that the window contains for a network of frames.
+    windows = [videos[:, (start <= starts) & (ends <= start + protocol.window)] for start in protocol.starts]
+    resampled = frechet_and_kernel(
+        torch.cat(rows),
+        [window.flatten(0, 1) for window in windows],
+        x_groups=groups,
+        y_groups=torch.arange(protocol.samples).repeat_interleave(windows[0].shape[1]),
+        resamples=protocol.resamples,
+        seed=protocol.seed,
+    )
     count = len(windows)
-    mean = torch.full((count,), 1 / count, dtype=torch.float64)
-    trend = over_time.trend(torch.tensor(list(protocol.starts)))
-    found: dict = {}
-    for name, distance in zip(DISTANCES[network], (frechet_distances, kernel_distances), strict=True):
-        resampled = resample(
-            distance,
-            torch.cat(rows),
-            [window.flatten(0, 1) for window in windows],
-            x_groups=groups,
-            y_groups=samples,
-            resamples=protocol.resamples,
-            jackknife=distance is kernel_distances,
-            generator=torch.Generator().manual_seed(protocol.seed),
-        )
-        over_all, slope = resampled.estimate(mean), resampled.estimate(trend)
-        each = [resampled.estimate(one) for one in torch.eye(count, dtype=torch.float64)]
-        found[name] = {
-            "mean": over_all.value,
-            "interval": over_all.interval,
-            "standard_error": over_all.standard_error,
-            "per_window": [window.value for window in each],
-            "per_window_intervals": [window.interval for window in each],
+    mean, each = torch.full((count,), 1 / count, dtype=torch.float64), torch.eye(count, dtype=torch.float64)
+    trend = over_time.trend(torch.tensor(protocol.starts))
+    result = {}
+    for name, distance in zip(NAMES.get(network, (f"{network}_frechet", f"{network}_kernel")), resampled, strict=True):
+        average, slope, *single = map(distance.estimate, (mean, trend, *each))
+        result[name] = {
+            "mean": average.value,
+            "interval": average.interval,
+            "standard_error": average.standard_error,
+            "per_window": [window.value for window in single],
+            "per_window_intervals": [window.interval for window in single],
             "slope": slope.value,
             "slope_interval": slope.interval,
         }
-    return found
+    return result
 
 
 def to_previous(real: list[Job], generated: list[Job]) -> dict:
-    """LPIPS of frames to the ones before them: mean over the videos at each of `frames`, and of real videos."""
-    made = torch.stack([job.features()[:, 0] for job in generated]).double().mean(0)
-    return {
-        "frames": [start + 1 for start in generated[0].starts],
-        "generated": [round(value, 5) for value in made.tolist()],
-        "real": round(float(torch.cat([job.features() for job in real]).double().mean()), 5),
-    }
+    """LPIPS between frames and the previous ones: the mean over the videos at each of `frames`, and in real videos."""
+    frames = [start + 1 for start in generated[0].starts]
+    return _over_time(frames, [job.features()[:, 0] for job in generated], [job.features()[:, 0] for job in real])
 
 
 def costs(out: Path, protocol: Protocol) -> dict:
     """`nfe` and `seconds_per_frame`."""
-    read = [read_costs(out, i) for i in range(protocol.samples)]
-    nfe = np.array([cost["nfe"] for cost in read])
+    samples = [read_costs(out, i) for i in range(protocol.samples)]
+    nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
     return {
         "nfe": {"mean": float(nfe.mean()), "p95": float(np.quantile(nfe, 0.95)), "over_time": over_time},
-        "seconds_per_frame": sum(cost["seconds"] for cost in read) / nfe.size,
+        "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size,
     }
 
 
-def frames_over_time(first: UInt8[Tensor, "n 3 h w"], test: FramePairs, protocol: Protocol, out: Path) -> dict:
-    """The measures of `biflow.evaluation.over_time`: mean over the videos at each of `frames`, and of real videos."""
-    made = [over_time.measure(read_video(out, i), first[i]) for i in range(protocol.samples)]
-    clips = [test.clip(number) for number in range(len(test.clips))]
+def frames_over_time(first: UInt8[Tensor, "n 3 h w"], test: Windows, protocol: Protocol, out: Path) -> dict:
+    """The measures of `over_time`: their mean over the videos at each of `frames`, and in real videos."""
+    videos = [over_time.measure(read_video(out, i), first[i]) for i in range(protocol.samples)]
+    clips = (test.clip(number) for number in range(len(test.clips)))
     real = [over_time.measure(clip[1:], clip[0]) for clip in clips if len(clip) > 1]
+    frames = list(range(protocol.frames))
     return {
-        name: {
-            "frames": list(range(protocol.frames)),
-            "generated": [round(v, 5) for v in torch.stack([m[name] for m in made]).mean(0).tolist()],
-            "real": round(float(torch.cat([m[name] for m in real]).mean()), 5),
-        }
+        name: _over_time(frames, [video[name] for video in videos], [clip[name] for clip in real])
         for name in over_time.MEASURES
     }
 
 
+def _over_time(frames: list[int], videos: list[Float[Tensor, " t"]], real: list[Float[Tensor, " _"]]) -> dict:
+    mean, real_mean = torch.stack(videos).double().mean(0), torch.cat(real).double().mean()
+    return {"frames": frames, "generated": _rounded(mean, 5), "real": round(real_mean.item(), 5)}
+
+
+def _rounded(values: Tensor, digits: int) -> list[float]:
+    return [round(value, digits) for value in values.tolist()]
+
+
 def nearest_training_frames(data: Path, first: UInt8[Tensor, "n 3 h w"], protocol: Protocol, out: Path) -> dict:
-    """How near (rms in grey levels) last frames, and real test frames, come to training frames; `out/nearest.png`."""
+    """Rms distances (grey levels) from last frames, and real test frames, to training frames; and `out/nearest.png`."""
     count = min(protocol.nearest, protocol.samples)
-    training = FramePairs(data, split="train")
+    training = Windows(data, split="train")
     last = torch.stack([read_video(out, i)[-1] for i in range(count)])
-    found, real = nearest_frames(last, training), nearest_frames(first[:count], training)
-    neighbours = [training.frame(clip, frame) for clip, frame in zip(found.clip, found.frame, strict=True)]
+    (generated, places), (real, _) = (nearest_frames(frames, training) for frames in (last, first[:count]))
     caption = f"Above: the last frames of {count} videos. Below: the training frame nearest to each (rms of pixels)."
-    contact_sheet([list(last), neighbours], out / "nearest.png", caption)
+    frames = [training.frame(*place) for place in places]
+    contact_sheet([list(last), frames], out / "nearest.png", caption)
     return {
-        "generated": [round(d, 3) for d in found.distance.tolist()],
-        "real": [round(d, 3) for d in real.distance.tolist()],
-        "frames": [
-            f"{training.clips[clip]['name']}: {frame}" for clip, frame in zip(found.clip, found.frame, strict=True)
-        ],
+        "generated": _rounded(generated, 3),
+        "real": _rounded(real, 3),
+        "frames": [f"{training.clips[clip]['name']}: {frame}" for clip, frame in places],
     }

@@ -1,37 +1,52 @@
-"""What cheap numbers show of a video over time: how much moves, how much is saturated, where the colours have gone."""
+"""Measures of a video that are cheap to compute at every frame, and their trend over time."""
+
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-MEASURES = ("motion", "saturation", "colour_drift", "contrast")
+
+def motion(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
+    """Mean absolute change from the previous frame, in grey levels (0 to 255)."""
+    previous = (first, *frames[:-1])
+    return _stack((x.double() - before.double()).abs().mean() for x, before in zip(frames, previous, strict=True))
+
+
+def saturation(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
+    """Share of values that are 0 or 255."""
+    return _stack(((x == 0) | (x == 255)).double().mean() for x in frames)
+
+
+def colour_drift(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
+    """Root mean square difference between the mean colours of a frame and of the first one, in grey levels."""
+    colour = first.double().mean((1, 2))
+    return _stack((x.double().mean((1, 2)) - colour).square().mean().sqrt() for x in frames)
+
+
+def contrast(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
+    """Standard deviation of the grey values within a frame, in grey levels."""
+    return _stack(x.double().mean(0).std(correction=0) for x in frames)
+
+
+Measure = Callable[[UInt8[Tensor, "t 3 h w"], UInt8[Tensor, "3 h w"]], Float[Tensor, " t"]]
+
+# Functions of the frames of a video and of the frame before them, which return a value per frame. A measure of your own
+# joins by `MEASURES["mine"] = my_measure`.
+MEASURES: dict[str, Measure] = {f.__name__: f for f in (motion, saturation, colour_drift, contrast)}
 
 
 def measure(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> dict[str, Float[Tensor, " t"]]:
-    """Of each frame of a video that begins after the frame `first`, a float64 value a measure.
-
-    motion: mean absolute change since the frame before, in grey levels (0 to 255).
-    saturation: share of values that are 0 or 255.
-    colour_drift: root mean square difference of the mean colour from that of `first`, in grey levels.
-    contrast: standard deviation of the grey values over the frame, in grey levels.
-    """
-    before, drift, motion = first.double(), [], []
-    colour = before.mean((1, 2))
-    for frame in frames:  # one at a time: a long video as floats would take gigabytes
-        x = frame.double()
-        motion.append((x - before).abs().mean())
-        drift.append((x.mean((1, 2)) - colour).square().mean().sqrt())
-        before = x
-    saturated = (frames == 0) | (frames == 255)
-    return {
-        "motion": torch.stack(motion),
-        "saturation": saturated.double().mean((1, 2, 3)),
-        "colour_drift": torch.stack(drift),
-        "contrast": torch.stack([frame.double().mean(0).std(correction=0) for frame in frames]),
-    }
+    """All measures of a video that follows the frame `first`."""
+    return {name: function(frames, first) for name, function in MEASURES.items()}
 
 
 def trend(times: Int[Tensor, " w"]) -> Float[Tensor, " w"]:
     """Weights whose sum over values at these times is the slope of the values' least-squares line; 0 for one time."""
     centred = times.double() - times.double().mean()
     return centred / centred.square().sum() if len(times) > 1 else torch.zeros(1, dtype=torch.float64)
+
+
+def _stack(values: Iterable[Tensor]) -> Float[Tensor, " t"]:
+    """From a generator, so that only one frame at a time is converted to float: a long video would take gigabytes."""
+    return torch.stack(list(values))

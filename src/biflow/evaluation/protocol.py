@@ -1,45 +1,49 @@
-"""What the numbers of an evaluation depend on: its settings, and what they met (model, data, networks, versions)."""
+"""What the numbers of an evaluation depend on: its settings, the model, data and networks, and versions."""
 
-import difflib
 import hashlib
 import json
 import platform
-from argparse import ArgumentError
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from safetensors.torch import save
+from torch import nn
 
 from biflow import __version__
-from biflow.data.pairs import FramePairs
+from biflow.config import Direction, Network, Solver, parse
+from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.files import commit, hardware
-from biflow.networks import VideoUNet, weights_file
-from biflow.rollout import Direction
-from biflow.solvers import Solver
-
-Network = Literal["i3d", "inception", "efficientnet", "lpips"]
+from biflow.evaluation.networks.features import Features
+from biflow.files import read_json, sha256
+from biflow.machine import commit, hardware
+from biflow.model import Model, weights_file
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of an evaluation; together with a model and a prepared set they fix its numbers.
+    """The settings of an evaluation. Together with a model and a prepared set they determine its numbers.
 
     Attributes:
-        name: what to call it.
-        samples: videos to generate, from as many frames of the test split, whose windows the real ones are.
-        frames: frames a video; the given one is not among them.
-        window, stride: frames a window, and from window to window, in generated and real videos alike.
-        real_windows: at most that many real windows, evenly spread over all; None for all.
-        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; efficientnet: a quick stand-in
-            for it; lpips: each to the frame before it).
-        frame_stride: every so manieth frame goes to the networks that compare frames; `stride` is a multiple of it.
-        eps: noise level (BI-FLOW); None for the model's own.
-        direction: in time.
-        solver: as everywhere.
-        seed: of the noise, the first frames and the bootstrap.
-        resamples: of the bootstrap.
-        nearest: so many videos' last frames are held against all training frames; 0 for none.
+        name: a title.
+        samples: videos to generate, each from a frame of the test split, with which they are compared.
+        frames: frames per video, not counting the first frame that is given.
+        window, stride: frames per window, and from one window to the next, of generated and real videos alike.
+        real_windows: maximum number of real windows, spread evenly over all of them; None uses all.
+        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; efficientnet: a fast
+            substitute for it; lpips: each frame with the previous one).
+        frame_stride: networks that compare frames see every n-th one. `stride` must be a multiple of it.
+        eps: noise level, for methods that take one; None uses the model's own.
+        direction: direction in time.
+        solver: ODE solver.
+        seed: seed of the noise, of the choice of first frames, and of the bootstrap.
+        resamples: number of bootstrap resamples.
+        nearest: number of videos whose last frame is compared with all training frames.
+
+    Raises:
+        UserError: a setting that is out of range.
     """
 
     name: str = "quick"
@@ -58,17 +62,21 @@ class Protocol:
     nearest: int = 8
 
     def __post_init__(self) -> None:
-        for key, low in (("samples", 2), ("window", 1), ("stride", 1), ("frame_stride", 1), ("resamples", 2)):
-            if getattr(self, key) < low:
-                raise UserError(f"{key} is {getattr(self, key)}, but must be at least {low}.")
-        if self.frames < self.window:
-            raise UserError(f"{self.frames} frames hold no window of {self.window}; give more frames.")
-        if self.real_windows is not None and self.real_windows < 2:
-            raise UserError(f"real_windows is {self.real_windows}, but must be at least 2, or null for all.")
+        low = {
+            "samples": 2,
+            "window": 1,
+            "stride": 1,
+            "frame_stride": 1,
+            "resamples": 2,
+            "real_windows": 2,
+            "nearest": 0,
+        }
+        for key, least in {**low, "frames": self.window}.items():
+            if (value := getattr(self, key)) is not None and value < least:
+                bound = f"the window of {least}" if key == "frames" else least
+                raise UserError(f"{key} is {value}, but must be at least {bound}.", setting=key)
         if self.stride % self.frame_stride:
             raise UserError(f"stride is {self.stride}, but must be a multiple of frame_stride, {self.frame_stride}.")
-        if self.nearest < 0:
-            raise UserError(f"nearest is {self.nearest}, but must be 0 or more.")
 
     @property
     def starts(self) -> range:
@@ -77,9 +85,9 @@ class Protocol:
 
 
 PROTOCOLS = {
-    # Sized for two CPU cores: minutes, and a number only to compare with others of this very protocol.
+    # Takes minutes on two CPU cores. Its numbers can be compared only with others of the same protocol.
     "quick": Protocol(),
-    # Sec. 3.1 of the paper. Its solver is Heun at 1e-2, in the implementation of its code.
+    # Sec. 3.1 of the paper. Its solver is Heun at 1e-2, as implemented in its code.
     "paper": Protocol(
         name="paper",
         samples=128,
@@ -94,91 +102,75 @@ PROTOCOLS = {
 
 
 def load_protocol(name: str) -> Protocol:
-    """A built-in protocol, or that of a JSON file: settings alone, or the metrics.json of an evaluation.
+    """A built-in protocol, or one from a JSON file: its settings, or the metrics.json of an evaluation.
 
-    Raises UserError for a file that is none, or was measured by a network with other weights.
+    Raises UserError if there is no such protocol, or if the file does not describe one.
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
     path = Path(name)
     if not path.is_file():
-        raise UserError(f"There is no protocol {name!r}; give {', '.join(PROTOCOLS)} or a JSON file.")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}).") from error
-    content = content.get("protocol", content) if isinstance(content, dict) else content
-    settings = content.get("settings", content) if isinstance(content, dict) else content
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no protocol; write its settings as a JSON object.")
-    known = {f.name for f in fields(Protocol)}
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise UserError(f"{path}: a protocol has no setting {key!r}; the nearest is {near!r}.")
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Protocol)
-    try:
-        return Protocol(**vars(parser.instantiate(parser.parse_object({"name": path.stem, **settings}))))
-    except (TypeError, ValueError, ArgumentError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"There is no protocol {name!r}; use {', '.join(PROTOCOLS)} or a JSON file.", setting="protocol"
+        )
+    content = read_json(path)
+    for key in ("protocol", "settings"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not contain a protocol; write its settings as a JSON object.")
+    return parse(Protocol, {"name": path.stem, **content}, where=str(path))
 
 
 def changed(protocol: Protocol, **settings: Any) -> Protocol:
-    """The protocol with those of `settings` that are not None; its name says so where counts are no longer its own."""
+    """The protocol with those of `settings` that are not None. Its name says so if the counts differ."""
     new = {key: value for key, value in settings.items() if value is not None and value != getattr(protocol, key)}
     counts = [key for key in ("samples", "frames") if key in new]
     name = f"{protocol.name}, other {' and '.join(counts)}" if counts else protocol.name
     return replace(protocol, name=name, **new)
 
 
-def record(protocol: Protocol, model: VideoUNet, folder: Path, data: FramePairs, networks: dict[str, dict]) -> dict:
-    """The protocol as it goes into metrics.json: `settings`, and what they met."""
-    weights = weights_file(folder)
+def full_record(protocol: Protocol, model: Model, data: Windows, networks: Mapping[str, Features]) -> dict:
+    """The protocol as metrics.json stores it: its `settings`, and everything else that the numbers depend on."""
     return {
         "settings": asdict(protocol),
-        "model": {
-            "name": folder.resolve().name,
-            "method": model.method,
-            "size": list(model.config["size"]),
-            "weights": weights.name,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        },
-        "data": {
-            "name": data.root.resolve().name,
-            "sha256": data_sha256(data),
-            "split": data.split,
-            "clips": len(data.clips),
-            "frames": sum(clip["frames"] for clip in data.clips),
-            "stride": data.index["stride"],
-            "fps": data.fps,
-        },
-        "networks": networks,
-        **made_by(),
+        "model": _model_record(model, data.size),
+        "data": _data_record(data),
+        "networks": {name: network.record() for name, network in networks.items()},
+        **environment(),
     }
 
 
-def made_by() -> dict:
-    """The code and the machine that a number comes from."""
-    return {
-        "commit": commit(),
-        "versions": {
-            "biflow": __version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "numpy", "av", "pillow")},
-        },
-        "hardware": hardware(),
-    }
+def environment() -> dict:
+    """The code and the hardware that compute a number."""
+    packages = {package: version(package) for package in ("torch", "numpy", "av", "pillow")}
+    versions = {"biflow": __version__, "python": platform.python_version(), **packages}
+    return {"commit": commit(), "versions": versions, "hardware": hardware()}
 
 
-def data_sha256(data: FramePairs) -> str:
-    """Of the clips of this split and all of their pixels."""
+def _model_record(model: Model, size: tuple[int, int]) -> dict:
+    if model.folder is None:
+        name, weights, digest = model.method.name, "in memory", _tensors_sha256(model.network)
+    else:
+        file = weights_file(model.folder)
+        name, weights, digest = model.folder.resolve().name, file.name, sha256(file)
+    return {"name": name, "method": model.method.name, "size": list(size), "weights": weights, "sha256": digest}
+
+
+def _tensors_sha256(network: Any) -> str | None:
+    """Of the tensors of a module; None for any other callable."""
+    if not isinstance(network, nn.Module):
+        return None
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    return hashlib.sha256(save(tensors)).hexdigest()
+
+
+def _data_record(data: Windows) -> dict:
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
         digest.update(data.clip(number).numpy().tobytes())
-    return digest.hexdigest()
+    names = {"name": data.root.resolve().name, "sha256": digest.hexdigest(), "split": data.split}
+    counts = {"clips": len(data.clips), "frames": sum(clip["frames"] for clip in data.clips)}
+    return {**names, **counts, "stride": data.index["stride"], "fps": data.fps}
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

@@ -1,10 +1,9 @@
-"""Sets of videos as the sliding windows that features are computed from."""
+"""Sets of videos as the sliding windows that features are computed of."""
 
 import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -12,93 +11,102 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.data.clips import Item, find_clips
-from biflow.data.pairs import FramePairs, is_prepared
+from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
 from biflow.video import VIDEO_SUFFIXES, Video, resize
 
 log = logging.getLogger("biflow")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Consecutive frames of one video; `video` numbers the videos of the set."""
-
-    video: int
-    frames: UInt8[Tensor, "t 3 h w"]
-
-
 class VideoSet:
-    """The videos of a prepared set (one `split` of it), or of anything that `biflow prepare` takes.
+    """The windows of the videos in a prepared set, or in anything that `biflow prepare` takes.
 
-    `survey` finds the frame rates, `rates`. Reading it through once with `clips` counts what was used: `videos`,
-    `frames`, `short` (videos shorter than a window, which are left out), and `size` (h, w) of the frames as they lie
-    there.
+    Args:
+        path: the set.
+        split: the split, if the set is prepared.
+        window: frames per window.
+        stride: frames from one window to the next.
+        side: resize frames to squares of this side; by default, all must have the same size.
+
+    Attributes:
+        rates: the frame rates, which `survey` finds.
+        videos: number of videos used, which `clips` counts, as it does `frames` in them and `short`, the number of
+            videos left out because they are shorter than a window.
+        size: (h, w) of the frames before they are resized; None as long as none was read.
     """
 
-    def __init__(self, path: Path, split: str = "all"):
-        self.path, self.prepared, self.split = path, is_prepared(path), split
-        self._items: list[Item] = [] if self.prepared else _without_copies(path, find_clips(path))
+    def __init__(self, path: Path, split: str = "all", *, window: int, stride: int, side: int | None = None):
+        self.path, self.split = path, split if is_prepared(path) else None
+        self.window, self.stride, self.side = window, stride, side
+        self._items = [] if self.split else _without_copies(path, find_clips(path))
         self.videos = self.frames = self.short = 0
         self.size: tuple[int, int] | None = None
         self.rates: set[float] = set()
 
-    def survey(self, window: int, stride: int, size: int | None = None) -> int:
-        """About how many windows there are, as files tell their lengths, after a look at the first frame of each.
+    def survey(self) -> int:
+        """The approximate number of windows, from the lengths in the files' headers and the first frame of each.
 
-        So that what can be told of bad input is told before hours of work. Raises UserError.
+        It finds most problems before hours of work. Raises UserError for frames of mixed sizes.
         """
-        total = 0
+        windows = 0
         for name, video in self._open():
             with contextlib.closing(video.frames):  # type: ignore[arg-type]  # a generator
                 first = next(video.frames, None)
-            length = window if video.length is None else video.length
-            if first is not None and length >= window:
-                self._hold(name, (first.shape[-2], first.shape[-1]), size)
+            length = self.window if video.length is None else video.length
+            if first is not None and length >= self.window:
+                self._check_size(name, first)
                 self.rates |= {round(video.fps, 3)} if video.fps else set()
-                total += (length - window) // stride + 1
-        return total
+                windows += (length - self.window) // self.stride + 1
+        return windows
 
-    def clips(self, window: int, stride: int, size: int | None = None) -> Iterator[Clip]:
-        """Every `stride`-th window of `window` frames of each video; a frame is decoded and resized once.
+    def clips(self) -> Iterator[tuple[int, UInt8[Tensor, "t 3 h w"]]]:
+        """The number of a video and the frames of a window, for all windows of all videos.
 
-        `size` squeezes frames to a square of that side; without it all must be alike. What is left at the end of a
-        video and is no whole window is not used. Raises UserError for frames of mixed sizes and damaged videos.
+        A frame is decoded and resized once. Frames after the last whole window are not used.
+
+        Raises UserError for frames of mixed sizes and damaged videos.
         """
         for name, video in self._open():
-            kept: deque[Tensor] = deque(maxlen=window)
-            count, held = 0, None  # the size is held against that of the set only if the video is used
+            latest: deque[Tensor] = deque(maxlen=self.window)
+            count, size = 0, None
             with contextlib.closing(video.frames):  # type: ignore[arg-type]
-                for frame in video.frames:
-                    shape = (frame.shape[-2], frame.shape[-1])
-                    if held not in (None, shape):
-                        raise UserError(f"{name} changes size from {_by(held)} to {_by(shape)}; encode it at one size.")
-                    held = shape
-                    kept.append(frame if size is None else resize(frame[None], (size, size))[0])
-                    count += 1
-                    if count == window:
-                        self._hold(name, shape, size)
+                for count, frame in enumerate(video.frames, start=1):
+                    size = size or frame.shape
+                    if frame.shape != size:
+                        raise UserError(f"{name} changes size from {_by(size)} to {_by(frame.shape)}; re-encode it.")
+                    latest.append(frame if self.side is None else resize(frame[None], (self.side, self.side))[0])
+                    if count == self.window:  # the size of shorter videos does not matter
+                        self._check_size(name, frame)
                         self.videos += 1
-                    if count >= window and (count - window) % stride == 0:
-                        yield Clip(self.videos - 1, torch.stack(tuple(kept)))
-            if count < window:
+                    if count >= self.window and (count - self.window) % self.stride == 0:
+                        yield self.videos - 1, torch.stack(tuple(latest))
+            if count < self.window:
                 self.short += 1
-                log.warning("%s has %d frames, fewer than a window of %d; left out.", name, count, window)
+                log.warning("%s has %d frames, fewer than a window of %d; left out.", name, count, self.window)
             else:
                 self.frames += count
 
-    def _hold(self, name: str, shape: tuple[int, int], size: int | None) -> None:
-        if size is None and self.size not in (None, shape):
+    def record(self) -> dict:
+        """What a result says about the set."""
+        counts = {"videos": self.videos, "frames": self.frames, "too_short": self.short}
+        frames = {"frame_size": list(self.size or ()), "fps": sorted(self.rates)}
+        return {"path": str(self.path), "split": self.split, **counts, **frames}
+
+    def _check_size(self, name: str, frame: Tensor) -> None:
+        height, width = frame.shape[-2:]
+        self.size = self.size or (height, width)
+        if self.side is None and self.size != (height, width):
             raise UserError(
-                f"{name} has frames of {_by(shape)}, others in {self.path} of {_by(self.size)}; "
-                "bring all to one size with --size N."
+                f"{name} has frames of {_by(frame.shape)}, others in {self.path} of {_by(self.size)}; choose a size "
+                "to bring all to.",
+                setting="size",
             )
-        self.size = self.size or shape
 
     def _open(self) -> Iterator[tuple[str, Video]]:
-        if self.prepared:
-            pairs = FramePairs(self.path, split=self.split)
-            for number, entry in enumerate(pairs.clips):
-                frames = (pairs.frame(number, i) for i in range(entry["frames"]))
+        if self.split:
+            windows = Windows(self.path, split=self.split)
+            for number, entry in enumerate(windows.clips):
+                frames = (windows.frame(number, i) for i in range(entry["frames"]))
                 yield f"{self.path}: {entry['name']}", Video(frames, entry["fps"], entry["frames"])
         for item in self._items:
             for video in item.read(Counter()):
@@ -106,17 +114,14 @@ class VideoSet:
 
 
 def _without_copies(path: Path, items: list[Item]) -> list[Item]:
-    """Without the videos whose frames lie beside them in a folder of that name: `biflow sample --png` leaves both."""
+    """Without videos whose frames are beside them, in a folder of the same name: `biflow sample --png` writes both."""
     folders = {item.name for item in items}
-    kept = []
-    for item in items:
-        name = PurePosixPath(item.name)
-        if name.suffix.lower() not in VIDEO_SUFFIXES or str(name.with_suffix("")) not in folders:
-            kept.append(item)
-    if len(kept) < len(items):
-        log.warning("%s holds %d videos as frames too; taking the frames.", path, len(items) - len(kept))
-    return kept
+    names = [PurePosixPath(item.name) for item in items]
+    copies = [name.suffix.lower() in VIDEO_SUFFIXES and str(name.with_suffix("")) in folders for name in names]
+    if any(copies):
+        log.warning("%s holds %d videos also as folders of frames; using the frames.", path, sum(copies))
+    return [item for item, copy in zip(items, copies, strict=True) if not copy]
 
 
-def _by(size: tuple[int, ...] | None) -> str:
-    return f"{size[0]}x{size[1]}" if size else "no size"
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape[-2:]))

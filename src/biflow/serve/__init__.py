@@ -1,1 +1,1 @@
-"""The live page: `biflow serve` streams frames to browsers as they are solved."""
+"""The live page: `biflow serve` streams frames to browsers as they are solved, and lets viewers steer."""

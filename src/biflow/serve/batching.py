@@ -1,37 +1,34 @@
 """Network calls of many sessions, in the order in which they come; those that wait together become one call."""
 
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Condition, Thread
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from biflow.paths import Fields
-
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+from biflow.paths import Fields, Network, join, present
 
 
 class Batcher:
-    """`fields(x, t, alpha, condition)` that any thread may call.
+    """A network that any thread may ask.
 
-    An engine computes one call at a time, so calls queue up, first come, first served. What waits when the engine is
-    free goes into one call of 1, 2, 4 … samples, `limit` at most; nobody ever waits for company. Solvers do not notice:
-    each caller gets its own rows back.
+    A network computes one call at a time, so calls queue up, first come, first served. Those that wait when it is free
+    are joined into one call of 1, 2, 4 … samples, at most `limit`; no call waits for others to come. Callers do not
+    notice: each gets the fields of its own samples.
     """
 
-    def __init__(self, fields: Callable[..., Fields], *, limit: int = 1):
-        self.fields, self.limit = fields, limit
-        self._waiting: deque[tuple[Inputs, Future[Fields]]] = deque()
+    def __init__(self, network: Network, *, limit: int = 1) -> None:
+        self.network, self.limit = network, limit
+        self._waiting: deque[tuple[Any, Future[Fields]]] = deque()
         self._changed = Condition()
         Thread(target=self._work, name="network", daemon=True).start()
 
-    def __call__(self, x: Tensor, t: Tensor, alpha: Tensor | None = None, condition: Tensor | None = None) -> Fields:
-        """The fields at x (b, 3, h, w), t (b,), as `VideoUNet` gives them; raises what the engine raises."""
+    def __call__(self, query: Any) -> Fields:
+        """What the network answers to a query of any number of samples; raises what the network raises."""
         result: Future[Fields] = Future()
         with self._changed:
-            self._waiting.append(((x, t, alpha, condition), result))
+            self._waiting.append((query, result))
             self._changed.notify()
         return result.result()
 
@@ -42,32 +39,31 @@ class Batcher:
                 calls = [self._waiting.popleft() for _ in range(self._share())]
             try:
                 with torch.inference_mode():
-                    found = self._together([inputs for inputs, _ in calls])
+                    answers = self._answers([query for query, _ in calls])
             except BaseException as error:
                 for _, result in calls:
                     result.set_exception(error)
             else:
-                for (_, result), fields in zip(calls, found, strict=True):
+                for (_, result), fields in zip(calls, answers, strict=True):
                     result.set_result(fields)
 
     def _share(self) -> int:
-        """How many of the waiting calls go together: as many single samples as make a power of two, else one call."""
-        single = 0
-        for (x, *_), _ in self._waiting:
-            if len(x) > 1 or single == self.limit:
+        """How many of the waiting calls to join: a power of two of single samples of one kind, else one call."""
+        single, kind = 0, _kind(self._waiting[0][0])
+        for query, _ in self._waiting:
+            if len(query[0]) > 1 or _kind(query) != kind or single == self.limit:
                 break
             single += 1
-        return max(1, 1 << single.bit_length() - 1) if single else 1
+        return 1 << max(0, single.bit_length() - 1)
 
-    def _together(self, calls: list[Inputs]) -> list[Fields]:
-        if len(calls) == 1:
-            x, t, alpha, condition = calls[0]
-            return [self.fields(x, t, alpha=alpha, condition=condition)]
-        x, t, alpha, condition = (_joined(list(tensors)) for tensors in zip(*calls, strict=True))
-        v, n = self.fields(x, t, alpha=alpha, condition=condition)
-        return [Fields(v[i : i + 1], None if n is None else n[i : i + 1]) for i in range(len(calls))]
+    def _answers(self, queries: list[Any]) -> list[Fields]:
+        if len(queries) == 1:
+            return [self.network(queries[0])]
+        fields = self.network(join(queries))
+        rows = [tensor.split(1) for tensor in present(fields).values()]
+        return [type(fields)(**dict(zip(present(fields), row, strict=True))) for row in zip(*rows, strict=True)]
 
 
-def _joined(tensors: list[Tensor | None]) -> Tensor | None:
-    given = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(given) if given else None
+def _kind(query: Any) -> tuple:
+    """What queries must have in common to be joined."""
+    return type(query), {name: tensor.shape[1:] for name, tensor in present(query).items()}

@@ -1,19 +1,16 @@
-"""What a client may set, and what becomes of values that cannot be."""
+"""What a client may set, and what becomes of values that are not possible."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
+from biflow.config import SOLVERS, Direction, Solver, SolverName
+from biflow.config.solver import is_adaptive
 from biflow.errors import UserError
-from biflow.rollout import Direction
-from biflow.sampling import TITLES, solver_settings
-from biflow.serve.images import FORMATS
+from biflow.serve.images import FORMATS, Format
 from biflow.serve.models import Served
-from biflow.solvers import TABLEAUS, Solver
 
-SOLVERS = ("adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference")
-NEED_STEPS = tuple(name for name in SOLVERS if name in TABLEAUS and TABLEAUS[name].b_low is None)
-# (lowest, highest) of every number; the page builds its sliders from these.
+# (lowest, highest) of every number; the page takes the ranges of its sliders from these.
 RANGES: dict[str, tuple[float, float]] = {
     "eps": (0, 1),
     "eps_b": (0, 1),
@@ -23,6 +20,22 @@ RANGES: dict[str, tuple[float, float]] = {
     "fps_cap": (0.5, 120),
     "seed": (0, 2**32 - 1),
 }
+SWITCHES = ("playing", "two_up")
+WHOLE = ("steps", "in_between", "seed")
+OPTIONAL = ("steps", "fps_cap")
+DEFAULT_STEPS = 4  # for a solver that needs a number of steps
+
+
+def _takes_steps(solver: str) -> bool:
+    try:
+        Solver.named(solver, steps=DEFAULT_STEPS)
+    except UserError:
+        return False
+    return True
+
+
+NEED_STEPS = tuple(name for name in SOLVERS if not is_adaptive(name))
+NO_STEPS = tuple(name for name in SOLVERS if not _takes_steps(name))
 
 
 @dataclass(frozen=True)
@@ -30,18 +43,18 @@ class Controls:
     """How a session streams.
 
     Attributes:
-        playing: whether frames follow by themselves.
-        model: the name of the model.
-        eps: noise level of BI-FLOW.
-        direction: in time.
-        solver: a method of `biflow sample`.
-        steps: fixed steps a frame; None for steps adapted to rtol.
-        rtol: relative and absolute tolerance.
-        in_between: frames a step of the model.
-        fps_cap: most frames a second; None for as many as can be solved.
-        seed: of the noise.
-        format: of the pictures on the wire.
-        two_up: a second stream beside the first, from the same frame and noise, with model_b and eps_b.
+        playing: whether it solves frame after frame.
+        model: name of the model.
+        eps: noise level, for methods that take one.
+        direction: direction in time.
+        solver: one of SOLVERS.
+        steps: number of fixed steps per frame; None adapts them to rtol.
+        rtol: relative and absolute tolerance of adaptive steps.
+        in_between: frames per step of the model.
+        fps_cap: most frames per second; None for as many as can be solved.
+        seed: seed of the noise.
+        format: of the pictures that are sent.
+        two_up: whether a second stream runs beside the first, from the same frame and noise, with model_b and eps_b.
     """
 
     model: str
@@ -50,77 +63,75 @@ class Controls:
     eps_b: float = 0.0
     playing: bool = True
     direction: Direction = "forward"
-    solver: str = "adams"
+    solver: SolverName = "adams"
     steps: int | None = None
     rtol: float = 1e-2
     in_between: int = 1
     fps_cap: float | None = None
     seed: int = 0
-    format: str = "jpeg"
+    format: Format = "jpeg"
     two_up: bool = False
 
     @property
     def full_solver(self) -> Solver:
-        """How a frame is solved."""
-        return solver_settings(self.solver, steps=self.steps, rtol=self.rtol)
+        """The solver of a frame."""
+        return Solver.named(self.solver, steps=self.steps, rtol=self.rtol)
 
 
 def initial(models: Mapping[str, Served]) -> Controls:
-    """The first model, as it streams best and at its videos' own rate; beside it, if asked for, without noise."""
+    """The first model at its own noise level and frame rate; its second stream, if switched on, without noise."""
     name, served = next(iter(models.items()))
     return Controls(model=name, eps=served.eps, model_b=name, fps_cap=served.fps)
 
 
 def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tuple[Controls, list[str]]:
-    """`controls` with what of `wanted` can be had, and a sentence for each value that had to be another."""
+    """`controls` with those of `wanted` that are possible, and a sentence for each value that could not be taken."""
     if not isinstance(wanted, dict):
-        return controls, ["Controls are an object of names and values."]
-    told: list[str] = []
-    known = asdict(controls)
+        return controls, ["Controls must be an object of names and values."]
+    notes: list[str] = []
+    values = asdict(controls)
     for name, value in wanted.items():
-        if name not in known:
-            told.append(f"There is no control {_short(name)}.")
+        if name not in values:
+            notes.append(f"There is no control {_short(name)}.")
             continue
         try:
-            known[name], sentence = _value(name, value, models)
-            told += [sentence] if sentence else []
+            values[name], note = _value(name, value, models)
+            notes += [note] if note else []
         except UserError as error:
-            told.append(str(error))
-    # A model brings its own noise level along, unless one was asked for with it.
+            notes.append(str(error))
+    # A new model comes with its own noise level, unless one was set together with it.
     for model, eps in (("model", "eps"), ("model_b", "eps_b")):
-        if known[model] != getattr(controls, model) and eps not in wanted:
-            known[eps] = models[known[model]].eps
-    return _fitting(Controls(**known), models, told), told
+        if values[model] != getattr(controls, model) and eps not in wanted:
+            values[eps] = models[values[model]].eps
+    return _fitting(Controls(**values), models, notes), notes
 
 
 def _value(name: str, value: Any, models: Mapping[str, Served]) -> tuple[Any, str]:
-    """The value to take, and what there is to say about it. Raises UserError for one of another kind."""
-    if name in ("playing", "two_up"):
+    """The value to take, and a sentence if it is another one. Raises UserError for a value of another type."""
+    if name in SWITCHES:
         return _checked(name, value, isinstance(value, bool), "true or false"), ""
-    names: dict[str, tuple[str, ...]] = {
+    options: dict[str, tuple[str, ...]] = {
         "model": tuple(models),
         "model_b": tuple(models),
-        "direction": ("forward", "backward"),
+        "direction": get_args(Direction),
         "solver": SOLVERS,
         "format": FORMATS,
     }
-    if name in names:
-        among = isinstance(value, str) and value in names[name]
-        return _checked(name, value, among, f"one of {', '.join(names[name])}"), ""
-    if value is None and name in ("steps", "fps_cap"):
+    if name in options:
+        known = isinstance(value, str) and value in options[name]
+        return _checked(name, value, known, f"one of {', '.join(options[name])}"), ""
+    if value is None and name in OPTIONAL:
         return None, ""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise UserError(f"{name} must be a number, not {_short(value)}.")
     low, high = RANGES[name]
-    whole = name in ("steps", "in_between", "seed")
-    kind: Callable[..., Any] = int if whole else float
+    kind: Callable[..., Any] = int if name in WHOLE else float
     taken = kind(min(max(value, low), high))
-    same = taken == value
-    return taken, "" if same else f"{name} goes from {low:g} to {high:g}: took {taken:g}."
+    return taken, "" if taken == value else f"{name} goes from {low:g} to {high:g}: took {taken:g}."
 
 
-def _checked(name: str, value: Any, fits: bool, expected: str) -> Any:
-    if not fits:
+def _checked(name: str, value: Any, valid: bool, expected: str) -> Any:
+    if not valid:
         raise UserError(f"{name} must be {expected}, not {_short(value)}.")
     return value
 
@@ -130,21 +141,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}…"
 
 
-def _fitting(controls: Controls, models: Mapping[str, Served], told: list[str]) -> Controls:
+def _fitting(controls: Controls, models: Mapping[str, Served], notes: list[str]) -> Controls:
     """The nearest controls that go together with each other and with the models."""
-    if controls.solver == "reference" and controls.steps is not None:
-        told.append("The reference solver is adaptive: it takes a tolerance, not steps.")
+    if controls.solver in NO_STEPS and controls.steps is not None:
+        notes.append(f"The {controls.solver} solver is adaptive only: it takes a tolerance, not a number of steps.")
         controls = replace(controls, steps=None)
     if controls.solver in NEED_STEPS and controls.steps is None:
-        told.append(f"{controls.solver} cannot adapt its steps: took 4 fixed ones.")
-        controls = replace(controls, steps=4)
-    shown = [("model", "eps"), ("model_b", "eps_b")][: 2 if controls.two_up else 1]
-    for model, eps in shown:
+        notes.append(f"{controls.solver} cannot adapt its steps: took {DEFAULT_STEPS} fixed ones.")
+        controls = replace(controls, steps=DEFAULT_STEPS)
+    for model, eps in [("model", "eps"), ("model_b", "eps_b")][: 2 if controls.two_up else 1]:
         method = models[getattr(controls, model)].model.method
-        if method != "biflow" and getattr(controls, eps):
-            told.append(f"{TITLES[method]} takes no noise: eps is 0.")
+        if getattr(controls, eps) and not method.takes_eps:
+            notes.append(f"{method.title} takes no noise: eps is 0.")
             controls = replace(controls, **{eps: 0.0})
-        if method == "condiff" and (controls.direction == "backward" or controls.in_between > 1):
-            told.append("CONDIFF only runs forward, with nothing in between.")
-            controls = replace(controls, direction="forward", in_between=1)
+        if controls.direction == "backward" and not method.backward:
+            notes.append(f"{method.title} has no backward direction.")
+            controls = replace(controls, direction="forward")
+        if controls.in_between > 1 and not method.in_between:
+            notes.append(f"{method.title} has no frames in between.")
+            controls = replace(controls, in_between=1)
     return controls

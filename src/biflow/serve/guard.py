@@ -30,14 +30,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets requests through to `app` that come from where they should.
+    """Middleware in front of `app` that refuses requests from elsewhere.
 
-    A page of another origin is refused (browsers send one with every WebSocket), and so is a Host that is none of
-    `hosts`, which a page sees that has rebound its own name to this machine. With a `token`, clients say it once, as
-    ?token=, and browsers keep it in a cookie after that. Only /healthz is free to all.
+    Requests from pages of another origin are refused (browsers send the origin with every WebSocket). So are requests
+    for a Host that is not in `hosts`: a page that has rebound its own name to this machine would send one. With a
+    `token`, clients give it once, as ?token=, and browsers keep it in a cookie from then on. /healthz is open to all.
     """
 
-    def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str):
+    def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str) -> None:
         self.app, self.hosts, self.token = app, hosts, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,13 +46,13 @@ class Guard:
             return
         headers = Headers(scope=scope)
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        said = query.get("token", [""])[0]
+        token = query.get("token", [""])[0]
         if scope["path"] != "/healthz":
-            refusal = self._refusal(headers, said)
+            refusal = self._refusal(headers, token)
             if refusal:
                 await _refuse(scope, receive, send, *refusal)
                 return
-            if self.token and said and scope["type"] == "http":  # out of the address bar, into a cookie
+            if self.token and token and scope["type"] == "http":  # from the address bar into a cookie
                 query.pop("token")
                 answer = RedirectResponse(f"{scope['path']}?{urlencode(query, doseq=True)}".rstrip("?"), 303)
                 answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
@@ -66,17 +66,17 @@ class Guard:
 
         await self.app(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers, said: str) -> tuple[int, str] | None:
+    def _refusal(self, headers: Headers, token: str) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self.hosts is not None and _name(f"//{host}") not in self.hosts:
-            return 421, "This server answers to other names only."
+            return 421, "This server does not answer to that host name."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "Pages of other origins may not use this server."
+            return 403, "Pages from other origins may not use this server."
         if self.token:
-            known = self.token.encode()
-            if not any(hmac.compare_digest(word.encode(), known) for word in (said, _cookie(headers))):
-                return 401, "This server wants its token: open the address with ?token=… that it printed."
+            expected = self.token.encode()
+            if not any(hmac.compare_digest(word.encode(), expected) for word in (token, _cookie(headers))):
+                return 401, "This server needs its token: open the address with ?token=… that it printed."
         return None
 
 
@@ -104,15 +104,15 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sente
 
 
 class Rate:
-    """How many messages one client may send: a bucket that fills at `rate` a second up to `burst`."""
+    """A limit on the messages of one client: a bucket that fills with `rate` per second, up to `burst`."""
 
-    def __init__(self, rate: float = 40.0, burst: float = 120.0):
+    def __init__(self, rate: float = 40.0, burst: float = 120.0) -> None:
         self.rate, self.burst = rate, burst
         self._left, self._then = burst, time.monotonic()
         self.refused = 0  # messages so far
 
     def take(self, cost: float = 1.0) -> bool:
-        """Whether one more message, worth `cost` of them, is within the limit."""
+        """Whether one more message, which counts as `cost` messages, is within the limit."""
         now = time.monotonic()
         self._left = min(self.burst, self._left + (now - self._then) * self.rate)
         self._then = now
@@ -123,10 +123,10 @@ class Rate:
         return True
 
     def give_back(self) -> None:
-        """The message was one that the server itself had asked for."""
+        """Do not count the last message: the server itself had asked for it."""
         self._left = min(self.burst, self._left + 1)
 
     @property
     def hopeless(self) -> bool:
-        """Whether this client floods."""
+        """Whether this client floods the server."""
         return self.refused > 1000

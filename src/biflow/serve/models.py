@@ -1,65 +1,70 @@
-"""The models that a server offers: found, loaded, and warm before the first client comes."""
+"""The models that a server offers: found, loaded, and warmed up before the first client comes."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
-from biflow import engines
+from biflow.data.first_frames import first_frames
+from biflow.engines import with_engine
 from biflow.errors import UserError
-from biflow.files import device
-from biflow.networks import VideoUNet, load_model
-from biflow.paths import Fields
-from biflow.rollout import sample_generators, stream
-from biflow.sampling import TITLES, first_frames
+from biflow.machine import device
+from biflow.model import Model, load_model
+from biflow.rollout import drain, sample_generators, stream
 from biflow.serve.batching import Batcher
 from biflow.serve.images import encode
-from biflow.video import to_float, to_uint8
+from biflow.video import to_float
 
 log = logging.getLogger("biflow")
-# Samples of several sessions in one call, at most. On two cores a sample of two costs 16 % less than one alone, one of
-# eight 22 %, and more gain nothing (benchmarks/live.py). The others are guesses.
+# The most samples of several sessions in one call. On two cores a sample in a call of two costs 16 % less than one
+# alone, in a call of eight 22 %, and more gain nothing (benchmarks/live.py). The others are guesses.
 BATCH = {"cpu": 8, "cuda": 16, "mps": 4}
+FPS = 25.0  # of models that do not know the frame rate of their videos
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model that streams.
+    """A model that a server offers.
 
     Attributes:
-        name: by which clients choose it; nothing of the path above the folder given to `find`.
-        model: on its device, in evaluation mode.
-        fields: what evaluates it, for any thread.
-        first: (n, 3, h, w) uint8, the frames to start from, n at least 1.
+        name: what clients choose it by: the name of its folder, without the path.
+        model: with an engine's network that any thread may ask, a `Batcher`.
+        first: the frames to start from, (n, 3, h, w) with n at least 1.
     """
 
     name: str
-    model: VideoUNet
-    fields: Callable[..., Fields]
-    first: Tensor
+    model: Model
+    first: UInt8[Tensor, "n 3 h w"]
 
     @property
     def size(self) -> tuple[int, int]:
         """(h, w) of its frames."""
-        height, width = self.model.config["size"]
-        return height, width
+        return self.model.size
 
     @property
     def eps(self) -> float:
         """The noise level that it streams best with; 0 for methods that take none."""
-        return float(self.model.config["eps"]) if self.model.method == "biflow" else 0.0
+        return float(self.model.eps)
 
     @property
     def fps(self) -> float:
-        """The frame rate of the videos it was trained on, 25 if nobody knows."""
-        return float(self.model.config["fps"] or 25.0)
+        """The frame rate of its training videos, or FPS."""
+        return float(self.model.fps or FPS)
 
     @property
     def title(self) -> str:
-        return f"{self.name} · {TITLES[self.model.method]} {self.size[0]}x{self.size[1]}"
+        """Its name, method and size, for people."""
+        return f"{self.name} · {self.model.method.title} {self.size[0]}x{self.size[1]}"
+
+    def first_frame(self, index: int) -> UInt8[Tensor, "3 h w"]:
+        """One of the frames to start from. Raises UserError if there is no such frame."""
+        if not 0 <= index < len(self.first):
+            raise UserError(f"There is no first frame {index + 1}; this model has {len(self.first)}.")
+        return self.first[index]
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -69,17 +74,18 @@ def find(folder: Path) -> dict[str, Path]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = {path.name: path for path in inside if (path / "config.json").is_file()}
     if not found:
-        raise UserError(f"No model in {folder}: give a run, a model folder, or a folder of these.")
+        raise UserError(f"No model in {folder}: give a run, a model folder, or a folder of these.", setting="model")
     return found
 
 
-def load(folders: dict[str, Path], first: Path | None = None) -> dict[str, Served]:
-    """Load every model, its engine ready. One that cannot be loaded is left out, and the logger says why.
+def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Served]:
+    """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
-    `first` is where the first frames come from, as for `biflow sample`; None for each model's own (grey without any).
+    `first` is where first frames come from: an image, a folder of images or a prepared set; None for each model's own,
+    which are grey if it has none.
 
     Raises:
-        UserError: not one of them can be loaded, or `first` does not hold what it should.
+        UserError: none of them can be loaded, or `first` has no frames for them.
     """
     served: dict[str, Served] = {}
     for name, folder in folders.items():
@@ -90,27 +96,26 @@ def load(folders: dict[str, Path], first: Path | None = None) -> dict[str, Serve
                 raise
             log.warning("%s is left out: %s", name, error)
             continue
-        height, width = model.config["size"]
         if first or (folder / "first").is_dir():
-            start = first_frames(first or folder / "first", (height, width), None, 0)
+            start = first_frames(first or folder / "first", model.size, None, 0)
         else:
-            start = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
-        limit = BATCH.get(device().type, 1)
-        served[name] = Served(name, model, Batcher(engines.fields(model, "auto")[0], limit=limit), start)
+            start = torch.full((1, 3, *model.size), 128, dtype=torch.uint8)
+        model = with_engine(model)
+        batcher = Batcher(model.network, limit=BATCH.get(model.device.type, 1))
+        served[name] = Served(name, replace(model, network=batcher), start)
     if not served:
-        raise UserError(f"None of {', '.join(folders)} can be loaded.")
+        raise UserError(f"None of {', '.join(folders)} can be loaded.", setting="model")
     return served
 
 
 def warm_up(served: Served) -> None:
-    """Solve and encode a frame the way that sessions do, once for every number of samples that may go together.
+    """Solve and encode a frame as sessions do, once for every number of samples that a call may have.
 
-    Raises SolverError, or whatever an engine raises, if this model cannot stream at all.
+    Raises UserError, or whatever an engine raises, if the model cannot stream.
     """
-    batcher = served.fields
-    samples = 1
-    while samples <= (batcher.limit if isinstance(batcher, Batcher) else 1):
-        start = to_float(served.first[:1].expand(samples, -1, -1, -1)).to(device())
-        made = stream(served.model, start, generators=sample_generators(0, range(samples)), fields=served.fields)
-        encode(to_uint8(next(made).x).cpu()[0], "jpeg")
+    model, samples = served.model, 1
+    while samples <= (model.network.limit if isinstance(model.network, Batcher) else 1):
+        first = to_float(served.first[:1].expand(samples, -1, -1, -1)).to(model.device)
+        shown = next(drain(stream(model, first, generators=sample_generators(0, range(samples)))))
+        encode(shown.pixels[0], "jpeg")
         samples *= 2

@@ -1,4 +1,4 @@
-"""What a session shows, as an mp4."""
+"""A recording of what a session shows, as an mp4."""
 
 import logging
 import secrets
@@ -17,9 +17,9 @@ MAX_FRAMES = 6000
 
 
 class Recorder:
-    """Frames of one session written to an mp4 as they come, two-up side by side; the last one is kept.
+    """Writes the frames of a session to an mp4, two streams side by side; only the last recording is kept.
 
-    Its methods return what there is to tell the viewers: that it began, or that it ended and under which name.
+    Its methods return the message for the viewers, if there is one: that it started, or under which name it ended.
     """
 
     def __init__(self) -> None:
@@ -29,13 +29,13 @@ class Recorder:
         self.on = False
 
     def begin(self, fps: float) -> dict:
-        """Record from the next frame on; the recording before is thrown away."""
+        """Record from the next frame on; the last recording is deleted."""
         self.close()
         self.on, self._fps = True, fps
         return {"type": "recording", "on": True}
 
     def write(self, pictures: list[Tensor]) -> dict | None:
-        """Append uint8 (3, h, w) pictures side by side. Ends the recording if they no longer fit, or a disk is full."""
+        """Append uint8 (3, h, w) pictures side by side. Ends the recording if their size changes or a disk is full."""
         if not self.on:
             return None
         first, *others = pictures
@@ -51,35 +51,35 @@ class Recorder:
                 return self.finish()
             self._writer.write(frame)
         except (UserError, OSError) as error:
-            return self._given_up(error)
+            return self._fail(error)
         return None
 
     def finish(self) -> dict | None:
-        """End the recording; its name is None if there was no frame."""
+        """End the recording; its name is None if it has no frames."""
         if not self.on:
             return None
         self.on = False
-        done = self._writer
-        if done is None:
+        writer = self._writer
+        if writer is None:
             return _ended(None, 0)
         try:
-            done.__exit__(None, None, None)
+            writer.__exit__(None, None, None)
         except (UserError, OSError) as error:
-            return self._given_up(error)
-        return _ended(done.path.name, done.frames)
+            return self._fail(error)
+        return _ended(writer.path.name, writer.frames)
 
-    def _given_up(self, error: Exception) -> dict:
-        log.warning("A recording was given up: %s", error)
+    def _fail(self, error: Exception) -> dict:
+        log.warning("A recording failed: %s", error)
         self.close()
         return _ended(None, 0)
 
     def find(self, name: str) -> Path | None:
-        """The finished recording of that name."""
-        done = self._writer
-        return done.path if done and not self.on and done.path.name == name else None
+        """The finished recording of that name, if it is the last one."""
+        writer = self._writer
+        return writer.path if writer and not self.on and writer.path.name == name else None
 
     def close(self) -> None:
-        """Throw away what there is."""
+        """Delete the recording, finished or not."""
         if self._writer is not None and self.on:
             error = InterruptedError()
             self._writer.__exit__(type(error), error, None)

@@ -4,65 +4,47 @@ import errno
 import logging
 import socket
 import threading
-import time
 import webbrowser
-from pathlib import Path
 
 import uvicorn
 
+from biflow.config import Serve
 from biflow.errors import UserError
-from biflow.serve.app import Hall, app
-from biflow.serve.guard import is_loopback
+from biflow.serve.app import app
+from biflow.serve.guard import Guard, is_loopback
+from biflow.serve.hall import Hall
 from biflow.serve.images import MAX_BYTES
 from biflow.serve.models import find
 
 log = logging.getLogger("biflow")
-GRACE = 2  # seconds for connections to close; all is over within 5
+GRACE = 2  # seconds for connections to close; everything is over within 5
 
 
-def serve(
-    folder: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token: str = "",
-    first: Path | None = None,
-    open_page: bool = False,
-) -> None:
-    """Serve the model, or the models, in `folder` until SIGTERM or Ctrl-C.
+def serve(settings: Serve, *, open_page: bool = False) -> None:
+    """Serve a model, or several, until SIGTERM or Ctrl-C, and print the address.
 
-    Prints the address. `port` 0 takes a free one. `open_page` shows the page in a browser once the model is warm.
+    Args:
+        settings: what to serve, and where.
+        open_page: open the page in a browser once the models are ready.
 
     Raises:
-        UserError: no model there, or an address that cannot be had.
+        UserError: there is no model, it cannot be started, or the address cannot be used.
     """
-    folders = find(folder)
-    listening = _listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
+    host, token = settings.host, settings.token
+    folders = find(settings.model)
+    listening = _listen(host, settings.port)
+    address = _address(host, listening.getsockname()[1], token)
     if not is_loopback(host) and not token:
-        log.warning("Whoever reaches %s can use this server; give a --token to choose who.", host)
+        log.warning("Anyone who can reach %s can use this server; set a token to restrict access.", host)
     hosts = {"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None
-    guarded = app(folders, first=first, hosts=hosts, token=token)
-    settings = uvicorn.Config(
-        guarded,
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws_max_size=MAX_BYTES + 2**20,  # a little more than may be uploaded is answered with a sentence
-        ws_max_queue=4,
-        ws_per_message_deflate=False,  # pictures are packed already, and nothing can be a bomb
-        timeout_graceful_shutdown=GRACE,
-    )
-    server = uvicorn.Server(settings)
+    guarded = app(folders, first=settings.first, hosts=hosts, token=token)
+    server = _server(guarded)
     print(f"{', '.join(folders)} at {address} (Ctrl-C to stop)", flush=True)
     hall = guarded.app.state.hall
-    threading.Thread(target=_when_warm, args=(server, hall, address if open_page else None), daemon=True).start()
+    threading.Thread(target=_when_ready, args=(server, hall, address if open_page else None), daemon=True).start()
     server.run(sockets=[listening])
-    if hall.failed:
-        raise UserError(hall.failed)
+    if hall.failure:
+        raise hall.failure
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -71,21 +53,43 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+    except OverflowError as error:
+        listening.close()
+        raise UserError(f"port is {port}, but must be from 0 to 65535.", setting="port") from error
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"Port {port} of {host} is in use; choose another with --port, or 0 for any.") from error
-        raise UserError(f"Cannot listen at {host}:{port}: {error.strerror or error}.") from error
-    except OverflowError as error:
-        raise UserError(f"port is {port}, but must be from 0 to 65535.") from error
+            sentence = f"Port {port} on {host} is in use; choose another one, or 0 for any free one."
+            raise UserError(sentence, setting="port") from error
+        raise UserError(f"Cannot listen on {host}:{port}: {error.strerror or error}.", setting="host") from error
     return listening
 
 
-def _when_warm(server: uvicorn.Server, hall: Hall, address: str | None) -> None:
-    """Open the page, if `address` says where, once the models are ready; end the server if they never will be."""
-    while not (hall.ready or hall.failed or server.should_exit):
-        time.sleep(0.1)
-    if hall.failed:
+def _address(host: str, port: int, token: str) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+
+
+def _server(guarded: Guard) -> uvicorn.Server:
+    config = uvicorn.Config(
+        guarded,
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=MAX_BYTES + 2**20,  # an upload that is a little too large is answered with a sentence
+        ws_max_queue=4,
+        ws_per_message_deflate=False,  # pictures are compressed already, and no message can be a zip bomb
+        timeout_graceful_shutdown=GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+def _when_ready(server: uvicorn.Server, hall: Hall, address: str | None) -> None:
+    """Open the page at `address`, if given, once the models are ready; end the server if they never will be."""
+    hall.prepared.wait()
+    if hall.failure:
         server.should_exit = True
     elif address:
         webbrowser.open(address)

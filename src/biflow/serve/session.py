@@ -1,86 +1,71 @@
-"""One dream: a stream of frames in a thread of its own, the controls that steer it, and those who watch.
+"""A session: a dream in a thread of its own, the controls that steer it, its pace, and those who watch.
 
-Everything public may be called from any thread. Only the worker touches the streams.
+Every public method may be called from any thread. Only the worker thread touches the dream.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from threading import Condition, Thread
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.files import device
-from biflow.rollout import Frame, sample_generators, stream
 from biflow.serve.controls import Controls, changed, initial
+from biflow.serve.dream import Dream, Moment, Stale, stream_settings
 from biflow.serve.images import encode
 from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import pack
-from biflow.solvers import SolverError
-from biflow.video import resize, to_float, to_uint8
 
 log = logging.getLogger("biflow")
-PAST_FRAMES, PAST_BYTES = 120, 16 * 2**20
-JOBS = 16  # that wait, of a client which asks faster than frames are made
-
-
-@dataclass(frozen=True)
-class Past:
-    """A frame that one can go back to: uint8 pictures, one a stream."""
-
-    id: int
-    index: int
-    time: float
-    pictures: list[Tensor]
-
-
-class _Stale(Exception):
-    """The frame being solved is not wanted any more: the controls have changed, or the session ends."""
+JOBS = 16  # that may wait, if a client asks faster than frames are solved
+STEPS = 8  # single frames that may wait
 
 
 class Session:
-    """See above. `run` is the worker; `advance` is one turn of it, for whoever has no thread."""
+    """`run` is the worker; `advance` is one turn of it, for callers without a thread."""
 
-    def __init__(self, name: str, models: Mapping[str, Served]):
+    def __init__(self, name: str, models: Mapping[str, Served]) -> None:
         self.name, self.models = name, models
         self.controls = initial(models)
         self.version = 0  # of the controls
         self.viewers: list[Viewer] = []
-        self.ended: str | None = None
-        self.left = time.monotonic()  # when the last viewer went
+        self.ended: str | None = None  # why, once it has ended
+        self.left = time.monotonic()  # when the last viewer left
         self.recorder = Recorder()
-        self.past: deque[Past] = deque(maxlen=PAST_FRAMES)
+        self.dream = Dream(models)
         self._changed = Condition()
         self._jobs: deque[Callable[[], None]] = deque()
-        self._steps = 0
-        self._due = 0.0
-        self._shown: list[Tensor] = []  # (1, 3, h, w) each, what is on screen: one, or two side by side
-        self._streams: list[tuple[Iterator[Frame], torch.Generator]] = []  # what goes on from there
-        self._solving: Controls | None = None  # those of the frame being solved
-        self._gave_up = self._hurry = False
-        self._id = self._index = 0
-        self._time = self._base = 0.0
+        self._steps = 0  # single frames that were asked for
+        self._due = 0.0  # when the next frame may be solved
+        self._hurry = False  # the frame being solved is no longer wanted, whatever the controls
+        self._gave_up = False  # the last frame was not finished
+        self._waiting = False  # the worker is inside `_wait`
         self._newest: bytes | None = None
         self._thread: Thread | None = None
-        self._jobs.append(lambda: self._begin(self._first(0)))
+        self._jobs.append(lambda: self._begin(self._served.first_frame(0)))
 
-    # What clients do.
+    # For clients.
 
     def start(self) -> "Session":
-        """Begin to work in a thread."""
+        """Start the worker thread."""
         self._thread = Thread(target=self.run, name=f"session {self.name}", daemon=True)
         self._thread.start()
         return self
 
+    @property
+    def idle(self) -> bool:
+        """Whether the worker waits with nothing to do: nothing will change until a client does something."""
+        with self._changed:
+            return self._waiting and not self._jobs and not self._wanted
+
     def join(self, viewer: Viewer) -> None:
-        """Let a viewer watch, from the frame on screen."""
+        """Add a viewer, who sees the frame on screen first."""
         with self._changed:
             self.viewers.append(viewer)
             if self._newest:
@@ -88,21 +73,21 @@ class Session:
             self._changed.notify()
 
     def leave(self, viewer: Viewer) -> None:
-        """The viewer is gone. A session without viewers rests."""
+        """Remove a viewer. A session without viewers solves nothing."""
         with self._changed:
             self.viewers.remove(viewer)
             self.left = time.monotonic()
             self._hurry |= not self.viewers
 
     def taken(self) -> None:
-        """A viewer has taken its frame: there is room for another."""
+        """A viewer has taken its frame, so there is room for the next."""
         with self._changed:
             self._changed.notify()
 
     def change(self, wanted: Any) -> list[str]:
-        """Set controls; returns what there is to say about values that had to be others. All viewers are told."""
+        """Set controls and tell all viewers. Returns a sentence for every value that could not be taken as it is."""
         with self._changed:
-            controls, told = changed(self.controls, wanted, self.models)
+            controls, notes = changed(self.controls, wanted, self.models)
             if controls.fps_cap != self.controls.fps_cap:
                 self._due = 0.0
             self._hurry |= self.controls.playing and not controls.playing
@@ -110,75 +95,81 @@ class Session:
             self.version += 1
             self._changed.notify()
             self._tell({"type": "controls", "version": self.version, "controls": asdict(controls)})
-        return told
+        return notes
 
     def step(self) -> None:
         """Solve one frame, then pause."""
         self.change({"playing": False})
 
         def add() -> None:
-            self._steps, self._due = min(self._steps + 1, 8), 0.0
+            self._steps, self._due = min(self._steps + 1, STEPS), 0.0
 
         self._do(add)
 
     def restart(self, first: int) -> None:
-        """Start again from one of the model's first frames. Raises UserError if there is no such."""
-        picture = self._first(first)
+        """Start again from one of the model's first frames. Raises UserError if there is no such frame."""
+        picture = self._served.first_frame(first)
         self._do(lambda: self._begin(picture))
 
     def restart_from(self, picture: Tensor) -> None:
-        """Start again from a uint8 picture (3, h, w), which is resized to what the models take."""
+        """Start again from a uint8 picture (3, h, w), which is resized to what the model takes."""
         self._do(lambda: self._begin(picture))
 
     def go_back(self, frame: int) -> None:
-        """Go on from the past frame of that id; it stays as it is if that one is no longer kept."""
+        """Continue from the past frame with that id. If it is no longer kept, viewers are told and nothing changes."""
         self._do(lambda: self._go_back(frame))
 
     def record(self, on: bool) -> None:
-        """Begin a recording, or finish it; viewers are told its name then."""
+        """Start or finish a recording; viewers are told its name when it is finished."""
         self._do(lambda: self._record(on), at_once=False)
 
     def close(self, sentence: str = "The session has ended.") -> None:
-        """End it, at the next network call at the latest."""
+        """End the session, at the latest before the next network evaluation."""
         with self._changed:
             self.ended = self.ended or sentence
             self._changed.notify()
 
     def wait_closed(self) -> None:
-        """Wait, for a second at most, until a closed session's thread has ended."""
+        """Wait at most one second for the thread of a closed session to end."""
         if self._thread:
             self._thread.join(timeout=1)
 
     # The worker.
 
     def run(self) -> None:
-        """Solve until the end. A crash ends this session, with a sentence to those who watch."""
+        """Solve frames until the session ends. A crash ends this session only, and viewers are told so."""
         try:
             while self._wait():
                 self.advance()
         except Exception:
             log.exception("The session %s crashed.", self.name)
-            self.close("This session has crashed and ended; the server's log says why. Reload to begin another.")
+            self.close("This session has crashed and ended; the server's log says why. Reload to start another.")
         finally:
             self.recorder.close()
             with self._changed:
                 self._tell({"type": "ended", "text": self.ended})
-                self.past.clear()
-                self._shown, self._streams, self._newest = [], [], None
+                self.dream.clear()
+                self._newest = None
 
     def _wait(self) -> bool:
-        """Wait until there is something to do; False at the end."""
+        """Wait until there is something to do; False once the session has ended."""
         with self._changed:
             while self.ended is None:
-                wants = (self.controls.playing or self._steps) and any(viewer.hungry for viewer in self.viewers)
-                left = self._due - time.monotonic()
-                if self._jobs or (wants and left <= 0):
+                wanted, left = self._wanted, self._due - time.monotonic()
+                if self._jobs or (wanted and left <= 0):
                     return True
-                self._changed.wait(left if wants else None)
+                self._waiting = True
+                self._changed.wait(left if wanted else None)
+                self._waiting = False
         return False
 
+    @property
+    def _wanted(self) -> bool:
+        """Whether a frame is to be solved, and a viewer has room for it."""
+        return bool(self.controls.playing or self._steps) and any(viewer.hungry for viewer in self.viewers)
+
     def advance(self) -> None:
-        """Do what clients asked for, if they did; otherwise solve the next frame and show it."""
+        """Do the jobs that wait, if there are any; otherwise solve the next frame and show it."""
         self._hurry = False
         if self._jobs:
             while self._jobs:
@@ -186,121 +177,64 @@ class Session:
             return
         with self._changed:
             controls, version = self.controls, self.version
-        begun, started = time.perf_counter(), time.monotonic()
+        started = time.monotonic()
         try:
-            frames = self._solve(controls)
-        except _Stale:
-            self._solving, self._gave_up = None, True
+            moment = self.dream.advance(controls, unwanted=lambda: self._unwanted(controls))
+        except Stale:
+            self._gave_up = True
             return
-        except (SolverError, UserError) as error:
-            self._solving, self._steps = None, 0
-            self._tell({"type": "error", "text": f"The next frame could not be solved: {error}"})
+        except UserError as error:
+            self._steps = 0
+            self._tell({"type": "error", "text": str(error)})
             self.change({"playing": False})
             return
         self._gave_up = False
         self._steps = max(0, self._steps - 1)
-        self._shown = [frame.x for frame in frames]
-        self._index += 1
-        self._time = self._base + frames[0].time
-        pictures = [to_uint8(frame.x[0]).cpu() for frame in frames]
-        self._show(pictures, [int(frame.nfe[0]) for frame in frames], time.perf_counter() - begun, version)
+        self._show(moment, version)
         if controls.fps_cap:
-            # From when it was due, so that the rate holds; but never to make up for a pause.
+            # Counted from when it was due, so that the rate holds; but a pause is never made up for.
             self._due = max(self._due, started - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
 
-    def _solve(self, controls: Controls) -> list[Frame]:
-        if self._solving is None or _streaming(controls) != _streaming(self._solving):
-            self._start(controls)
-        self._solving = controls
-        # The noise of a frame depends on the seed and its place alone: both streams get the same, and so does whoever
-        # goes back and plays on.
-        seed = sample_generators(controls.seed, [self._index])[0].initial_seed()
-        frames = []
-        for made, generator in self._streams:
-            generator.manual_seed(seed)
-            frames.append(next(made))
-        return frames
+    def _unwanted(self, solving: Controls) -> bool:
+        """Whether to give up the frame that is being solved under these controls.
 
-    def _start(self, controls: Controls) -> None:
-        """New streams, from the frame on screen, under the controls as they are now."""
-        chosen = [(controls.model, controls.eps), (controls.model_b, controls.eps_b)][: 2 if controls.two_up else 1]
-        self._streams, self._base = [], self._time
-        # A second stream begins where the first one is.
-        for (name, eps), x in zip(chosen, [*self._shown, self._shown[0]], strict=False):
-            served = self.models[name]
-            if x.shape[-2:] != served.size:
-                x = to_float(resize(to_uint8(x).cpu(), served.size)).to(device())
-            (generator,) = sample_generators(controls.seed, [0])
-            made = stream(
-                served.model,
-                x,
-                generators=[generator],
-                eps=eps,
-                direction=controls.direction,
-                solver=controls.full_solver,
-                in_between=controls.in_between,
-                fields=self._unless_stale(served.fields),
-            )
-            self._streams.append((made, generator))
-
-    def _unless_stale(self, fields: Callable[..., Any]) -> Callable[..., Any]:
-        """`fields`, until the frame being solved is one that nobody wants.
-
-        One frame is given up for a change, not two in a row: a slider that is dragged must not stop the picture.
+        After a change one frame is given up, but not two in a row: dragging a slider must not stop the picture.
         """
-
-        def evaluate(*inputs: Any, **named: Any) -> Any:
-            if self.ended is not None:
-                raise _Stale
-            solving = self._solving
-            moved = self._hurry or (solving and _streaming(solving) != _streaming(self.controls))
-            if moved and not self._gave_up:
-                raise _Stale
-            return fields(*inputs, **named)
-
-        return evaluate
+        if self.ended is not None:
+            return True
+        moved = self._hurry or stream_settings(solving) != stream_settings(self.controls)
+        return moved and not self._gave_up
 
     def _begin(self, picture: Tensor) -> None:
-        """Show a first frame, of every stream."""
-        self._index, self._time = 0, 0.0
-        fitting = resize(picture[None], self.models[self.controls.model].size)[0]
-        self._go_on([fitting] * (2 if self.controls.two_up else 1))
+        self._jump(self.dream.begin(picture, self.controls))
 
     def _go_back(self, frame: int) -> None:
-        found = next((past for past in self.past if past.id == frame), None)
-        if found is None:
-            self._tell({"type": "error", "text": "That frame is no longer kept."})
-            return
-        self._index, self._time = found.index, found.time
-        self._go_on(found.pictures)
+        try:
+            self._jump(self.dream.go_back(frame))
+        except UserError as error:
+            self._tell({"type": "error", "text": str(error)})
 
-    def _go_on(self, pictures: list[Tensor]) -> None:
-        self._shown = [to_float(picture[None]).to(device()) for picture in pictures]
-        self._solving, self._gave_up, self._due = None, False, 0.0
-        self._show(pictures, [0] * len(pictures), 0.0, self.version)
+    def _jump(self, moment: Moment) -> None:
+        self._gave_up, self._due = False, 0.0
+        self._show(moment, self.version)
 
-    def _show(self, pictures: list[Tensor], nfe: list[int], seconds: float, version: int) -> None:
-        """Keep a frame, and put it into every viewer's slot; it is encoded once."""
+    def _show(self, moment: Moment, version: int) -> None:
+        """Encode a frame once, and put it into every viewer's slot."""
         begun = time.perf_counter()
         form = self.controls.format
-        images = [encode(picture, form) for picture in pictures]
-        self._id += 1
+        images = [encode(picture, form) for picture in moment.pictures]
         header = {
-            "id": self._id,
-            "index": self._index,
-            "time": round(self._time, 4),
-            "nfe": nfe,
+            "id": moment.id,
+            "index": moment.index,
+            "time": round(moment.time, 4),
+            "nfe": moment.nfe,
             "version": version,
-            "solve_ms": round(1000 * seconds, 2),
+            "solve_ms": round(1000 * moment.seconds, 2),
             "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
             "format": f"image/{form}",
         }
-        self._tell(self.recorder.write(pictures))
+        self._tell(self.recorder.write(moment.pictures))
         with self._changed:
-            room = PAST_BYTES // sum(picture.numel() for picture in pictures)
-            while len(self.past) >= max(1, room):
-                self.past.popleft()
-            self.past.append(Past(self._id, self._index, self._time, pictures))
             self._newest = pack(header, images)
             for viewer in self.viewers:
                 viewer.show(self._newest)
@@ -308,19 +242,17 @@ class Session:
     def _record(self, on: bool) -> None:
         controls, recorder = self.controls, self.recorder
         if on and not recorder.on:
-            fps = self.models[controls.model].fps * controls.in_between
+            fps = self._served.fps * controls.in_between
             self._tell(recorder.begin(min(fps, controls.fps_cap or fps)))
         elif not on:
             self._tell(recorder.finish())
 
-    def _first(self, index: int) -> Tensor:
-        first = self.models[self.controls.model].first
-        if not 0 <= index < len(first):
-            raise UserError(f"There is no first frame {index + 1}; this model has {len(first)}.")
-        return first[index]
+    @property
+    def _served(self) -> Served:
+        return self.models[self.controls.model]
 
     def _do(self, job: Callable[[], None], *, at_once: bool = True) -> None:
-        """Have the worker do it before the next frame; `at_once` gives up the frame being solved."""
+        """Have the worker do a job before the next frame; `at_once` gives up the frame being solved."""
         with self._changed:
             if len(self._jobs) < JOBS:
                 self._jobs.append(job)
@@ -331,10 +263,3 @@ class Session:
         if message:
             for viewer in list(self.viewers):
                 viewer.tell(message)
-
-
-def _streaming(controls: Controls) -> tuple:
-    """The controls that a running stream cannot take up: another value needs another stream."""
-    c = controls
-    second = (c.model_b, c.eps_b) if c.two_up else None
-    return c.model, c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between

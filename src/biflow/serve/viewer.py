@@ -1,24 +1,24 @@
-"""What stands between a session and one client that watches it."""
+"""The queue between a session and one client that watches it."""
 
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
 
-CREDITS = 2  # one frame on the way, one being shown
-MESSAGES = 64  # that wait for a client which does not read; the oldest go
+CREDITS = 2  # one frame on its way, one being shown
+MESSAGES = 64  # that wait for a client that does not read; the oldest are dropped
 
 
 class Viewer:
-    """A slot that holds only the newest frame, credits to send it, and the sentences to be said.
+    """A slot for the newest frame, the credits to send it, and a queue of messages.
 
-    A client hands a credit back for every frame that it has shown. One that is slow thus sees fewer frames and never
-    old ones, and one that reads nothing holds two frames and a slot, no more.
+    A client returns a credit for every frame that it has shown. So a slow client sees fewer frames, never old ones, and
+    a client that reads nothing costs the memory of two frames and a slot.
 
     Args:
-        wake: called, from any thread, when there may be something to take.
+        wake: called from any thread when there may be something to take.
     """
 
-    def __init__(self, wake: Callable[[], None]):
+    def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
         self._lock = Lock()
         self._newest: bytes | None = None
@@ -27,23 +27,23 @@ class Viewer:
 
     @property
     def hungry(self) -> bool:
-        """Whether the next frame would have a place; while no viewer is, none is solved."""
+        """Whether the slot is free. No frame is solved while all slots are taken."""
         return self._newest is None
 
     def show(self, frame: bytes) -> None:
-        """Put a frame into the slot, instead of one that has not been taken yet."""
+        """Put a frame into the slot; it replaces one that has not been taken yet."""
         with self._lock:
             self._newest = frame
         self.wake()
 
     def tell(self, message: dict) -> None:
-        """Queue a message; these need no credit."""
+        """Queue a message, which needs no credit."""
         with self._lock:
             self._messages.append(message)
         self.wake()
 
     def take(self) -> dict | bytes | None:
-        """The next message or frame to send, None if there is nothing, or no credit for it."""
+        """The next message or frame to send; None if there is nothing, or no credit for it."""
         with self._lock:
             if self._messages:
                 return self._messages.popleft()
@@ -54,7 +54,7 @@ class Viewer:
             return frame
 
     def acknowledge(self) -> bool:
-        """Take a credit back; False if none was out, which no honest client does."""
+        """Return a credit; False if all had been returned already, so that a client cannot make credits up."""
         with self._lock:
             if self._credits >= CREDITS:
                 return False

@@ -1,11 +1,11 @@
-"""A frame on the wire: four bytes (little-endian) with the length of a JSON header, the header, one picture or two."""
+"""Frames as binary messages: the length of a JSON header (four bytes, little-endian), the header, the pictures."""
 
 import json
 import struct
 
 
 def pack(header: dict, pictures: list[bytes]) -> bytes:
-    """One binary message; the header gets `sizes`, the bytes of each picture."""
+    """One binary message; `sizes`, the bytes of each picture, is added to the header."""
     text = json.dumps({**header, "sizes": [len(picture) for picture in pictures]}).encode()
     return struct.pack("<I", len(text)) + text + b"".join(pictures)
 

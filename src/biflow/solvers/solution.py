@@ -11,7 +11,8 @@ from torch import Tensor
 
 from biflow.paths import PerSample, State
 
-Flags, Counts = Bool[Tensor, " b"], Int[Tensor, " b"]
+Flags = Bool[Tensor, " b"]
+Counts = Int[Tensor, " b"]
 
 Field = Callable[..., Tensor]
 """f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""

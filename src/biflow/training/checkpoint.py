@@ -9,9 +9,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from biflow.config import TrainConfig
 from biflow.errors import UserError
@@ -26,13 +26,7 @@ FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile"
 
 
 def save(
-    out: Path,
-    step: int,
-    model: Model,
-    optimizer: torch.optim.Optimizer,
-    ema: EMAModel | None,
-    config: TrainConfig,
-    history: dict,
+    out: Path, step: int, model: Model, optimizer: Optimizer, ema: EMAModel | None, config: TrainConfig, history: dict
 ) -> None:
     """Write the checkpoint of `step` and publish its weights as the run's model."""
     names = [name for name, _ in model.weights.named_parameters()]
@@ -58,9 +52,7 @@ def latest(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load(
-    checkpoint: Path, network: nn.Module, optimizer: torch.optim.Optimizer, ema: EMAModel | None, config: TrainConfig
-) -> dict:
+def load(checkpoint: Path, network: nn.Module, optimizer: Optimizer, ema: EMAModel | None, config: TrainConfig) -> dict:
     """Put everything back as `save` found it, and return the checkpoint's state.json.
 
     Raises UserError if the run was started with other settings.

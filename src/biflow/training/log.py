@@ -65,29 +65,21 @@ class TrainingLog:
         seconds = time.monotonic() - self._since
         rate = (step - self._step) * self._batch / seconds
         self._step = step
-        line: dict = {
-            "step": step,
-            "samples": samples,
-            **self.means,
-            "lr": lr,
-            "grad_norm": norm,
-            "samples_per_s": rate,
-            "waiting_for_data": self.waited / seconds,
-            "tflops": self._flops * rate / 1e12,
-        }
+        line: dict = {"step": step, "samples": samples, **self.means, "lr": lr, "grad_norm": norm}
+        line |= {"samples_per_s": rate, "waiting_for_data": self.waited / seconds, "tflops": self._flops * rate / 1e12}
         if self._peak:
             line["mfu"] = self._flops * rate / self._peak
         for variable, position in at.items():
             line |= {f"{name}_against_{variable}": _binned(term, position) for name, term in terms.items()}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board:
-            for name, value in line.items():
-                values = enumerate(value) if isinstance(value, list) else [(None, value)]
-                for position, number in values:
-                    if name != "step" and number is not None:
-                        tag = name if position is None else f"{name}/{position / BINS:.1f}"
-                        self._board.add_scalar(tag, number, step)
+        for name, value in line.items() if self._board else ():
+            values = (
+                {f"{name}/{i / BINS:.1f}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            )
+            for tag, number in values.items():
+                if tag != "step" and number is not None:
+                    self._board.add_scalar(tag, number, step)
         self._reset()
         return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
 

@@ -1,0 +1,174 @@
+"""One client's WebSocket: what the server sends, and what it does about the client's messages."""
+
+import asyncio
+import base64
+import contextlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import WebSocket
+from torch import Tensor
+
+from biflow.errors import UserError
+from biflow.serve import images
+from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
+from biflow.serve.guard import Rate
+from biflow.serve.hall import Hall
+from biflow.serve.models import Served
+from biflow.serve.session import Session
+from biflow.serve.viewer import CREDITS, Viewer
+
+TEXT_BYTES = 4096  # of one message of text; pictures are binary
+UPLOAD_COST = 20.0  # an uploaded picture counts as this many messages
+
+
+async def refuse(socket: WebSocket, sentence: str) -> None:
+    """Tell a client to try again later, and close its connection."""
+    await socket.send_json({"type": "wait", "text": sentence})
+    await socket.close(1013)
+
+
+async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> None:
+    """Serve one viewer of a session until it leaves or the session ends."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has ended, and this viewer with it
+            loop.call_soon_threadsafe(event.set)
+
+    viewer = Viewer(wake)
+    viewer.tell(_hello(hall, session, new))
+    session.join(viewer)
+    sending = asyncio.create_task(_send(socket, session, viewer, event))
+    receiving = asyncio.create_task(_receive(socket, hall, session, viewer))
+    try:
+        await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        session.leave(viewer)
+        for task in (sending, receiving):
+            task.cancel()
+        await asyncio.gather(sending, receiving, return_exceptions=True)
+
+
+async def _send(socket: WebSocket, session: Session, viewer: Viewer, event: asyncio.Event) -> None:
+    while True:
+        await event.wait()
+        event.clear()
+        while (message := viewer.take()) is not None:
+            if isinstance(message, bytes):
+                session.taken()  # the next frame is solved while this one is on its way
+                await socket.send_bytes(message)
+            else:
+                await socket.send_text(json.dumps(message))
+                if message["type"] == "ended":
+                    await socket.close(1001)
+                    return
+
+
+async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer) -> None:
+    rate = Rate()
+    while (received := await socket.receive())["type"] != "websocket.disconnect":
+        text, data = received.get("text"), received.get("bytes")
+        if not rate.take(UPLOAD_COST if data is not None else 1.0):
+            if rate.hopeless:
+                await socket.close(1008)
+                return
+            if rate.refused % 100 == 1:
+                viewer.tell({"type": "error", "text": "Too many messages at once: some of them were ignored."})
+            continue
+        try:
+            if data is not None:
+                async with hall.decoding:
+                    size = session.models[session.controls.model].size
+                    session.restart_from(await asyncio.to_thread(images.decode, data, size))
+            elif act(session, viewer, text or ""):
+                rate.give_back()
+        except UserError as error:
+            viewer.tell({"type": "error", "text": str(error)})
+
+
+def act(session: Session, viewer: Viewer, text: str) -> bool:
+    """Do what a message asks for; True for an acknowledgement that was due. Raises UserError, a sentence to send back.
+
+    {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart", "first": 0}
+    | {"type": "back", "frame": 17} | {"type": "record", "on": true} | {"type": "ping", "at": 1234.5}
+    """
+    message = _parse(text)
+    kind = message.get("type")
+    if kind == "ack":
+        return viewer.acknowledge()
+    if kind == "set":
+        notes = session.change(message.get("controls"))
+        viewer.tell({"type": "told", "text": " ".join(notes)[:1000]})
+    elif kind == "step":
+        session.step()
+    elif kind == "restart":
+        session.restart(_whole(message, "first"))
+    elif kind == "back":
+        session.go_back(_whole(message, "frame"))
+    elif kind == "record":
+        session.record(message.get("on") is True)
+    elif kind == "ping":
+        at = message.get("at")
+        viewer.tell({"type": "pong", "at": at if isinstance(at, int | float) else None})
+    else:
+        raise UserError("The type of a message must be ack, set, step, restart, back, record or ping.")
+    return False
+
+
+def _parse(text: str) -> dict[str, Any]:
+    if len(text) > TEXT_BYTES:
+        raise UserError(f"A message has more than {TEXT_BYTES} characters.")
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError("A message is not valid JSON.") from None
+    if not isinstance(message, dict):
+        raise UserError("A message must be a JSON object.")
+    return message
+
+
+def _whole(message: dict, name: str) -> int:
+    value = message.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{name} must be a whole number.")
+    return value
+
+
+def _hello(hall: Hall, session: Session, new: bool) -> dict:
+    return {
+        "type": "hello",
+        "session": session.name,
+        "new": new,
+        "recording": session.recorder.on,
+        "version": session.version,
+        "controls": asdict(session.controls),
+        "ranges": RANGES,
+        "solvers": SOLVERS,
+        "need_steps": NEED_STEPS,
+        "no_steps": NO_STEPS,
+        "formats": images.FORMATS,
+        "credits": CREDITS,
+        "upload_bytes": images.MAX_BYTES,
+        "models": [_entry(served) for served in hall.models.values()],
+    }
+
+
+def _entry(served: Served) -> dict:
+    method = served.model.method
+    return {
+        "name": served.name,
+        "title": served.title,
+        "method": method.name,
+        "method_title": method.title,
+        "can": {"eps": method.takes_eps, "backward": method.backward, "in_between": method.in_between},
+        "eps": served.eps,
+        "fps": served.fps,
+        "size": served.size,
+        "first": [_data_url(picture) for picture in served.first],
+    }
+
+
+def _data_url(picture: Tensor) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(images.encode(picture, "jpeg")).decode()

@@ -1,0 +1,115 @@
+// Buttons and keys.
+
+import { ask, render, restart, set, steps } from "./controls.js";
+import { camera, snapshot, upload } from "./images.js";
+import { speak, toast } from "./messages.js";
+import { frameBefore } from "./pictures.js";
+import { $, model, state } from "./state.js";
+
+const cycle = (list, value) => list[(list.indexOf(value) + 1) % list.length];
+
+function nudge(name, by) {
+  const slider = $(name), value = Math.min(+slider.max, Math.max(+slider.min, +slider.value + by * slider.step));
+  slider.value = value;
+  slider.dispatchEvent(new Event("input"));
+  speak(`${name.replace("_", " ")} ${$(`${name}-out`).textContent}`);
+}
+
+function finer(by) {
+  if (state.controls.steps === null) nudge("rtol", -by);
+  else nudge("steps", by);
+}
+
+function turn(direction) {
+  if ($("direction").disabled) return;
+  set({ direction });
+  speak(direction);
+}
+
+function goTo(button) {
+  if (button) ask({ type: "back", frame: +button.dataset.frame });
+}
+
+async function share() {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    toast("Link copied. Anyone who opens it can watch and control this session.");
+  } catch {
+    toast(location.href, 15000);
+  }
+}
+
+let saveMine = false; // this viewer has asked for the recording, so it is saved at once
+export function ownRecording(on) { // whether the recording that has started or ended is this viewer's
+  const mine = saveMine;
+  saveMine = on && mine;
+  return mine;
+}
+
+const actions = {
+  play() { set({ playing: !state.controls.playing }); speak(state.controls.playing ? "playing" : "paused"); },
+  step: () => ask({ type: "step" }),
+  direction: () => turn(state.controls.direction === "forward" ? "backward" : "forward"),
+  restart: () => restart(Math.max(0, state.first)),
+  two: () => set({ two_up: !state.controls.two_up }),
+  record() { saveMine = true; ask({ type: "record", on: !state.recording }); },
+  snapshot,
+  reseed() { set({ seed: crypto.getRandomValues(new Uint32Array(1))[0] }); speak(`seed ${state.controls.seed}`); },
+  smooth() { $("pictures").classList.toggle("smooth"); render(); },
+  upload: () => $("file").click(),
+  webcam: camera,
+  help: () => $("keys").showModal(),
+  share,
+};
+
+const keys = {
+  " ": actions.play, ".": actions.step, b: actions.direction, r: actions.restart, t: actions.two, c: actions.record,
+  s: snapshot, n: actions.reseed, p: actions.smooth, u: actions.upload, w: camera, "?": actions.help,
+  ",": () => { set({ playing: false }); goTo(frameBefore()); },
+  ArrowLeft: () => turn("backward"), ArrowRight: () => turn("forward"),
+  "[": () => nudge("eps", -1), "]": () => nudge("eps", 1), "{": () => nudge("eps_b", -1), "}": () => nudge("eps_b", 1),
+  "<": () => finer(-1), ">": () => finer(1),
+  "-": () => nudge("fps_cap", -1), "+": () => nudge("fps_cap", 1), "=": () => nudge("fps_cap", 1),
+  i() {
+    set({ in_between: (state.controls.in_between % $("in_between").max) + 1 });
+    speak(`${state.controls.in_between} frames per step`);
+  },
+  v() {
+    set({ solver: cycle(state.hello.solvers, state.controls.solver) });
+    speak(`solver ${state.controls.solver}`);
+  },
+  a() {
+    steps(state.controls.steps === null);
+    speak(state.controls.steps === null ? "adaptive" : "fixed steps");
+  },
+  m() {
+    set({ model: cycle(state.hello.models.map((one) => one.name), state.controls.model) });
+    speak(`model ${state.controls.model}`);
+  },
+};
+
+function pressed(event) {
+  const { key, target } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const typing = target.matches("select, input[type=number]");
+  const own = target.matches("input") && key.startsWith("Arrow");
+  const pressing = key === " " && target.matches("button, input[type=radio], a");
+  if (typing || own || pressing || (!state.hello && key !== "?")) return;
+  const name = key.length === 1 ? key.toLowerCase() : key;
+  if (/^[1-9]$/.test(name)) {
+    if (+name <= model(state.controls.model).first.length) restart(+name - 1);
+  } else if (keys[name]) {
+    keys[name]();
+  } else {
+    return;
+  }
+  event.preventDefault();
+}
+
+export function listenToKeys() {
+  for (const [id, action] of Object.entries(actions)) {
+    $(id).addEventListener("click", () => (state.hello || id === "help") && action());
+  }
+  $("strip").addEventListener("click", (event) => goTo(event.target.closest("button")));
+  addEventListener("keydown", pressed);
+}

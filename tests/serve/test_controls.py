@@ -1,0 +1,105 @@
+import io
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from PIL import Image
+
+from biflow.config import SOLVERS
+from biflow.errors import UserError
+from biflow.serve.controls import NEED_STEPS, NO_STEPS, Controls, changed, initial
+from biflow.serve.images import FORMATS, MAX_PIXELS, decode, encode
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "note"),
+    [
+        ({"eps": 9}, {"eps": 1.0}, "took 1"),
+        ({"eps": -1}, {"eps": 0.0}, "took 0"),
+        ({"eps": "much"}, {"eps": 0.1}, "a number"),
+        ({"eps": float("nan")}, {"eps": 0.1}, "a number"),
+        ({"eps": True}, {"eps": 0.1}, "a number"),
+        ({"seed": 10**400}, {"seed": 2**32 - 1}, "took"),
+        ({"rtol": 0}, {"rtol": 1e-5}, "took 1e-05"),
+        ({"steps": 2.5}, {"steps": 2}, "took 2"),
+        ({"playing": 1}, {"playing": True}, "true or false"),
+        ({"solver": "rk4"}, {"solver": "rk4", "steps": 4}, "cannot adapt"),
+        ({"solver": "reference", "steps": 3}, {"solver": "reference", "steps": None}, "adaptive"),
+        ({"solver": ["adams"]}, {"solver": "adams"}, "one of"),
+        ({"direction": "up"}, {"direction": "forward"}, "one of forward, backward"),
+        ({"format": "bmp"}, {"format": "jpeg"}, "one of jpeg, webp, png"),
+        ({"model": "../../etc"}, {"model": "bi"}, "one of"),
+        ({"model": "flow", "eps": 0.4}, {"model": "flow", "eps": 0.0}, "no noise"),
+        ({"fps_cap": None}, {"fps_cap": None}, ""),
+        ({"colour": 1}, {}, "no control 'colour'"),
+        ({"x" * 1000: 1}, {}, "no control"),
+        ([1, 2], {}, "object"),
+        (None, {}, "object"),
+    ],
+)
+def test_controls_are_clamped_with_a_word_back(models, wanted, taken, note):
+    controls, notes = changed(initial(models), wanted, models)
+    assert note in " ".join(notes)
+    assert all(len(sentence) < 200 for sentence in notes)
+    assert {name: getattr(controls, name) for name in taken} == taken
+    json.dumps(asdict(controls))
+    _ = controls.full_solver
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken", "note"),
+    [
+        ({"direction": "backward"}, {"direction": "forward"}, "CONDIFF has no backward direction"),
+        ({"in_between": 3}, {"in_between": 1}, "CONDIFF has no frames in between"),
+        ({"eps": 0.5}, {"eps": 0.0}, "CONDIFF takes no noise"),
+    ],
+)
+@pytest.mark.parametrize("second", [False, True])
+def test_what_a_method_cannot_do_is_asked_of_the_method(models, wanted, taken, note, second):
+    if second:  # a second stream that cannot do it is enough, and does not matter until it runs
+        controls, notes = changed(initial(models), {"model_b": "con", **wanted}, models)
+        assert not notes
+        assert {name: getattr(controls, name) for name in wanted} == wanted
+        if "eps" in wanted:
+            wanted, taken = {"eps_b": 0.5}, {"eps_b": 0.0}
+        controls, notes = changed(controls, {"two_up": True, **wanted}, models)
+    else:
+        controls, notes = changed(initial(models), {"model": "con", **wanted}, models)
+    assert notes == [next(sentence for sentence in notes if note in sentence)]
+    assert {name: getattr(controls, name) for name in taken} == taken
+
+
+def test_solvers_that_need_steps_and_those_that_take_none_are_known_from_the_solvers():
+    assert NEED_STEPS == ("euler", "rk4")
+    assert NO_STEPS == ("reference",)
+    for name in SOLVERS:
+        steps = 4 if name in NEED_STEPS else None
+        assert Controls("a", 0.0, "a", solver=name, steps=steps).full_solver.name == name
+
+
+def saved(image, form):
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+def test_pictures_are_encoded_in_every_format():
+    picture = torch.arange(3 * 8 * 8, dtype=torch.uint8).reshape(3, 8, 8)
+    for form in FORMATS:
+        assert decode(encode(picture, form), (16, 12)).shape == (3, 16, 12)
+    assert torch.equal(decode(encode(picture, "png"), (8, 8)), picture)
+
+
+def test_uploads_of_every_kind_and_bombs():
+    assert decode(saved(Image.new("P", (9, 5)), "GIF"), (8, 8)).shape == (3, 8, 8)
+    bomb = saved(Image.new("1", (14000, 14000)), "PNG")  # 196 million pixels in 24 kB
+    smaller = saved(Image.new("1", (MAX_PIXELS // 1000, 1001)), "PNG")
+    for data in (bomb, smaller):
+        with pytest.raises(UserError, match="million pixels"):
+            decode(data, (8, 8))
+    for data in (b"", b"PK\x03\x04 zip", b"\x89PNG\r\n\x1a\n rest", saved(Image.new("RGB", (4, 4)), "BMP")):
+        with pytest.raises(UserError, match=r"PNG, JPEG, WebP or GIF|cannot be read"):
+            decode(data, (8, 8))
+    with pytest.raises(UserError, match="MB"):
+        decode(bytes(5 * 2**20), (8, 8))

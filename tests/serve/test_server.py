@@ -1,0 +1,141 @@
+"""The command: an address, a clean end, and what is wrong in a sentence."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from biflow import cli
+from biflow.config import Serve
+from biflow.errors import UserError
+from biflow.model import shipped_model
+from biflow.serve import server as server_module
+from biflow.serve.app import app
+from biflow.serve.hall import Hall
+from biflow.serve.server import serve
+from tests.serve.helpers import Client, until
+
+
+@pytest.mark.parametrize(
+    ("stop", "models"),
+    [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, con, flow, large", marks=pytest.mark.slow)],
+)
+def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monkeypatch):
+    monkeypatch.delenv("http_proxy", raising=False)
+    folder = folders["bi"] if models == "bi" else folders["bi"].parent
+    command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert f"{models} at http://127.0.0.1:" in line
+        address = line.split("http://")[1].split("/")[0]
+
+        def ready():
+            try:
+                return httpx.get(f"http://{address}/healthz", timeout=120).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        until(ready)
+        with Client(address) as client:
+            client.until("frame")
+            begun = time.monotonic()
+            process.send_signal(stop)
+            _, errors = process.communicate(timeout=30)
+            assert time.monotonic() - begun < 5
+            assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_is_wrong_is_said_in_a_sentence_that_names_the_setting(folders, tmp_path):
+    def refused(folder, **settings):
+        with pytest.raises(UserError) as refusal:
+            serve(Serve(folder, **settings))
+        assert "--" not in str(refusal.value)
+        return str(refusal.value), refusal.value.setting
+
+    def expect(refusal, sentence, setting):
+        assert sentence in refusal[0]
+        assert refusal[1] == setting
+
+    expect(refused(tmp_path), "No model in", "model")
+    expect(refused(folders["bi"], port=70000), "0 to 65535", "port")
+    expect(refused(folders["bi"], host="256.1.1.1"), "Cannot listen on", "host")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        expect(refused(folders["bi"], port=taken.getsockname()[1]), "is in use", "port")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    expect(refused(tmp_path / "broken", port=0), "No weights", None)
+    sentence, setting = refused(folders["bi"], port=0, first=tmp_path / "nowhere")
+    assert (str(tmp_path / "nowhere") in sentence, setting) == (True, "first")
+
+
+def test_the_command_line_shows_it_and_ends_with_2(folders, tmp_path, capsys, monkeypatch):
+    def refused(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["serve", *map(str, words)])
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    assert "No model in" in refused(tmp_path)
+    assert "0 to 65535" in refused(folders["bi"], "--port", 70000)
+    assert "Cannot listen" in refused(folders["bi"], "--host", "256.1.1.1")
+    monkeypatch.setitem(sys.modules, "biflow.serve.server", None)
+    monkeypatch.delitem(sys.modules, "biflow.serve.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert 'pip install "biflow[serve]"' in refused(folders["bi"])
+
+
+def test_the_demo_goes_live_by_a_switch(monkeypatch):
+    calls = []
+    monkeypatch.setattr("biflow.serve.server.serve", lambda settings, **others: calls.append((settings, others)))
+    for words in (["--live"], ["--live", "--port", "0"], ["--port", "0", "--live"]):
+        cli.main(["demo", *words])
+    assert [settings for settings, _ in calls] == [Serve(shipped_model(), port=port) for port in (8000, 0, 0)]
+    assert all(others == {"open_page": True} for _, others in calls)
+
+
+def test_whoever_can_reach_an_open_server_is_warned_about(monkeypatch, folders, caplog):
+    monkeypatch.setattr(server_module.uvicorn.Server, "run", lambda self, sockets: [one.close() for one in sockets])
+    serve(Serve(folders["bi"], host="0.0.0.0", port=0))
+    assert "Anyone who can reach 0.0.0.0" in caplog.text
+    caplog.clear()
+    serve(Serve(folders["bi"], host="0.0.0.0", port=0, token="secret"))
+    serve(Serve(folders["bi"], port=0))
+    assert "Anyone" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "address", "opened"), [(None, "here", ["here"]), (None, None, []), (UserError("no"), "here", [])]
+)
+def test_the_page_opens_once_the_models_are_ready_and_a_failure_ends_the_server(monkeypatch, failure, address, opened):
+    calls = []
+    monkeypatch.setattr(server_module.webbrowser, "open", calls.append)
+    guarded = app({})
+    hall, server = guarded.app.state.hall, server_module._server(guarded)
+    waiting = threading.Thread(target=server_module._when_ready, args=(server, hall, address))
+    waiting.start()
+    assert not calls
+    hall.failure = failure
+    hall.prepared.set()
+    waiting.join(120)
+    assert (calls, server.should_exit) == (opened, failure is not None)
+
+
+def test_a_failure_that_is_nobodys_input_is_in_the_log_only(monkeypatch, folders, caplog):
+    monkeypatch.setattr("biflow.serve.hall.warm_up", lambda served: 1 / 0)
+    hall = Hall()
+    hall.prepare({"bi": folders["bi"]}, None)
+    assert hall.prepared.is_set()
+    assert not hall.ready
+    assert "see the log" in str(hall.failure)
+    assert "ZeroDivisionError" in caplog.text
