@@ -73,12 +73,10 @@ class TrainingLog:
             line |= {f"{name}_against_{variable}": _binned(term, position) for name, term in terms.items()}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in line.items() if self._board else ():
-            values = (
-                {f"{name}/{i / BINS:.1f}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
-            )
-            for tag, number in values.items():
-                if tag != "step" and number is not None:
+        for name, value in line.items():
+            bins = {f"{name}/{i / BINS:.1f}": v for i, v in enumerate(value)} if isinstance(value, list) else {}
+            for tag, number in (bins or {name: value}).items():
+                if self._board and tag != "step" and number is not None:
                     self._board.add_scalar(tag, number, step)
         self._reset()
         return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
