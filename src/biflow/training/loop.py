@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | No
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
     windows = Windows(data, split="train", frames=methods.get(config.method).window)
-    run = _begin(config, windows, out, network)
+    run = _Run(config, windows, out, network)
     start = run.history["step"]
     main = run.accelerator.is_main_process
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
@@ -72,25 +71,40 @@ def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | No
     return run.history
 
 
-@dataclass
 class _Run:
-    """What a run holds from step to step."""
+    """What a run holds from step to step: new, or as the newest checkpoint in `out` has it."""
 
-    config: TrainConfig
-    out: Path
-    accelerator: Accelerator
-    model: Model
-    network: nn.Module  # the model's, as several processes train it
-    optimizer: torch.optim.Optimizer
-    ema: EMAModel | None
-    log: TrainingLog
-    v_scale: float
-    bf16: bool
-    history: dict
-    finite: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.finite = torch.ones((), dtype=torch.bool, device=self.model.device)
+    def __init__(self, config: TrainConfig, windows: Windows, out: Path, network: nn.Module | None) -> None:
+        self.config, self.out = config, out
+        # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
+        # Its own mixed precision would be that of the first run in this process, for all later ones.
+        cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+        self.accelerator = accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+        parts = accelerator.num_processes * config.accumulate
+        if config.batch % parts:
+            raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
+        self.model, self.v_scale = _new_model(config, windows, network, accelerator.device)
+        weights = self.model.weights
+        self.ema = EMAModel(weights.parameters(), decay=config.ema, foreach=True) if config.ema else None
+        kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
+        optimizer = kind(weights.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        for moved in filter(None, (weights, self.ema)):
+            moved.to(accelerator.device)
+        self.history = {"step": 0, "samples": 0, "seconds": 0.0, "losses": {}}
+        if resumed := checkpoint.latest(out):
+            state = checkpoint.load(resumed, weights, optimizer, self.ema, config)
+            self.history = {key: state[key] for key in self.history}
+            accelerator.print(f"Resuming from {resumed}.")
+        self.network, self.optimizer = accelerator.prepare(weights, optimizer)  # as several processes train it
+        if config.compile:
+            keep_compiled()
+            self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
+        out.mkdir(parents=True, exist_ok=True)
+        flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
+        peak = peak and peak * accelerator.num_processes
+        self.log = TrainingLog(out, self.history["step"], config.batch, flops=flops, peak=peak, active=main)
+        self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
+        self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
 
     def check_finite(self, step: int) -> None:
@@ -112,39 +126,6 @@ class _Run:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
             checkpoint.save(self.out, step, self.model, optimizer, self.ema, self.config, self.history)
         self.accelerator.wait_for_everyone()
-
-
-def _begin(config: TrainConfig, windows: Windows, out: Path, network: nn.Module | None) -> _Run:
-    """Everything as it is before the next step: new, or as the newest checkpoint has it."""
-    # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
-    # Its own mixed precision would be that of the first run in this process, for all later ones.
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch % parts:
-        raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
-    model, v_scale = _new_model(config, windows, network, accelerator.device)
-    weights = model.weights
-    ema = EMAModel(weights.parameters(), decay=config.ema, foreach=True) if config.ema else None
-    kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
-    optimizer = kind(weights.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    for moved in filter(None, (weights, ema)):
-        moved.to(accelerator.device)
-    history = {"step": 0, "samples": 0, "seconds": 0.0, "losses": {}}
-    if resumed := checkpoint.latest(out):
-        state = checkpoint.load(resumed, weights, optimizer, ema, config)
-        history = {key: state[key] for key in history}
-        accelerator.print(f"Resuming from {resumed}.")
-    wrapped, optimizer = accelerator.prepare(weights, optimizer)
-    if config.compile:
-        keep_compiled()
-        wrapped.compile()  # in place: a wrapped module would change the names in the checkpoint
-    out.mkdir(parents=True, exist_ok=True)
-    flops, peak, main = training_flops(model), peak_flops(), accelerator.is_main_process
-    peak = peak and peak * accelerator.num_processes
-    log = TrainingLog(out, history["step"], config.batch, flops=flops, peak=peak, active=main)
-    bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
-    return _Run(config, out, accelerator, model, wrapped, optimizer, ema, log, v_scale, bf16, history)
 
 
 def _new_model(
