@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -35,6 +36,14 @@ def pytest_terminal_summary(terminalreporter):
     for (file, reason), count in sorted(skipped.items()):
         terminalreporter.write_line(f"Not run: {count} {'test' if count == 1 else 'tests'} of {file}: {reason}")
     return result
+
+
+@pytest.fixture
+def unchecked():
+    """Without the checks of annotations at run time, which only tests have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_make_parametrize_id(val):

@@ -1,6 +1,5 @@
 """What cannot be streamed is refused in a sentence, before anything is evaluated."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -34,14 +33,6 @@ def test_what_a_method_cannot_do_is_refused(method, settings, sentence):
 def test_eps_0_is_fine_for_every_method():
     for method in (FLOW, CONDIFF):
         first_frame(known(method, constant(0.0)), images(), eps=0.0)
-
-
-@pytest.fixture
-def unchecked():
-    """Without the checks of annotations at run time, which only tests have."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")
