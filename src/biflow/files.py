@@ -151,6 +151,22 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+@contextlib.contextmanager
+def reading(name: str | Path, failure: str, advice: str) -> Iterator[None]:
+    """Turn any exception of the body into the UserError "`name` `failure` (its message). `advice`".
+
+    For decoders, which raise many kinds of exception for a damaged file. A UserError is passed on as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{name} does not exist. Check the path.") from error
+    except Exception as error:
+        raise UserError(f"{name} {failure} ({error}). {advice}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file. Raises UserError for any other file; nothing is ever unpickled."""
     try:
@@ -260,12 +276,9 @@ def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:
                 _remove(tag)  # without an identifier, an interrupted download starts over
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else None
-            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
-            bar.set_description(part.stem[1:])
-            with bar, open(part, "ab" if start else "wb") as file:
-                while block := answer.read(BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
+            bar = {"desc": part.stem[1:], "total": total, "initial": start, "disable": not progress}
+            with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(file, "write", **bar) as counted:
+                shutil.copyfileobj(answer, counted, BLOCK)
             return total is None or part.stat().st_size >= total
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:

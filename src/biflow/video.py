@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.files import os_error, replacing
+from biflow.files import os_error, reading, replacing
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
@@ -67,23 +67,17 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     Raises:
         UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with reading(name, "cannot be read as an image", "It is damaged or not an image."), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             image = Image.open(file)
-            if image.mode in ("I", "F"):
-                raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
-            image = ImageOps.exif_transpose(image)
-            image.load()
-            pixels, converted = _to_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller first.") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{name} does not exist. Check the path.") from error
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders fail with many kinds of exception on a damaged file
-        raise UserError(f"{name} cannot be read as an image ({error}). It is damaged or not an image.") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from error
+        if image.mode in ("I", "F"):
+            raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
+        image = ImageOps.exif_transpose(image)
+        image.load()
+        pixels, converted = _to_rgb(image)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
 
 
@@ -139,12 +133,8 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     import av
 
     name = name or str(file)
-    if isinstance(file, str | Path) and not Path(file).exists():
-        raise UserError(f"{name} does not exist. Check the path.")
-    try:
+    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
         container = av.open(str(file) if isinstance(file, Path) else file, "r")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"{name} cannot be opened as a video ({error}). It is damaged or not a video.") from error
     if not container.streams.video:
         container.close()
         raise UserError(f"{name} has no video stream.")

@@ -15,9 +15,10 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.files import read_json
+from biflow.files import read_json, reading
 
 FORMAT = 1
+Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -69,10 +70,8 @@ class Windows(torch.utils.data.Dataset):
 
     def _map(self) -> np.ndarray:
         path = self.root / "frames.npy"
-        try:
+        with reading(path, "cannot be read", "Prepare the folder again."):
             array = np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read ({error}). Prepare the folder again.") from error
         end = max(clip["start"] + clip["frames"] for clip in self.index["clips"])
         if array.dtype != np.uint8 or array.shape[2:] != self.size or len(array) < end:
             raise UserError(f"{path} does not match index.json. Prepare the folder again.")
@@ -91,9 +90,7 @@ class Windows(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> UInt8[Tensor, "{self.frames} c h w"]:
         return self._read(self._starts[i], self.frames)
 
-    def batch(
-        self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
-    ) -> UInt8[Tensor, "b {self.frames} c h w"]:
+    def batch(self, indices: Indices) -> UInt8[Tensor, "b {self.frames} c h w"]:
         """The windows of these indices, in this order. They are read in the order in which they lie in the file."""
         starts = self._starts[np.asarray(indices)]
         out = np.empty((len(starts), self.frames, *self._array.shape[1:]), np.uint8)
