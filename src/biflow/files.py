@@ -94,11 +94,9 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
     with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        path.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -278,7 +276,8 @@ def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:
             total = start + int(length) if length else None
             bar = {"desc": part.stem[1:], "total": total, "initial": start, "disable": not progress}
             with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(file, "write", **bar) as counted:
-                shutil.copyfileobj(answer, counted, BLOCK)
+                while block := answer.read(BLOCK):
+                    counted.write(block)
             return total is None or part.stat().st_size >= total
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
