@@ -22,7 +22,6 @@ from biflow.video import Video, resize
 
 log = logging.getLogger("biflow")
 
-HEADER = 128  # bytes before the first frame in frames.npy
 CHUNK = 32  # frames that are resized and written at once
 
 
@@ -90,6 +89,7 @@ class _Writer:
         self.conversions: Counter[str] = Counter()
         self.frames = self.items = 0
         self.write_header()
+        self.start = file.tell()  # of the first frame
 
     def add(self, item: Item) -> None:
         """Append the clips of an item. Those that cannot be used are skipped, or raise UserError if strict."""
@@ -132,7 +132,7 @@ class _Writer:
         except UserError as error:
             if self.settings.strict:
                 raise
-            self.file.seek(HEADER + self.frames * 3 * self.shape[0] * self.shape[1])
+            self.file.seek(self.start + self.frames * 3 * self.shape[0] * self.shape[1])
             self.file.truncate()
             self.bar.clear()
             log.warning("Skipped: %s", error)
