@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from biflow import engines
 from biflow.config import NetworkConfig
-from biflow.data.first_frames import first_frames
+from biflow.data.windows import first_frames
 from biflow.engines import HALF_LEVEL, frame_error, with_engine
 from biflow.engines.openvino import openvino_network
-from biflow.engines.precision import bf16_network
+from biflow.engines.pytorch import bf16_network
 from biflow.engines.queries import example, fill
 from biflow.methods import BIFLOW, CONDIFF, FLOW, Method
 from biflow.model import Model, load_model, shipped_model

@@ -23,8 +23,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from biflow.data.first_frames import first_frames
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, first_frames
 from biflow.errors import UserError
 from biflow.evaluation import metrics
 from biflow.evaluation.generate import generate

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from biflow.engines.graphs import kept_graph, openvino_settings
+from biflow.engines.openvino import kept_graph, openvino_settings
 from biflow.video import to_float
 
 CLASSES = 400

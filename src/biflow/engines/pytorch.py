@@ -1,10 +1,12 @@
-"""bf16: by PyTorch, and whether a frame stays what it is in it."""
+"""By PyTorch in bf16 or compiled, and whether a frame stays what it is in bf16."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from biflow.config import Solver
+from biflow.engines.queries import example
+from biflow.machine import keep_compiled
 from biflow.model import Model
 from biflow.networks import VideoUNet, halved, of_halves
 from biflow.paths import Fields, Network
@@ -21,8 +23,7 @@ def bf16_network(model: Model) -> Network:
     twin = of_halves(network)
     for module in twin.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.to(torch.bfloat16)
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            module.to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     def evaluate(query) -> Fields:
@@ -33,6 +34,15 @@ def bf16_network(model: Model) -> Network:
         return twin.fields([output.float() for output in outputs])
 
     return evaluate
+
+
+def compiled(model: Model) -> Network:
+    """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
+    keep_compiled()
+    network = torch.compile(model.network)
+    with torch.inference_mode():
+        network(example(model))  # a compiler that fails does so here
+    return network
 
 
 @torch.no_grad()
