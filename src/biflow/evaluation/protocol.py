@@ -32,8 +32,8 @@ class Protocol:
         frames: frames per video, not counting the first frame that is given.
         window, stride: frames per window, and from one window to the next, of generated and real videos alike.
         real_windows: maximum number of real windows, spread evenly over all of them; None uses all.
-        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; efficientnet: a fast
-            substitute for it; lpips: each frame with the previous one).
+        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; lpips: each
+            frame with the previous one).
         frame_stride: networks that compare frames see every n-th one. `stride` must be a multiple of it.
         eps: noise level, for methods that take one; None uses the model's own.
         direction: direction in time.

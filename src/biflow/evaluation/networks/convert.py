@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from biflow.errors import UserError
-from biflow.evaluation.networks.efficientnet import EfficientNet
 from biflow.evaluation.networks.i3d import I3D
 from biflow.evaluation.networks.inception import Inception
 from biflow.evaluation.networks.lpips import LPIPS, STAGES
@@ -46,14 +45,10 @@ def fold_batch_norm(
     mean: Float[Tensor, " d"],
     variance: Float[Tensor, " d"],
     shift: Float[Tensor, " d"],
-    scale: Float[Tensor, " d"] | None = None,
     eps: float = 1e-3,
 ) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
-    """Weight and bias of the convolution that computes scale (w * x - mean) / sqrt(variance + eps) + shift.
-
-    The norms of I3D and of FID's Inception have no scale (1). Computed in float64.
-    """
-    factor = (variance.double() + eps).rsqrt() * (1 if scale is None else scale.double())
+    """Weight and bias of the convolution that computes (w * x - mean) / sqrt(variance + eps) + shift, in float64."""
+    factor = (variance.double() + eps).rsqrt()
     folded = weight.double() * factor.view(-1, *(1,) * (weight.ndim - 1))
     return folded.to(weight.dtype), (shift.double() - mean.double() * factor).to(weight.dtype)
 
@@ -94,18 +89,6 @@ def inception(content: bytes) -> dict[str, Tensor]:
     for name, unit in zip(_convolutions(Inception), units, strict=True):  # both in the order of the branches
         parts = (theirs[f"{unit}.{part}"] for part in ("weight", "mean", "var", "beta"))
         state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(*parts)
-    return state
-
-
-def efficientnet(content: bytes) -> dict[str, Tensor]:
-    """The state of the PyTorch port as that of `EfficientNet`."""
-    theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # Convolution, norm, convolution, norm, …, and the classifier.
-    *units, head = dict.fromkeys(name.rpartition(".")[0] for name in theirs)
-    state = {f"classify.{part}": theirs[f"{head}.{part}"] for part in ("weight", "bias")}
-    for name, unit, norm in zip(_convolutions(EfficientNet), units[::2], units[1::2], strict=True):
-        norms = (theirs[f"{norm}.{part}"] for part in ("running_mean", "running_var", "bias", "weight"))
-        state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(theirs[f"{unit}.weight"], *norms)
     return state
 
 

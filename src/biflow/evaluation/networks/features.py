@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.evaluation.networks import efficientnet, i3d, inception, lpips, weights
+from biflow.evaluation.networks import i3d, inception, lpips, weights
 from biflow.video import to_float
 
 
@@ -87,12 +86,9 @@ def torchscript_features(path: Path, device: torch.device) -> Features:
 
 def inception_features(device: torch.device) -> Features:
     """The pooled activations of Inception, by which FID compares frames."""
-    return _of_frames("inception", "Inception (FID), 2048", inception, inception.Inception, device)
-
-
-def efficientnet_features(device: torch.device) -> Features:
-    """The pooled activations of EfficientNet-lite0: faster than Inception, but their distances are not FID."""
-    return _of_frames("efficientnet", "EfficientNet-lite0", efficientnet, efficientnet.EfficientNet, device)
+    network, sha256 = weights.load("inception", inception.Inception, device), weights.SOURCES["inception"].member_sha256
+    compute = _compute(network, lambda clips: inception.preprocess(clips[:, 0]), device)
+    return Features("Inception (FID), 2048", sha256, inception.PREPROCESSING, inception.FEATURES, 1, compute, span=1)
 
 
 def lpips_features(device: torch.device) -> Features:
@@ -106,7 +102,6 @@ def lpips_features(device: torch.device) -> Features:
 LOADERS: dict[str, Callable[[torch.device], Features]] = {
     "i3d": i3d_features,
     "inception": inception_features,
-    "efficientnet": efficientnet_features,
     "lpips": lpips_features,
 }
 
@@ -115,13 +110,6 @@ def _of_windows(title: str, sha256: str, logits: Callable[[Tensor], Tensor], dev
     """I3D, however it is evaluated."""
     compute = _compute(logits, i3d.preprocess, device)
     return Features(title, sha256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
-
-
-def _of_frames(name: str, title: str, module: ModuleType, kind: type[nn.Module], device: torch.device) -> Features:
-    """A network of single frames, defined in `module`."""
-    compute = _compute(weights.load(name, kind, device), lambda clips: module.preprocess(clips[:, 0]), device)
-    sha256 = weights.SOURCES[name].member_sha256
-    return Features(title, sha256, module.PREPROCESSING, module.FEATURES, 1, compute, span=1)
 
 
 def _compute(
