@@ -22,13 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
+from tqdm import tqdm
 
 from biflow.data.first_frames import first_frames
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import metrics
 from biflow.evaluation.generate import generate
-from biflow.evaluation.jobs import jobs, real_windows, run_jobs
+from biflow.evaluation.jobs import jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
 from biflow.files import read_json, write_array, write_json
@@ -67,7 +68,9 @@ def evaluate(
     mine, shown = slice(state.process_index, None, state.num_processes), progress and state.is_main_process
     generate(model, first, protocol, out, range(protocol.samples)[mine], batch=batch, progress=shown)
     state.wait_for_everyone()  # a process computes features of videos that others have generated
-    run_jobs([job for parts in work.values() for part in parts for job in part][mine], feature_batch, progress=shown)
+    every = [job for real, generated in work.values() for job in (*real, *generated)]
+    for job in tqdm(every[mine], "features", unit="video", disable=not shown or None):
+        job.run(feature_batch)
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}

@@ -34,28 +34,28 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
     steps = {"window": settings.window, "stride": settings.stride, "side": settings.size}
     real = VideoSet(settings.real, settings.real_split, **steps)
     fake = VideoSet(settings.fake, settings.fake_split, **steps)
-    total = real.survey() + fake.survey()
+    totals = real.survey(), fake.survey()
     _check(real, fake, settings)
-    with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
-        x, x_videos = extract(real, features, settings.batch, bar)
-        y, y_videos = extract(fake, features, settings.batch, bar)
-    groups = {"x_groups": x_videos, "y_groups": y_videos}
-    both = frechet_and_kernel(x, [y], **groups, resamples=resamples, seed=settings.seed)
+    (x, x_groups), (y, y_groups) = (
+        extract(videos, features, settings.batch, total, progress=progress)
+        for videos, total in zip((real, fake), totals, strict=True)
+    )
+    drawn = {"resamples": resamples, "seed": settings.seed}
+    both = frechet_and_kernel(x, [y], x_groups=x_groups, y_groups=y_groups, **drawn)
     fvd, kvd = (asdict(distance.estimate(torch.ones(1, dtype=torch.float64))) for distance in both)
-    windows = {"real": len(x), "fake": len(y)}
-    protocol = _protocol(settings, features, real, fake, resamples)
+    protocol = _protocol(settings, features, {"real": real, "fake": fake}, drawn)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
-    note = _note(min(windows.values()), features.dim, real, fake)
-    return {"fvd": fvd, "kvd": kvd, "windows": windows, "note": note, "protocol": protocol}
+    note = _note(min(len(x), len(y)), features.dim, {"real": real, "fake": fake})
+    return {"fvd": fvd, "kvd": kvd, "windows": {"real": len(x), "fake": len(y)}, "note": note, "protocol": protocol}
 
 
 def extract(
-    videos: VideoSet, features: Features, batch: int, bar: tqdm
+    videos: VideoSet, features: Features, batch: int, total: int, *, progress: bool
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """The features of each window, and the number of its video. Raises UserError for fewer than 2 windows."""
     numbers = []
-    frames = (numbers.append(video) or frames for video, frames in videos.clips())
-    rows = compute(features, frames, batch, bar, str(videos.path))
+    bar = tqdm(videos.clips(), f"features of {videos.path}", total, unit="window", disable=not progress or None)
+    rows = compute(features, (numbers.append(video) or frames for video, frames in bar), batch, str(videos.path))
     if len(rows) < 2:
         raise UserError(
             f"A distance needs at least 2 windows, but {videos.path} gives {len(rows)} windows of {videos.window} "
@@ -79,8 +79,8 @@ def _check(real: VideoSet, fake: VideoSet, settings: Fvd) -> None:
         )
 
 
-def _protocol(settings: Fvd, features: Features, real: VideoSet, fake: VideoSet, resamples: int) -> dict:
-    size, sets = settings.size, {"real": real, "fake": fake}
+def _protocol(settings: Fvd, features: Features, sets: dict[str, VideoSet], drawn: dict) -> dict:
+    size = settings.size
     redrawn = {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()}
     return {
         "features": features.record(),
@@ -88,20 +88,20 @@ def _protocol(settings: Fvd, features: Features, real: VideoSet, fake: VideoSet,
         "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
         **{name: videos.record() for name, videos in sets.items()},
         "kernel": "(x.y / d + 1)^3, unbiased",
-        "bootstrap": {"resamples": resamples, "seed": settings.seed, "redrawn": redrawn},
+        "bootstrap": {**drawn, "redrawn": redrawn},
         **environment(),
     }
 
 
-def _note(windows: int, dim: int, real: VideoSet, fake: VideoSet) -> str | None:
+def _note(windows: int, dim: int, sets: dict[str, VideoSet]) -> str | None:
     """The warnings that belong beside numbers of so few windows or videos, or None."""
-    notes = [note] if (note := too_few(windows, dim)) else []
-    if single := [name for name, videos in (("real", real), ("fake", fake)) if videos.videos == 1]:
+    notes = [too_few(windows, dim)]
+    if single := [name for name, videos in sets.items() if videos.videos == 1]:
         notes.append(
             f"The {' and the '.join(single)} set is a single video, so its overlapping windows are treated as "
             "independent: the intervals are too narrow."
         )
-    return " ".join(notes) or None
+    return " ".join(filter(None, notes)) or None
 
 
 def summary(result: dict) -> str:

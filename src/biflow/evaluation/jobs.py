@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from biflow.data.windows import Windows
 from biflow.errors import UserError
@@ -39,30 +38,20 @@ class Job:
     starts: Sequence[int]
     span: int
 
-    def run(self, batch: int, bar: tqdm) -> None:
+    def run(self, batch: int) -> None:
         """Write the file, unless it exists. Raises UserError for features that are not finite."""
-        if self.path.exists():
-            bar.update(len(self.starts))
-            return
-        video = self.read()
-        clips = (video[start : start + self.span] for start in self.starts)
-        write_tensors(self.path, {"features": compute(self.network, clips, batch, bar, str(self.path))})
+        if not self.path.exists():
+            video = self.read()
+            clips = (video[start : start + self.span] for start in self.starts)
+            write_tensors(self.path, {"features": compute(self.network, clips, batch, str(self.path))})
 
     def features(self) -> Float[Tensor, "n d"]:
         """The features in the file."""
         return read_tensors(self.path)["features"]
 
 
-def run_jobs(jobs: list[Job], batch: int, *, progress: bool) -> None:
-    """Run all jobs. Raises UserError for features that are not finite."""
-    hidden = None if progress else True
-    with tqdm(total=sum(len(job.starts) for job in jobs), unit="clip", desc="features", disable=hidden) as bar:
-        for job in jobs:
-            job.run(batch, bar)
-
-
 def compute(
-    network: Features, clips: Iterable[UInt8[Tensor, "t 3 h w"]], batch: int, bar: tqdm, source: str
+    network: Features, clips: Iterable[UInt8[Tensor, "t 3 h w"]], batch: int, source: str
 ) -> Float[Tensor, "n d"]:
     """The features of clips, `batch` at a time. Raises UserError, naming the `source`, if they are not finite."""
     clips, rows = iter(clips), [torch.empty(0, network.dim)]
@@ -70,7 +59,6 @@ def compute(
         rows.append(network.compute(torch.stack(part)))
         if not torch.isfinite(rows[-1]).all():
             raise UserError(f"{network.name}: features of {source} are not finite; look for damaged frames there.")
-        bar.update(len(part))
     return torch.cat(rows)
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
 from biflow.evaluation.distances import frechet_and_kernel, too_few
-from biflow.evaluation.generate import read_costs, read_video
+from biflow.evaluation.generate import costs_path, read_video
 from biflow.evaluation.jobs import Job, real_windows
 from biflow.evaluation.nearest import nearest_frames
 from biflow.evaluation.protocol import Protocol
+from biflow.files import read_json
 from biflow.video import contact_sheet
 
 # What the Fréchet and the kernel distance between a network's features are called, if not NETWORK_frechet and _kernel.
@@ -82,7 +83,7 @@ def to_previous(real: list[Job], generated: list[Job]) -> dict:
 
 def costs(out: Path, protocol: Protocol) -> dict:
     """`nfe` and `seconds_per_frame`."""
-    samples = [read_costs(out, i) for i in range(protocol.samples)]
+    samples = [read_json(costs_path(out, i)) for i in range(protocol.samples)]
     nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
     return {
@@ -105,11 +106,7 @@ def frames_over_time(first: UInt8[Tensor, "n 3 h w"], test: Windows, protocol: P
 
 def _over_time(frames: list[int], videos: list[Float[Tensor, " t"]], real: list[Float[Tensor, " _"]]) -> dict:
     mean, real_mean = torch.stack(videos).double().mean(0), torch.cat(real).double().mean()
-    return {"frames": frames, "generated": _rounded(mean, 5), "real": round(real_mean.item(), 5)}
-
-
-def _rounded(values: Tensor, digits: int) -> list[float]:
-    return [round(value, digits) for value in values.tolist()]
+    return {"frames": frames, "generated": mean.round(decimals=5).tolist(), "real": round(real_mean.item(), 5)}
 
 
 def nearest_training_frames(data: Path, first: UInt8[Tensor, "n 3 h w"], protocol: Protocol, out: Path) -> dict:
@@ -122,7 +119,7 @@ def nearest_training_frames(data: Path, first: UInt8[Tensor, "n 3 h w"], protoco
     frames = [training.frame(*place) for place in places]
     contact_sheet([list(last), frames], out / "nearest.png", caption)
     return {
-        "generated": _rounded(generated, 3),
-        "real": _rounded(real, 3),
+        "generated": generated.round(decimals=3).tolist(),
+        "real": real.round(decimals=3).tolist(),
         "frames": [f"{training.clips[clip]['name']}: {frame}" for clip, frame in places],
     }

