@@ -68,8 +68,8 @@ def torchscript_features(path: Path, device: torch.device) -> Features:
     Frames are resized as for `i3d_features`, not by the file. Raises UserError if it is another file.
     """
     if not path.is_file():
-        hint = "give i3d, or the path of an i3d_torchscript.pt."
-        raise UserError(f"There are no features {path}; {hint}", setting="features")
+        message = f"There are no features {path}; give i3d, or the path of an i3d_torchscript.pt."
+        raise UserError(message, setting="features")
     content = path.read_bytes()
     sha256, sha1 = hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if sha256 != TORCHSCRIPT_SHA256 and sha1 != TORCHSCRIPT_SHA1:
@@ -86,9 +86,10 @@ def torchscript_features(path: Path, device: torch.device) -> Features:
 
 def inception_features(device: torch.device) -> Features:
     """The pooled activations of Inception, by which FID compares frames."""
-    network, sha256 = weights.load("inception", inception.Inception, device), weights.SOURCES["inception"].member_sha256
+    network = weights.load("inception", inception.Inception, device)
     compute = _compute(network, lambda clips: inception.preprocess(clips[:, 0]), device)
-    return Features("Inception (FID), 2048", sha256, inception.PREPROCESSING, inception.FEATURES, 1, compute, span=1)
+    sha256, preprocessing = weights.SOURCES["inception"].member_sha256, inception.PREPROCESSING
+    return Features("Inception (FID), 2048", sha256, preprocessing, inception.FEATURES, 1, compute, span=1)
 
 
 def lpips_features(device: torch.device) -> Features:
@@ -99,11 +100,7 @@ def lpips_features(device: torch.device) -> Features:
     return Features("LPIPS (AlexNet, v0.1)", sha256, lpips.PREPROCESSING, 1, 2, compute, span=2)
 
 
-LOADERS: dict[str, Callable[[torch.device], Features]] = {
-    "i3d": i3d_features,
-    "inception": inception_features,
-    "lpips": lpips_features,
-}
+LOADERS = {"i3d": i3d_features, "inception": inception_features, "lpips": lpips_features}
 
 
 def _of_windows(title: str, sha256: str, logits: Callable[[Tensor], Tensor], device: torch.device) -> Features:

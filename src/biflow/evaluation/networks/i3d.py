@@ -66,11 +66,10 @@ class Unit(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
-        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv = nn.Conv3d(channels_in, channels, kernel, stride)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d _ _ _"]:
-        return F.relu_(self.conv(pad_same(x, self.kernel, self.stride)))
+        return F.relu_(self.conv(pad_same(x, self.conv.kernel_size, self.conv.stride)))
 
 
 class Mixed(nn.Module):

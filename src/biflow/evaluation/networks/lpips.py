@@ -37,14 +37,11 @@ class LPIPS(nn.Module):
 
         Raises UserError if the sizes differ or a side is below `SMALLEST`.
         """
-        height, width = x.shape[-2:]
         if x.shape != y.shape:
             raise UserError(f"LPIPS compares images of one size, not {tuple(x.shape)} and {tuple(y.shape)}.")
-        if min(height, width) < SMALLEST:
-            least = f"{SMALLEST}x{SMALLEST}"
-            raise UserError(
-                f"LPIPS needs frames of {least} or more, not {height}x{width}; remove it from the networks."
-            )
+        if min(x.shape[-2:]) < SMALLEST:
+            sizes = f"{SMALLEST}x{SMALLEST} or more, not {x.shape[-2]}x{x.shape[-1]}"
+            raise UserError(f"LPIPS needs frames of {sizes}; remove it from the networks.")
         mean, deviation = (x.new_tensor(rgb)[:, None, None] for rgb in (MEAN, DEVIATION))
         x, y = (x - mean) / deviation, (y - mean) / deviation
         parts = []

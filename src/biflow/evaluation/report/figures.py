@@ -1,6 +1,5 @@
 """The pictures of a report: plots (PNG and SVG) and sheets of frames (PNG)."""
 
-import math
 from itertools import cycle
 from pathlib import Path
 
@@ -41,12 +40,8 @@ def colours(runs: list[Run]) -> dict[str, str]:
     others = [name for name, method in METHODS.items() if not method.takes_eps]
     others += [run.method.name for run in runs if not run.method.takes_eps]
     of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
-    return {
-        run.label: BLUES[shades[levels.index(run.settings["eps"])]]
-        if run.method.takes_eps
-        else of_method[run.method.name]
-        for run in runs
-    }
+    of_level = {level: BLUES[shade] for level, shade in zip(levels, shades, strict=False)}
+    return {r.label: of_level[r.settings["eps"]] if r.method.takes_eps else of_method[r.method.name] for r in runs}
 
 
 def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
@@ -99,11 +94,10 @@ def measures(runs: list[Run], path: Path) -> Path:
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that no other point beats in both coordinates, from left to right."""
-    front, lowest = [], math.inf
+    front = []
     for x, y in sorted(points):
-        if y < lowest:
+        if not front or y < front[-1][1]:
             front.append((x, y))
-            lowest = y
     return front
 
 
@@ -133,7 +127,7 @@ def _ascii(label: str) -> str:
 
 
 def _point(run: Run) -> tuple[float, float]:
-    return run.metrics["nfe"]["mean"], run.metrics["fvd"]["mean"]
+    return run.metrics["nfe"]["mean"], run.fvd
 
 
 def _figure(size: tuple[float, float], panels: int = 1):
