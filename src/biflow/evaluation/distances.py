@@ -30,9 +30,8 @@ def frechet_distances(
 ) -> Float[Tensor, " b"]:
     """`frechet_distance` for each row of weights, which are how often each feature counts."""
     x, y = _float64(x, y)
-    rows = zip(wx, wy, strict=True)
-    bar = tqdm(rows, total=len(wx), desc="bootstrap", leave=False, disable=None if len(wx) > 20 else True)
-    return torch.tensor([_frechet(x, y, *weights) for weights in bar], dtype=torch.float64)
+    rows = tqdm(zip(wx, wy, strict=True), "bootstrap", len(wx), leave=False, disable=len(wx) <= 20 or None)
+    return torch.tensor([_frechet(x, y, *weights) for weights in rows], dtype=torch.float64)
 
 
 def _frechet(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
@@ -166,9 +165,7 @@ def _redrawn(groups: Int[Tensor, " n"], resamples: int, generator: torch.Generat
     draws = torch.randint(count, (resamples, count), generator=generator)
     while (alone := (draws == draws[:, :1]).all(1) & (sizes[draws[:, 0]] == 1)).any():
         draws[alone] = torch.randint(count, (int(alone.sum()), count), generator=generator)
-    times = torch.zeros(resamples, count, dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    return times[:, groups]
+    return torch.stack([draw.bincount(minlength=count)[groups] for draw in draws]).double()
 
 
 def _left_out(groups: Int[Tensor, " n"]) -> Float[Tensor, "g n"]:
@@ -182,9 +179,6 @@ def _jackknife(values: Float[Tensor, " g"]) -> float:
 
 def too_few(windows: int, dim: int) -> str | None:
     """A warning about distances of so few features, or None. n features span n - 1 dimensions."""
-    if windows > dim:
-        return None
-    return (
-        f"N = {windows} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
-        "upwards. KVD is more reliable; compare FVD only at the same N."
-    )
+    biased = f"{dim} feature dimensions: the covariance is singular and FVD biased upwards."
+    hint = "KVD is more reliable; compare FVD only at the same N."
+    return None if windows > dim else f"N = {windows} windows are too few for {biased} {hint}"

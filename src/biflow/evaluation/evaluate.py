@@ -28,8 +28,7 @@ from biflow.data.first_frames import first_frames
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import metrics
-from biflow.evaluation.generate import generate
-from biflow.evaluation.jobs import jobs, real_windows
+from biflow.evaluation.jobs import generate, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
 from biflow.files import read_json, write_array, write_json
@@ -86,10 +85,7 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
         data, frames = ("x".join(map(str, size)) for size in (test.size, model.size))
         raise UserError(f"{test.root} has {data} frames, but the model makes {frames} ones.", setting="data")
     for network in networks.values():
-        if (network.span or protocol.window) < network.shortest:
-            raise UserError(
-                f"{network.name} needs windows of {network.shortest} or more frames, not {protocol.window}."
-            )
+        network.check(network.span or protocol.window)
     real_windows(test, protocol)
 
 

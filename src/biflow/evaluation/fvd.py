@@ -28,9 +28,7 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
     Raises UserError for empty sets, short or damaged videos, mixed sizes, and mixed frame rates unless allowed.
     """
     begun = time.perf_counter()
-    if settings.window < features.shortest:
-        message = f"{features.name} needs windows of at least {features.shortest} frames, not {settings.window}."
-        raise UserError(message, setting="window")
+    features.check(settings.window)
     steps = {"window": settings.window, "stride": settings.stride, "side": settings.size}
     real = VideoSet(settings.real, settings.real_split, **steps)
     fake = VideoSet(settings.fake, settings.fake_split, **steps)
@@ -57,11 +55,9 @@ def extract(
     bar = tqdm(videos.clips(), f"features of {videos.path}", total, unit="window", disable=not progress or None)
     rows = compute(features, (numbers.append(video) or frames for video, frames in bar), batch, str(videos.path))
     if len(rows) < 2:
-        raise UserError(
-            f"A distance needs at least 2 windows, but {videos.path} gives {len(rows)} windows of {videos.window} "
-            "frames; use more or longer videos, or a smaller window.",
-            setting="window",
-        )
+        hint = "use more or longer videos, or a smaller window."
+        found = f"{videos.path} gives {len(rows)} windows of {videos.window} frames; {hint}"
+        raise UserError(f"A distance needs at least 2 windows, but {found}", setting="window")
     return rows, torch.tensor(numbers)
 
 
@@ -72,11 +68,9 @@ def _check(real: VideoSet, fake: VideoSet, settings: Fvd) -> None:
         raise UserError(f"{', and '.join(sizes)}; choose a size to bring both to.", setting="size")
     rates = sorted(real.rates | fake.rates)
     if not settings.mixed_rates and rates and rates[-1] > 1.01 * rates[0]:  # 29.97 and 30 are one rate
-        raise UserError(
-            f"The videos have {rates[0]:g} to {rates[-1]:g} frames per second, and are compared frame by frame; bring "
-            "them to one rate, or allow mixed rates.",
-            setting="mixed_rates",
-        )
+        hint = "are compared frame by frame; bring them to one rate, or allow mixed rates."
+        message = f"The videos have {rates[0]:g} to {rates[-1]:g} frames per second, and {hint}"
+        raise UserError(message, setting="mixed_rates")
 
 
 def _protocol(settings: Fvd, features: Features, sets: dict[str, VideoSet], drawn: dict) -> dict:
@@ -97,10 +91,8 @@ def _note(windows: int, dim: int, sets: dict[str, VideoSet]) -> str | None:
     """The warnings that belong beside numbers of so few windows or videos, or None."""
     notes = [too_few(windows, dim)]
     if single := [name for name, videos in sets.items() if videos.videos == 1]:
-        notes.append(
-            f"The {' and the '.join(single)} set is a single video, so its overlapping windows are treated as "
-            "independent: the intervals are too narrow."
-        )
+        why = "its overlapping windows are treated as independent: the intervals are too narrow."
+        notes.append(f"The {' and the '.join(single)} set is a single video, so {why}")
     return " ".join(filter(None, notes)) or None
 
 
@@ -108,10 +100,9 @@ def summary(result: dict) -> str:
     """The numbers of `compare` in a few lines."""
     fvd, kvd, windows = result["fvd"], result["kvd"], result["windows"]
     error = "" if kvd["standard_error"] is None else f" ± {kvd['standard_error']:.3g}"
-    lines = [
+    line = (
         f"FVD {fvd['value']:.2f} [{fvd['interval'][0]:.2f}, {fvd['interval'][1]:.2f}], "
         f"KVD {kvd['value']:.4g}{error} [{kvd['interval'][0]:.4g}, {kvd['interval'][1]:.4g}], "
-        f"from {windows['real']} real and {windows['fake']} fake windows.",
-        result["note"],
-    ]
-    return "\n".join(filter(None, lines))
+        f"from {windows['real']} real and {windows['fake']} fake windows."
+    )
+    return "\n".join(filter(None, [line, result["note"]]))

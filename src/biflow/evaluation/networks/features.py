@@ -40,6 +40,12 @@ class Features:
     compute: Callable[[UInt8[Tensor, "b t 3 h w"]], Float[Tensor, "b d"]]
     span: int | None = None
 
+    def check(self, frames: int) -> None:
+        """Raise UserError for clips of so few frames that the network cannot compute features of them."""
+        if frames < self.shortest:
+            message = f"{self.name} needs windows of at least {self.shortest} frames, not {frames}."
+            raise UserError(message, setting="window")
+
     def record(self) -> dict:
         """The part that metrics.json stores."""
         return {name: getattr(self, name) for name in ("name", "sha256", "preprocessing", "dim")}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biflow.evaluation.generate import read_video
+from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report.runs import Group, Run
 from biflow.methods import METHODS
 from biflow.video import contact_sheet

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from markupsafe import Markup
 
-from biflow.evaluation.generate import read_video
+from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report import tables
 from biflow.evaluation.report.runs import Group, Run
 from biflow.video import VideoWriter
