@@ -69,7 +69,7 @@ def evaluate(
     state.wait_for_everyone()  # a process computes features of videos that others have generated
     every = [job for real, generated in work.values() for job in (*real, *generated)]
     for job in tqdm(every[mine], "features", unit="video", disable=not shown or None):
-        job.run(feature_batch)
+        job.features(feature_batch)
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
@@ -91,16 +91,14 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
 
 def _claim(out: Path, record: dict) -> None:
     """Write down what `out` is for, or make sure that it is for the same."""
-    path = out / "protocol.json"
-    if not path.exists():
-        write_json(path, record)
-        return
-    before, now = read_json(path), json.loads(json.dumps(record))
+    path, now = out / "protocol.json", json.loads(json.dumps(record))
+    before = read_json(path) if path.exists() else now
     matters = ("settings", "model", "data", "networks")  # not the version of the code: a run may resume after an update
     if different := [d for key in matters for d in differences(before.get(key), now[key], key)]:
-        raise UserError(
-            f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder.", setting="out"
-        )
+        message = f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder."
+        raise UserError(message, setting="out")
+    if before is now:
+        write_json(path, record)
 
 
 def summary(result: dict) -> str:

@@ -93,15 +93,15 @@ class Job:
     starts: Sequence[int]
     span: int
 
-    def run(self, batch: int) -> None:
-        """Write the file, unless it exists. Raises UserError for features that are not finite."""
+    def features(self, batch: int = 1) -> Float[Tensor, "n d"]:
+        """The features, which are written to the file if it does not exist.
+
+        Raises UserError for features that are not finite.
+        """
         if not self.path.exists():
             video = self.read()
             clips = (video[start : start + self.span] for start in self.starts)
             write_tensors(self.path, {"features": compute(self.network, clips, batch, str(self.path))})
-
-    def features(self) -> Float[Tensor, "n d"]:
-        """The features in the file."""
         return read_tensors(self.path)["features"]
 
 

@@ -95,9 +95,8 @@ def load_protocol(name: str) -> Protocol:
         return PROTOCOLS[name]
     path = Path(name)
     if not path.is_file():
-        raise UserError(
-            f"There is no protocol {name!r}; use {', '.join(PROTOCOLS)} or a JSON file.", setting="protocol"
-        )
+        known = f"{', '.join(PROTOCOLS)} or a JSON file"
+        raise UserError(f"There is no protocol {name!r}; use {known}.", setting="protocol")
     content = read_json(path)
     for key in ("protocol", "settings"):
         content = content.get(key, content) if isinstance(content, dict) else content

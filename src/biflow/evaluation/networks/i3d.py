@@ -19,8 +19,6 @@ from biflow.video import to_float
 
 CLASSES = 400
 SIDE = 224
-SHORTEST = 10  # frames per clip; the network itself needs 9, but common implementations require 10
-PREPROCESSING = "shorter side to 224, bilinear without antialias; centre crop to 224x224; [-1, 1]; logits, no softmax"
 
 # Per block: channels of the 1x1x1 branch, of the two 3x3x3 branches (reduced, then grown), and of the pooled branch.
 MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -49,9 +47,8 @@ def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence
 
     PyTorch's own `padding` is the same on both sides, and off by one where the stride is 2.
     """
-    sides: list[int] = []
-    for total in padding(x, kernel, stride):
-        sides = [total // 2, total - total // 2, *sides]  # F.pad counts from the last axis
+    totals = reversed(padding(x, kernel, stride))  # F.pad counts from the last axis
+    sides = [side for total in totals for side in (total // 2, total - total // 2)]
     return F.pad(x, sides) if any(sides) else x
 
 
@@ -90,7 +87,7 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400)."""
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9 (common implementations require 10), to logits (b, 400)."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +111,10 @@ class I3D(nn.Module):
 
 
 def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
-    """The input that common FVD implementations give I3D (see `PREPROCESSING`), on the frames' device."""
+    """The input that common FVD implementations give I3D, on the frames' device.
+
+    The shorter side becomes 224, bilinear without antialias; a centre crop to 224x224; [-1, 1].
+    """
     clips, length, _, height, width = frames.shape
     short = min(height, width)
     side = (-(-height * SIDE // short), -(-width * SIDE // short))  # the longer one rounded up

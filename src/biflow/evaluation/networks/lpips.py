@@ -17,7 +17,6 @@ MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # Per stage: output channels, kernel, stride and padding of its convolution. Stages 1 and 2 begin with a max pool.
 STAGES = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 SMALLEST = 31  # pixels per side
-PREPROCESSING = "[-1, 1], as they are"
 
 
 class LPIPS(nn.Module):

@@ -26,11 +26,8 @@ def draw(group: Group, out: Path) -> list[Path]:
     if not group.forward:
         return []
     methods_sheet(group.forward, out / f"methods_{group.name}.png")
-    return [
-        scatter(group.forward, group.best, out / f"scatter_{group.name}.svg"),
-        over_time(group.forward, out / f"time_{group.name}.svg"),
-        measures(group.forward, out / f"measures_{group.name}.svg"),
-    ]
+    plots = {"scatter": scatter(group), "time": over_time(group.forward), "measures": measures(group.forward)}
+    return [_save(plot, out / f"{name}_{group.name}.svg") for name, plot in plots.items()]
 
 
 def colours(runs: list[Run]) -> dict[str, str]:
@@ -44,10 +41,10 @@ def colours(runs: list[Run]) -> dict[str, str]:
     return {r.label: of_level[r.settings["eps"]] if r.method.takes_eps else of_method[r.method.name] for r in runs}
 
 
-def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
-    """FVD against NFE per frame. The Pareto front of the noise levels is dotted; `star` is drawn as one."""
+def scatter(group: Group) -> Figure:
+    """FVD against NFE per frame. The Pareto front of the noise levels is dotted; the best one is a star."""
     figure, (axes,) = _figure((5.2, 3.8))
-    colour = colours(runs)
+    runs, colour = group.forward, colours(group.forward)
     if front := pareto([_point(run) for run in runs if run.method.takes_eps]):
         axes.plot(*zip(*front, strict=True), ":", color=BLUES[2], zorder=1)
     for run in runs:
@@ -55,13 +52,13 @@ def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
         low, high = run.metrics["fvd"]["interval"]
         error = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
-        marker, size = ("*", 180) if run is star else ("o", 46)
+        marker, size = ("*", 180) if run is group.best else ("o", 46)
         axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=run.label, zorder=3)
     axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time", xlim=(0, None))
-    return _save(figure, path)
+    return figure
 
 
-def over_time(runs: list[Run], path: Path) -> Path:
+def over_time(runs: list[Run]) -> Figure:
     """FVD of each window at its middle frame, with its interval and the trend line."""
     figure, (axes,) = _figure((5.2, 3.8))
     colour = colours(runs)
@@ -75,10 +72,10 @@ def over_time(runs: list[Run], path: Path) -> Path:
         trend = fvd["mean"] + fvd["slope"] * (middle - middle.mean())
         axes.plot(middle, trend, color=colour[run.label], label=run.label)
     axes.set(xlabel="frame", ylabel="FVD")
-    return _save(figure, path)
+    return figure
 
 
-def measures(runs: list[Run], path: Path) -> Path:
+def measures(runs: list[Run]) -> Figure:
     """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
     names = list(runs[0].metrics["over_time"])
     figure, panels = _figure((10.4, 2.6), len(names))
@@ -89,7 +86,7 @@ def measures(runs: list[Run], path: Path) -> Path:
             panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=run.label)
         panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
         panel.set_title(name.replace("_", " "), fontsize=9)
-    return _save(figure, path)
+    return figure
 
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
