@@ -23,7 +23,8 @@ def normal(*shape, seed=0):
 
 def estimated(distances, x, y, **settings) -> Estimate:
     """Of a single distance."""
-    return resample(distances, x, [y], jackknife=distances is kernel_distances, **settings).estimate(ONE)
+    frechet, kernel = resample(x, [y], **{"seed": 0, **settings})
+    return (kernel if distances is kernel_distances else frechet).estimate(ONE)
 
 
 def gaussian(mean, covariance) -> torch.Tensor:
@@ -103,7 +104,7 @@ def test_kernel_distance_is_unbiased_where_the_expectation_is_known():
 
 def test_the_jackknife_standard_error_is_the_spread_over_repeated_draws():
     draws = normal(80, 2, 60, 4)
-    estimates = [estimated(kernel_distances, x, y + 0.5, resamples=2, generator=seeded()) for x, y in draws]
+    estimates = [estimated(kernel_distances, x, y + 0.5, resamples=2) for x, y in draws]
     spread = torch.tensor([estimate.value for estimate in estimates]).std()
     stated = torch.tensor([estimate.standard_error for estimate in estimates]).mean()
     assert float(stated / spread) == pytest.approx(1, abs=0.2)
@@ -112,7 +113,7 @@ def test_the_jackknife_standard_error_is_the_spread_over_repeated_draws():
 @pytest.mark.parametrize("distances", [kernel_distances, frechet_distances])
 def test_intervals_hold_their_value_and_follow_the_seed(distances):
     x, y = normal(30, 4), normal(40, 4, seed=1) + 1
-    first, again, other = (estimated(distances, x, y, resamples=100, generator=seeded(seed)) for seed in (0, 0, 1))
+    first, again, other = (estimated(distances, x, y, resamples=100, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
     assert first.interval[0] < first.value < first.interval[1]
 
@@ -122,7 +123,7 @@ def test_intervals_cover_the_expected_distance_about_as_often_as_they_say():
     centre = 22
     hits = 0
     for i, (x, y) in enumerate(drawn):
-        low, high = estimated(kernel_distances, x, y + 1, resamples=200, generator=seeded(i)).interval
+        low, high = estimated(kernel_distances, x, y + 1, resamples=200, seed=i).interval
         hits += low <= centre <= high
     assert hits / 60 > 0.75  # a skewed statistic at n = 40: under 95 %, but no fiction
 
@@ -130,16 +131,16 @@ def test_intervals_cover_the_expected_distance_about_as_often_as_they_say():
 def test_copies_of_one_video_add_no_certainty():
     x, y = normal(20, 4), normal(20, 4, seed=1) + 1
     twice = torch.arange(20).repeat_interleave(4)
-    one = estimated(kernel_distances, x, y, generator=seeded())
+    one = estimated(kernel_distances, x, y)
     copies = [z.repeat_interleave(4, 0) for z in (x, y)]
-    grouped = estimated(kernel_distances, *copies, x_groups=twice, y_groups=twice, generator=seeded())
-    naive = estimated(kernel_distances, *copies, generator=seeded())
+    grouped = estimated(kernel_distances, *copies, x_groups=twice, y_groups=twice)
+    naive = estimated(kernel_distances, *copies)
     assert grouped.standard_error == pytest.approx(one.standard_error, rel=0.25)
     assert naive.standard_error < 0.7 * one.standard_error
 
 
 def test_two_single_features_have_no_standard_error():
-    assert estimated(kernel_distances, normal(2, 3), normal(2, 3, seed=1), generator=seeded()).standard_error is None
+    assert estimated(kernel_distances, normal(2, 3), normal(2, 3, seed=1)).standard_error is None
 
 
 @pytest.mark.parametrize(("n", "m"), [(6, 9), (6, 30), (30, 6), (11, 10)])
@@ -153,12 +154,12 @@ def test_the_distance_of_few_features_is_the_one_by_covariances(n, m):
 
 def test_mean_and_trend_over_sets_are_those_of_their_distances():
     x, ys = normal(20, 4), [normal(15, 4, seed=i) + i for i in range(3)]
-    found = resample(kernel_distances, x, ys, resamples=50, jackknife=True, generator=seeded())
+    _, found = resample(x, ys, resamples=50, seed=0)
     single = [kernel_distance(x, y) for y in ys]
     mean, trend = torch.full((3,), 1 / 3).double(), torch.tensor([-0.5, 0, 0.5]).double()
     assert found.estimate(mean).value == pytest.approx(sum(single) / 3)
     assert found.estimate(trend).value == pytest.approx((single[2] - single[0]) / 2)
     assert found.estimate(trend).interval[0] < found.estimate(trend).value < found.estimate(trend).interval[1]
-    alone = [resample(kernel_distances, x, [y], jackknife=True, generator=seeded()).estimate(ONE) for y in ys]
+    alone = [estimated(kernel_distances, x, y) for y in ys]
     # Errors of sets that share their real features add up, at most.
     assert found.estimate(mean).standard_error <= sum(one.standard_error for one in alone) / 3 * 1.0001

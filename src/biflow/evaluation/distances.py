@@ -13,6 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+# A function of x, y, and of weights that count their rows.
+Distances = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """|m1 - m2|² + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), the squared Fréchet distance of two Gaussians.
@@ -99,53 +102,47 @@ class Resampled:
 
     values: Float[Tensor, " w"]
     redrawn: Float[Tensor, "b w"]
-    left_out: tuple[Float[Tensor, "g w"], Float[Tensor, "h w"]] | None
+    left_out: list[Float[Tensor, "_ w"]]
 
     def estimate(self, weights: Float[Tensor, " w"]) -> Estimate:
         """The estimate of a weighted sum of the distances: one of them, their mean, or their trend."""
         value, drawn = float(self.values @ weights), self.redrawn @ weights
-        variance = math.nan if self.left_out is None else sum(_jackknife(part @ weights) for part in self.left_out)
+        variance = sum(_jackknife(part @ weights) for part in self.left_out) if self.left_out else math.nan
         low, high = (value + float(drawn.quantile(share) - drawn.mean()) for share in (0.025, 0.975))
         # The variance is also NaN if one group left out of two leaves a single row, hence no pair.
         return Estimate(value, None if math.isnan(variance) else variance**0.5, (low, high))
 
 
-def frechet_and_kernel(
-    x: Float[Tensor, "n d"], ys: Sequence[Float[Tensor, "m d"]], *, seed: int, **settings
-) -> tuple[Resampled, Resampled]:
-    """Both distances from x to each of `ys`, resampled with these settings. Both redraw the same groups."""
-    first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
-    frechet = resample(frechet_distances, x, ys, generator=first, **settings)
-    return frechet, resample(kernel_distances, x, ys, generator=second, jackknife=True, **settings)
-
-
 def resample(
-    distances: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     x: Float[Tensor, "n d"],
     ys: Sequence[Float[Tensor, "m d"]],
-    *,
     x_groups: Int[Tensor, " n"] | None = None,
     y_groups: Int[Tensor, " m"] | None = None,
+    *,
     resamples: int = 200,
-    jackknife: bool = False,
-    generator: torch.Generator,
-) -> Resampled:
-    """`distances` (`frechet_distances` or `kernel_distances`) from x to each of `ys`, redrawn `resamples` times.
+    seed: int,
+) -> tuple[Resampled, Resampled]:
+    """The Fréchet and the kernel distance from x to each of `ys`, redrawn `resamples` times.
 
     The groups are the number of the video that each row comes from, the same for all of `ys`. Whole groups are redrawn
-    (Efron 1979), the same ones in all of `ys`. By default every row is a group. The two-sample jackknife leaves out
-    one group at a time (Arvesen 1969).
+    (Efron 1979), the same ones in all of `ys` and for both distances. By default every row is a group. The two-sample
+    jackknife, for the kernel distance only, leaves out one group at a time (Arvesen 1969).
     """
-    x_groups, y_groups = _groups(x, x_groups), _groups(ys[0], y_groups)
+    generator = torch.Generator().manual_seed(seed)
+    groups = _groups(x, x_groups), _groups(ys[0], y_groups)
     one_x, one_y = _once(x, ys[0])
-    parts = [(one_x, one_y), (_redrawn(x_groups, resamples, generator), _redrawn(y_groups, resamples, generator))]
-    if jackknife:
-        left_x, left_y = _left_out(x_groups), _left_out(y_groups)
-        parts += [(left_x, one_y.expand(len(left_x), -1)), (one_x.expand(len(left_y), -1), left_y)]
+    left_x, left_y = ((torch.arange(int(part.max()) + 1)[:, None] != part).double() for part in groups)
+    redrawn_x, redrawn_y = (_redrawn(part, resamples, generator) for part in groups)
+    weights = [(one_x, one_y), (redrawn_x, redrawn_y)]
+    left_out = [(left_x, one_y.expand(len(left_x), -1)), (one_x.expand(len(left_y), -1), left_y)]
+    return _resampled(frechet_distances, x, ys, weights), _resampled(kernel_distances, x, ys, weights + left_out)
+
+
+def _resampled(distances: Distances, x: Tensor, ys: Sequence[Tensor], parts: list[tuple[Tensor, Tensor]]) -> Resampled:
     wx, wy = (torch.cat(weights) for weights in zip(*parts, strict=True))
     found = torch.stack([distances(x, y, wx, wy) for y in ys], dim=1)
     values, redrawn, *left_out = found.split([len(weights) for weights, _ in parts])
-    return Resampled(values[0], redrawn, (left_out[0], left_out[1]) if jackknife else None)
+    return Resampled(values[0], redrawn, left_out)
 
 
 def _groups(features: Tensor, groups: Tensor | None) -> Int[Tensor, " n"]:
@@ -166,10 +163,6 @@ def _redrawn(groups: Int[Tensor, " n"], resamples: int, generator: torch.Generat
     while (alone := (draws == draws[:, :1]).all(1) & (sizes[draws[:, 0]] == 1)).any():
         draws[alone] = torch.randint(count, (int(alone.sum()), count), generator=generator)
     return torch.stack([draw.bincount(minlength=count)[groups] for draw in draws]).double()
-
-
-def _left_out(groups: Int[Tensor, " n"]) -> Float[Tensor, "g n"]:
-    return (torch.arange(int(groups.max()) + 1)[:, None] != groups).double()
 
 
 def _jackknife(values: Float[Tensor, " g"]) -> float:

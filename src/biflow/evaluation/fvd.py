@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from biflow.config import Fvd
 from biflow.errors import UserError
-from biflow.evaluation.distances import frechet_and_kernel, too_few
+from biflow.evaluation.distances import resample, too_few
 from biflow.evaluation.jobs import compute
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import environment
@@ -39,7 +39,7 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
         for videos, total in zip((real, fake), totals, strict=True)
     )
     drawn = {"resamples": resamples, "seed": settings.seed}
-    both = frechet_and_kernel(x, [y], x_groups=x_groups, y_groups=y_groups, **drawn)
+    both = resample(x, [y], x_groups, y_groups, **drawn)
     fvd, kvd = (asdict(distance.estimate(torch.ones(1, dtype=torch.float64))) for distance in both)
     protocol = _protocol(settings, features, {"real": real, "fake": fake}, drawn)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)

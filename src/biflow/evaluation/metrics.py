@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
-from biflow.evaluation.distances import frechet_and_kernel, too_few
+from biflow.evaluation.distances import resample, too_few
 from biflow.evaluation.jobs import Job, costs_path, read_video, real_windows
 from biflow.evaluation.protocol import Protocol
 from biflow.files import read_json
@@ -47,7 +47,7 @@ def distances(network: str, real: list[Job], generated: list[Job], protocol: Pro
     ends = starts + generated[0].span
     # One clip for a network of windows, all that the window contains for a network of frames.
     windows = [videos[:, (start <= starts) & (ends <= start + protocol.window)] for start in protocol.starts]
-    resampled = frechet_and_kernel(
+    resampled = resample(
         torch.cat(rows),
         [window.flatten(0, 1) for window in windows],
         x_groups=groups,

@@ -87,7 +87,10 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9 (common implementations require 10), to logits (b, 400)."""
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1] to logits (b, 400).
+
+    t is at least 9; common implementations require 10.
+    """
 
     def __init__(self):
         super().__init__()
@@ -113,7 +116,7 @@ class I3D(nn.Module):
 def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
     """The input that common FVD implementations give I3D, on the frames' device.
 
-    The shorter side becomes 224, bilinear without antialias; a centre crop to 224x224; [-1, 1].
+    The shorter side becomes 224, bilinear without antialias; then a centre crop to 224x224, in [-1, 1].
     """
     clips, length, _, height, width = frames.shape
     short = min(height, width)

@@ -32,12 +32,9 @@ class Parallel(nn.ModuleList):
 
 def chain(channels: int, *units: tuple[int, int | tuple[int, int]]) -> nn.Sequential:
     """Units of (output channels, kernel) with stride 1 in sequence, which keep the image's size."""
-    layers = []
-    for grown, kernel in units:
-        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        layers.append(Unit(channels, grown, (height, width), padding=(height // 2, width // 2)))
-        channels = grown
-    return nn.Sequential(*layers)
+    widths = [channels, *(grown for grown, _ in units)]
+    pairs = zip(widths, units, strict=False)
+    return nn.Sequential(*(Unit(width, grown, kernel, padding="same") for width, (grown, kernel) in pairs))
 
 
 def average_pool() -> nn.AvgPool2d:
@@ -119,7 +116,8 @@ class Inception(nn.Module):
 def preprocess(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 299 299"]:
     """The input that the first FID implementation gives its graph, on the frames' device.
 
-    299x299, bilinear without antialias: pixel i is from i * old / new. The aspect ratio is not kept. 0 becomes -1, and 255 becomes 127/128.
+    299x299, bilinear without antialias: pixel i is from i * old / new. The aspect ratio is not kept. 0 becomes -1, and
+    255 becomes 127/128.
     """
     # TensorFlow 1 does not align pixel centres, and PyTorch's `interpolate` has no mode for that.
     x = frames.float()

@@ -41,14 +41,14 @@ def colours(runs: list[Run]) -> dict[str, str]:
     return {r.label: of_level[r.settings["eps"]] if r.method.takes_eps else of_method[r.method.name] for r in runs}
 
 
-def scatter(group: Group) -> Figure:
+def scatter(group: Group):
     """FVD against NFE per frame. The Pareto front of the noise levels is dotted; the best one is a star."""
     figure, (axes,) = _figure((5.2, 3.8))
     runs, colour = group.forward, colours(group.forward)
-    if front := pareto([_point(run) for run in runs if run.method.takes_eps]):
+    if front := pareto([(run.nfe, run.fvd) for run in runs if run.method.takes_eps]):
         axes.plot(*zip(*front, strict=True), ":", color=BLUES[2], zorder=1)
     for run in runs:
-        x, y = _point(run)
+        x, y = run.nfe, run.fvd
         low, high = run.metrics["fvd"]["interval"]
         error = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
@@ -58,7 +58,7 @@ def scatter(group: Group) -> Figure:
     return figure
 
 
-def over_time(runs: list[Run]) -> Figure:
+def over_time(runs: list[Run]):
     """FVD of each window at its middle frame, with its interval and the trend line."""
     figure, (axes,) = _figure((5.2, 3.8))
     colour = colours(runs)
@@ -75,7 +75,7 @@ def over_time(runs: list[Run]) -> Figure:
     return figure
 
 
-def measures(runs: list[Run]) -> Figure:
+def measures(runs: list[Run]):
     """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
     names = list(runs[0].metrics["over_time"])
     figure, panels = _figure((10.4, 2.6), len(names))
@@ -121,10 +121,6 @@ def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
 def _ascii(label: str) -> str:
     """The label without the one letter that the font of contact sheets lacks."""
     return label.replace("ε", "eps")
-
-
-def _point(run: Run) -> tuple[float, float]:
-    return run.metrics["nfe"]["mean"], run.fvd
 
 
 def _figure(size: tuple[float, float], panels: int = 1):

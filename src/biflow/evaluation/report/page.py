@@ -22,17 +22,9 @@ def render(plots: list[tuple[Group, list[Path]]]) -> str:
     def html(markdown: str) -> Markup:
         return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
 
-    sections = [
-        {
-            "name": group.name,
-            "tables": html(tables.section(group)),
-            "plots": [(path.stem, data_url(path, "image/svg+xml")) for path in paths],
-            "videos": [(run, video(run)) for run in group.runs],
-        }
-        for group, paths in plots
-    ]
     template = tables.TEMPLATES.get_template("page.html")
-    return template.render(sections=sections, shown=SHOWN, paper=html(tables.paper()))
+    functions = {"section": lambda group: html(tables.section(group)), "data_url": data_url, "video": video}
+    return template.render(plots=plots, shown=SHOWN, paper=html(tables.paper()), **functions)
 
 
 def data_url(path: Path, kind: str) -> str:

@@ -13,7 +13,8 @@ class Run:
 
     Attributes:
         folder: the folder of the evaluation.
-        metrics: the content of its metrics.json; `protocol`, `settings` and `fvd`, the mean, are parts of it.
+        metrics: the content of its metrics.json; `protocol`, `settings`, and the means `fvd` and `nfe` are
+            parts of it.
         data: the name of the data.
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
         label: the name in tables and plots, as in the paper.
@@ -27,7 +28,7 @@ class Run:
     def __init__(self, folder: Path, metrics: dict):
         self.folder, self.metrics, self.protocol = folder, metrics, metrics["protocol"]
         self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
-        self.fvd, eps = metrics["fvd"]["mean"], self.settings["eps"]
+        self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
         name = self.protocol["model"]["method"]
         self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=eps > 0)
         self.label = f"{self.method.title} ε {eps:g}" if self.method.takes_eps else self.method.title
