@@ -13,9 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-# A function of x, y, and of weights that count their rows.
-Distances = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
 
 def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """|m1 - m2|² + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), the squared Fréchet distance of two Gaussians.
@@ -138,7 +135,8 @@ def resample(
     return _resampled(frechet_distances, x, ys, weights), _resampled(kernel_distances, x, ys, weights + left_out)
 
 
-def _resampled(distances: Distances, x: Tensor, ys: Sequence[Tensor], parts: list[tuple[Tensor, Tensor]]) -> Resampled:
+def _resampled(distances: Callable, x: Tensor, ys: Sequence[Tensor], parts: list[tuple[Tensor, Tensor]]) -> Resampled:
+    """`distances` (`frechet_distances` or `kernel_distances`) by these pairs of weights: of all, redrawn, left out."""
     wx, wy = (torch.cat(weights) for weights in zip(*parts, strict=True))
     found = torch.stack([distances(x, y, wx, wy) for y in ys], dim=1)
     values, redrawn, *left_out = found.split([len(weights) for weights, _ in parts])

@@ -28,10 +28,10 @@ from biflow.data.first_frames import first_frames
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import metrics
-from biflow.evaluation.jobs import generate, jobs, real_windows
+from biflow.evaluation.jobs import Evaluation, generate, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
-from biflow.files import read_json, write_array, write_json
+from biflow.files import read_json, write_json
 from biflow.model import Model
 
 
@@ -62,10 +62,10 @@ def evaluate(
     record = full_record(protocol, model, test, networks)
     with state.main_process_first():
         _claim(out, record)
-    first = first_frames(data, test.size, protocol.samples, protocol.seed)
-    work = {name: jobs(name, network, protocol, record, test, out) for name, network in networks.items()}
+    evaluation = Evaluation(protocol, record, test, first_frames(data, test.size, protocol.samples, protocol.seed), out)
+    work = {name: jobs(name, network, evaluation) for name, network in networks.items()}
     mine, shown = slice(state.process_index, None, state.num_processes), progress and state.is_main_process
-    generate(model, first, protocol, out, range(protocol.samples)[mine], batch=batch, progress=shown)
+    generate(model, evaluation, range(protocol.samples)[mine], batch=batch, progress=shown)
     state.wait_for_everyone()  # a process computes features of videos that others have generated
     every = [job for real, generated in work.values() for job in (*real, *generated)]
     for job in tqdm(every[mine], "features", unit="video", disable=not shown or None):
@@ -73,8 +73,7 @@ def evaluate(
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    write_array(out / "first.npy", first.numpy())
-    result = metrics.measure(work, protocol, first, test, out) | {"protocol": {**record, "engine": model.engine}}
+    result = metrics.measure(work, evaluation) | {"protocol": {**record, "engine": model.engine}}
     write_json(out / "metrics.json", result)
     return result
 

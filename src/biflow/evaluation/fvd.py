@@ -34,17 +34,20 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
     fake = VideoSet(settings.fake, settings.fake_split, **steps)
     totals = real.survey(), fake.survey()
     _check(real, fake, settings)
-    (x, x_groups), (y, y_groups) = (
-        extract(videos, features, settings.batch, total, progress=progress)
-        for videos, total in zip((real, fake), totals, strict=True)
-    )
+    x, x_groups = extract(real, features, settings.batch, totals[0], progress=progress)
+    y, y_groups = extract(fake, features, settings.batch, totals[1], progress=progress)
     drawn = {"resamples": resamples, "seed": settings.seed}
     both = resample(x, [y], x_groups, y_groups, **drawn)
     fvd, kvd = (asdict(distance.estimate(torch.ones(1, dtype=torch.float64))) for distance in both)
-    protocol = _protocol(settings, features, {"real": real, "fake": fake}, drawn)
+    sets = {"real": real, "fake": fake}
+    notes = [too_few(min(len(x), len(y)), features.dim)]
+    if single := [name for name, videos in sets.items() if videos.videos == 1]:
+        why = "its overlapping windows are treated as independent: the intervals are too narrow."
+        notes.append(f"The {' and the '.join(single)} set is a single video, so {why}")
+    protocol = _protocol(settings, features, sets, drawn)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
-    note = _note(min(len(x), len(y)), features.dim, {"real": real, "fake": fake})
-    return {"fvd": fvd, "kvd": kvd, "windows": {"real": len(x), "fake": len(y)}, "note": note, "protocol": protocol}
+    result = {"fvd": fvd, "kvd": kvd, "windows": {"real": len(x), "fake": len(y)}}
+    return {**result, "note": " ".join(filter(None, notes)) or None, "protocol": protocol}
 
 
 def extract(
@@ -85,15 +88,6 @@ def _protocol(settings: Fvd, features: Features, sets: dict[str, VideoSet], draw
         "bootstrap": {**drawn, "redrawn": redrawn},
         **environment(),
     }
-
-
-def _note(windows: int, dim: int, sets: dict[str, VideoSet]) -> str | None:
-    """The warnings that belong beside numbers of so few windows or videos, or None."""
-    notes = [too_few(windows, dim)]
-    if single := [name for name, videos in sets.items() if videos.videos == 1]:
-        why = "its overlapping windows are treated as independent: the intervals are too narrow."
-        notes.append(f"The {' and the '.join(single)} set is a single video, so {why}")
-    return " ".join(filter(None, notes)) or None
 
 
 def summary(result: dict) -> str:

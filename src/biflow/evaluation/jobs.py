@@ -45,26 +45,39 @@ def costs_path(out: Path, sample: int) -> Path:
     return out / "costs" / f"{sample:03d}.json"
 
 
-def generate(
-    model: Model,
-    first: UInt8[Tensor, "n 3 h w"],
-    protocol: Protocol,
-    out: Path,
-    samples: Sequence[int],
-    *,
-    batch: int,
-    progress: bool,
-) -> None:
-    """Stream the videos of `samples`, indices into `first`, that `out` does not hold yet, `batch` at a time.
+@dataclass(frozen=True)
+class Evaluation:
+    """What the parts of an evaluation share.
+
+    Attributes:
+        protocol: its settings.
+        record: what `biflow.evaluation.protocol.full_record` says of it.
+        test: the test split.
+        first: the first frame of each sample.
+        out: the folder of its files.
+    """
+
+    protocol: Protocol
+    record: dict
+    test: Windows
+    first: UInt8[Tensor, "n 3 h w"]
+    out: Path
+
+
+def generate(model: Model, evaluation: Evaluation, samples: Sequence[int], *, batch: int, progress: bool) -> None:
+    """Stream the videos of these samples that the folder does not hold yet, `batch` at a time, and write `first.npy`.
 
     Raises UserError for a frame that cannot be solved, and for settings that the model does not support.
     """
+    protocol, out = evaluation.protocol, evaluation.out
+    write_array(out / "first.npy", evaluation.first.numpy())
     missing = [i for i in samples if not (costs_path(out, i).exists() and video_path(out, i).exists())]
     settings = {"eps": protocol.eps, "direction": protocol.direction, "solver": protocol.solver}
     for low in range(0, len(missing), batch):
         part = missing[low : low + batch]
         generators = sample_generators(protocol.seed, part)
-        frames = drain(stream(model, to_float(first[part]).to(model.device), generators=generators, **settings))
+        first = to_float(evaluation.first[part]).to(model.device)
+        frames = drain(stream(model, first, generators=generators, **settings))
         title, total = f"videos, {len(missing) - low} to go", protocol.frames
         bar = tqdm(islice(frames, total), title, total, unit="frame", disable=not progress or None)
         pixels, nfe, seconds = zip(*((frame.pixels, frame.nfe, frame.seconds) for frame in bar), strict=True)
@@ -117,17 +130,16 @@ def compute(
     return torch.cat(rows)
 
 
-def jobs(
-    name: str, network: Features, protocol: Protocol, record: dict, test: Windows, out: Path
-) -> tuple[list[Job], list[Job]]:
-    """The jobs of a network for the real videos and for the generated ones. `record` is that of the protocol."""
+def jobs(name: str, network: Features, evaluation: Evaluation) -> tuple[list[Job], list[Job]]:
+    """The jobs of a network for the real videos and for the generated ones."""
+    protocol, test, out = evaluation.protocol, evaluation.test, evaluation.out
     span = network.span or protocol.window
     if network.span:
         real = {clip: sampled(entry["frames"], protocol, span) for clip, entry in enumerate(test.clips)}
         starts = sampled(protocol.frames, protocol, span)
     else:
-        real, starts = real_windows(test, protocol), list(protocol.starts)
-    depends_on = [record["data"]["sha256"], network.record(), span, sorted(real.items())]
+        real, starts = real_windows(test, protocol), list(protocol.starts(protocol.frames))
+    depends_on = [evaluation.record["data"]["sha256"], network.record(), span, sorted(real.items())]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
     cache = cache_folder() / "evaluation" / key
     return [
@@ -142,17 +154,12 @@ def jobs(
 
 def sampled(length: int, protocol: Protocol, span: int) -> list[int]:
     """The first frames of the clips of `span` frames that end with every `frame_stride`-th frame of a video."""
-    starts = range(protocol.frame_stride - span, length - span + 1, protocol.frame_stride)
-    return [start for start in starts if start >= 0]
+    return list(range(-span % protocol.frame_stride, length - span + 1, protocol.frame_stride))
 
 
 def real_windows(test: Windows, protocol: Protocol) -> dict[int, list[int]]:
     """The first frames of the real windows, by clip. Raises UserError if there are fewer than 2."""
-    every = [
-        (number, start)
-        for number, clip in enumerate(test.clips)
-        for start in range(0, clip["frames"] - protocol.window + 1, protocol.stride)
-    ]
+    every = [(number, start) for number, clip in enumerate(test.clips) for start in protocol.starts(clip["frames"])]
     if len(every) < 2:
         found = f"{len(every)} of {protocol.window} frames; its longest clip has {max(c['frames'] for c in test.clips)}"
         hint = "Prepare more or longer clips, or use a protocol with a smaller window."

@@ -72,10 +72,9 @@ class Protocol:
         if self.stride % self.frame_stride:
             raise UserError(f"stride is {self.stride}, but must be a multiple of frame_stride, {self.frame_stride}.")
 
-    @property
-    def starts(self) -> range:
-        """The first frame of each window of a generated video."""
-        return range(0, self.frames - self.window + 1, self.stride)
+    def starts(self, frames: int) -> range:
+        """The first frame of each window of a video of so many frames."""
+        return range(0, frames - self.window + 1, self.stride)
 
 
 PROTOCOLS = {

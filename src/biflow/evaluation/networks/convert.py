@@ -28,11 +28,10 @@ class _Arrays(pickle.Unpickler):
     ) | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return self.NAMES[module_name, global_name]
-        except KeyError:
-            name = f"{module_name}.{global_name}"
-            raise UserError(f"The pickle names {name}, which is not an array and may run code; not loaded.") from None
+        name = f"{module_name}.{global_name}"
+        if (module_name, global_name) not in self.NAMES:
+            raise UserError(f"The pickle names {name}, which is not an array and may run code; not loaded.")
+        return self.NAMES[module_name, global_name]
 
 
 def read_pickle(content: bytes) -> dict:

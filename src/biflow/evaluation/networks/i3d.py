@@ -139,14 +139,13 @@ def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[T
         return network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     import openvino
 
-    core = openvino.Core()
     settings = {**openvino_settings(), "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2"}
 
     @cache
     def requests(shape: torch.Size):
         # The padding in a graph depends on the input's shape and on the code of this file.
         path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], Path(__file__).read_text())
-        return openvino.AsyncInferQueue(core.compile_model(path, "CPU", settings))
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(path, "CPU", settings))
 
     def logits(x: Tensor) -> Tensor:
         rows, queue = {}, requests(x.shape[1:])

