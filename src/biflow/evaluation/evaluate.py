@@ -48,10 +48,9 @@ def evaluate(
 ) -> dict:
     """Evaluate a model on the prepared set `data` and return the content of `out/metrics.json`.
 
-    Videos and features are kept in `out`, features of real videos in the user's cache, so that the same call resumes
-    after an interruption. Of several processes, all but the first return {}. `networks` replaces those of the protocol,
-    and may have others of your own. The batch sizes do not affect the numbers. Raises UserError for settings, a model
-    and data that do not fit together, and for an `out` with another evaluation.
+    Videos and features are kept in `out`, features of real videos in the user's cache: the same call resumes after an
+    interruption. Of several processes, all but the first return {}. `networks`, also of your own, replace those of the
+    protocol. Batch sizes do not affect the numbers. Raises UserError for what does not fit together, `out` included.
     """
     state = PartialState(cpu=model.device.type == "cpu")
     test = Windows(data, split="test")

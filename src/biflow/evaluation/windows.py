@@ -98,6 +98,7 @@ class VideoSet:
             raise UserError(f"{name} has frames of {_by(frame.shape)}, {others}", setting="size")
 
     def _open(self) -> Iterator[tuple[str, Video]]:
+        """The name of each video and the video, which is closed when the next one is asked for."""
         if self.split:
             windows = Windows(self.path, split=self.split)
             for number, entry in enumerate(windows.clips):
