@@ -24,8 +24,7 @@ from biflow.machine import computes_in_bf16, keep_compiled
 from biflow.model import Model
 from biflow.networks import VideoUNet, check_size
 from biflow.training import checkpoint
-from biflow.training.flops import peak_flops, training_flops
-from biflow.training.log import TrainingLog
+from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.preview import preview
 from biflow.video import to_float
