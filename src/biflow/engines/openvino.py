@@ -119,11 +119,8 @@ def _compiled(graphs: _Graphs, precision: Precision) -> Network:
 
 def openvino_settings() -> dict[str, str]:
     """What OpenVINO compiles a graph with: float32, few samples soon rather than many later, PyTorch's threads."""
-    return {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
-    }
+    threads = str(torch.get_num_threads())
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
 
 
 def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list[int]], kind: str) -> Path:

@@ -1,12 +1,10 @@
-"""By PyTorch in bf16 or compiled, and whether a frame stays what it is in bf16."""
+"""By PyTorch in bf16, and whether a frame stays what it is in it."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from biflow.config import Solver
-from biflow.engines.queries import example
-from biflow.machine import keep_compiled
 from biflow.model import Model
 from biflow.networks import VideoUNet, halved, of_halves
 from biflow.paths import Fields, Network
@@ -34,15 +32,6 @@ def bf16_network(model: Model) -> Network:
         return twin.fields([output.float() for output in outputs])
 
     return evaluate
-
-
-def compiled(model: Model) -> Network:
-    """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
-    keep_compiled()
-    network = torch.compile(model.network)
-    with torch.inference_mode():
-        network(example(model))  # a compiler that fails does so here
-    return network
 
 
 @torch.no_grad()

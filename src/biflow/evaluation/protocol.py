@@ -13,7 +13,7 @@ from torch import nn
 
 from biflow import __version__
 from biflow.config import Direction, Network, Solver, parse
-from biflow.config.checks import at_least
+from biflow.config.checks import check
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
@@ -63,9 +63,9 @@ class Protocol:
     nearest: int = 8
 
     def __post_init__(self) -> None:
-        at_least(0, self, "nearest")
-        at_least(1, self, "window", "stride", "frame_stride")
-        at_least(2, self, "samples", "real_windows", "resamples")
+        check(self, "not be negative", lambda n: n >= 0, "nearest")
+        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "frame_stride")
+        check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples")
         if self.frames < self.window:
             message = f"frames is {self.frames}, but must be at least the window of {self.window}."
             raise UserError(message, setting="frames")
