@@ -16,6 +16,8 @@ from biflow.networks import VideoUNet
 from biflow.paths import Fields, Query
 
 TINY = NetworkConfig(channels=(32, 32), layers=1, attention=(-1,), head_dim=16, patch=2)
+NETWORK = {"attention": [-1], "channels": [32, 32], "head_dim": 16, "layers": 1, "pair": False, "patch": 2}
+NETWORK |= {"time_scale": 1000.0}  # TINY, as config.json has it
 PAIR = NetworkConfig(channels=(32, 64), layers=1, attention=(), patch=1, pair=True, time_scale=1.0)
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
 
@@ -96,15 +98,7 @@ def test_config_json_says_all_but_the_weights(tmp_path):
         "eps": 0.25,
         "fps": None,
         "method": "biflow",
-        "network": {
-            "channels": [32, 32],
-            "layers": 1,
-            "attention": [-1],
-            "head_dim": 16,
-            "patch": 2,
-            "pair": False,
-            "time_scale": 1000.0,
-        },
+        "network": NETWORK,
         "size": [8, 8],
         "v_scale": 0.5,
     }
@@ -126,15 +120,7 @@ def write_old_folder(folder, method: str, **config):
         "eps": 0.1,
         "fps": 17.5,
         "method": method,
-        "network": {
-            "attention": [-1],
-            "channels": [32, 32],
-            "head_dim": 16,
-            "layers": 1,
-            "pair": False,
-            "patch": 2,
-            "time_scale": 1000.0,
-        },
+        "network": NETWORK,
         "size": [8, 8],
         "v_scale": 0.25,
         **config,

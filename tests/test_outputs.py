@@ -92,16 +92,16 @@ def test_in_between_frames_play_at_the_same_speed(model, image, tmp_path):
 def test_memory_does_not_grow_with_the_number_of_frames(model, image, tmp_path):
     code = (
         "import resource, sys; from pathlib import Path; from biflow.config import Sample; "
-        "from biflow.outputs import sample; "
-        "sample(Sample(Path(sys.argv[1]), out=Path(sys.argv[2]), first=Path(sys.argv[3]), frames=int(sys.argv[4]), "
-        "solver='euler', steps=1)); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from biflow.outputs import sample; model, first, out = map(Path, sys.argv[1:]); "
+        "settings = {'first': first, 'solver': 'euler', 'steps': 1, 'out': out}; "
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+        "peaks = [sample(Sample(model, frames=frames, **settings)) and peak() for frames in (100, 1100)]; "
+        "print(*peaks)"
     )
-    peaks = []
-    for frames in (100, 1100):
-        command = [sys.executable, "-c", code, str(model), str(tmp_path / str(frames)), str(image), str(frames)]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks.append(int(out.split()[-1]))
-    assert peaks[1] - peaks[0] < 12 * 1024  # KiB; 1000 frames of 16x16 floats alone would be 3, of the video 192 MiB
+    command = [sys.executable, "-c", code, str(model), str(image), str(tmp_path / "out")]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    few, many = map(int, out.split()[-2:])
+    assert many - few < 12 * 1024  # KiB; 1000 frames of 16x16 floats alone would be 3, of the video 192 MiB
 
 
 def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):

@@ -1,21 +1,15 @@
-from itertools import islice
+"""Losses: the fields that have none, values by hand, and what is drawn for them."""
 
 import pytest
 import torch
 
-from biflow import methods
-from biflow.config import Solver, TrainConfig
-from biflow.errors import UserError
+from biflow.config import TrainConfig
 from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
 from biflow.methods.biflow import biflow_loss
 from biflow.methods.condiff import condiff_loss
 from biflow.methods.flow import flow_loss
-from biflow.methods.noise import noise_like
-from biflow.model import Model
-from biflow.paths import Fields, Query, present
-from biflow.rollout import sample_generators, stream
-
-ALL = pytest.mark.parametrize("method", METHODS.values())
+from biflow.paths import Fields
+from tests.methods.asked import ALL, Asked, clips, curved_fields, generator
 
 
 def column(*values: float) -> torch.Tensor:
@@ -32,24 +26,6 @@ def random_inputs(b: int = 3):
     x0, x1, n = torch.randn(3, b, 3, 4, 5, generator=g)
     t, alpha = torch.rand(2, b, generator=g)
     return x0, x1, n, t, alpha
-
-
-def curved_fields(q):
-    """Different for v and n, and not linear in anything."""
-    t, alpha = (0 if s is None else s.reshape(-1, *(1,) * (q.x.ndim - 1)) for s in (q.t, q.alpha))
-    condition = 0 if q.condition is None else q.condition
-    return Fields(v=torch.sin(q.x) + t + 3 * alpha + condition, n=torch.cos(q.x) - 2 * alpha)
-
-
-class Asked:
-    """A network that answers with `heads` times the state, and keeps what it was asked."""
-
-    def __init__(self, heads: int = 1):
-        self.heads, self.queries = heads, []
-
-    def __call__(self, query):
-        self.queries.append(query)
-        return Fields(*[query.x] * self.heads)
 
 
 # The fields that the losses look for
@@ -161,15 +137,6 @@ def test_a_network_without_noise_head_cannot_be_trained_as_biflow():
 # The loss of a clip
 
 
-def clips(b: int = 512) -> torch.Tensor:
-    """Clips of two frames, all zeros and all ones."""
-    return torch.stack([torch.zeros(b, 3, 4, 4), torch.ones(b, 3, 4, 4)], dim=1)
-
-
-def generator(seed: int = 3) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 @ALL
 def test_a_loss_follows_its_generator(method):
     first, again = (method.loss(curved_fields, clips(), generator(), TrainConfig()) for _ in range(2))
@@ -215,95 +182,3 @@ def test_every_method_sees_the_same_times_at_the_same_seed():
     first, *others = (method.loss(curved_fields, clips(), generator(), TrainConfig()).at for method in METHODS.values())
     for at in others:
         assert torch.equal(next(iter(at.values())), first["t"])
-
-
-# What a network is asked
-
-
-def queries_of(method, **settings):
-    """What the network is asked in the first two frames of a stream of points (2, 3), forward in time."""
-    network = Asked(method.heads)
-    model = Model(network, method, eps=0.25 if method.takes_eps else 0.0)
-    list(islice(stream(model, torch.full((2, 3), 0.5), solver=Solver("euler", steps=2), **settings), 2))
-    return network.queries
-
-
-ASKED = {FLOW: ["x", "t"], BIFLOW: ["x", "t", "alpha"], CONDIFF: ["x", "alpha", "condition"]}
-
-
-@ALL
-def test_a_network_is_asked_with_the_tensors_of_its_method_only(method):
-    network = Asked(method.heads)
-    method.loss(network, clips(), generator(), TrainConfig())
-    for query in [*network.queries, *queries_of(method), method.example(torch.zeros(2, 3))]:
-        assert type(query) is Query
-        assert list(present(query)) == ASKED[method]
-        assert {len(tensor) for tensor in present(query).values()} == {len(query.x)}
-
-
-def test_condiffs_alpha_is_the_way_from_noise_to_the_next_frame():
-    queries = queries_of(CONDIFF)
-    assert [query.alpha.tolist() for query in queries] == [[0, 0], [0.5, 0.5]] * 2
-    assert torch.equal(queries[0].x, noise_like(queries[0].x, sample_generators(0, range(2))))
-    assert queries[0].condition.unique().tolist() == [0.5]
-
-
-@pytest.mark.parametrize("settings", [{}, {"direction": "backward"}, {"in_between": 2}, {"eps": 0.0}])
-def test_flow_is_never_asked_with_a_noise_level(settings):
-    queries = queries_of(FLOW, **settings)
-    assert queries
-    assert all(query.alpha is None for query in queries)
-
-
-def test_the_example_of_flow_is_the_first_query_of_a_frame():
-    query = FLOW.example(torch.full((2, 3), 0.5))
-    assert query.x.unique().tolist() == [0.5]
-    assert query.t.tolist() == [0, 0]
-
-
-@pytest.mark.parametrize("eps", [0.0, 0.25])
-def test_the_example_of_biflow_has_the_noise_of_eps(eps):
-    query, again = (BIFLOW.example(torch.zeros(2, 100), eps) for _ in range(2))
-    assert torch.equal(query.x, again.x)
-    assert query.x.std() == pytest.approx(eps, rel=0.2)
-    assert query.t.tolist() == [0, 0]
-    assert query.alpha.tolist() == [eps, eps]
-
-
-def test_the_example_of_condiff_starts_from_noise():
-    frame = torch.full((2, 100), 0.5)
-    query, again = (CONDIFF.example(frame) for _ in range(2))
-    assert torch.equal(query.x, again.x)
-    assert query.x.std() == pytest.approx(1, rel=0.2)
-    assert query.alpha.tolist() == [0, 0]
-    assert torch.equal(query.condition, frame)
-
-
-# By name
-
-
-@ALL
-def test_a_method_is_got_by_its_name(method):
-    assert methods.get(method.name) is method
-
-
-def test_an_unknown_method_names_the_known_ones():
-    with pytest.raises(UserError, match=r"'bflow'.* flow, biflow, condiff.*mean '(bi)?flow'") as error:
-        methods.get("bflow")
-    assert error.value.setting == "method"
-    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff\.$"):
-        methods.get("xyz")
-
-
-@pytest.mark.parametrize(
-    ("method", "title", "heads", "takes_eps", "backward", "in_between", "motion_unit"),
-    [
-        (FLOW, "FLOW", 1, False, True, True, True),
-        (BIFLOW, "BI-FLOW", 2, True, True, True, True),
-        (CONDIFF, "CONDIFF", 1, False, False, False, False),
-    ],
-)
-def test_a_method_says_what_it_can_do(method, title, heads, takes_eps, backward, in_between, motion_unit):
-    assert (method.title, method.heads, method.window) == (title, heads, 2)
-    assert (method.takes_eps, method.backward) == (takes_eps, backward)
-    assert (method.in_between, method.motion_unit) == (in_between, motion_unit)
