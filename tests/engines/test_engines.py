@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from biflow.data.first_frames import first_frames
 
 from biflow import engines
+from biflow.data.windows import first_frames
 from biflow.engines import HALF_LEVEL, frame_error, with_engine
 from biflow.engines.openvino import openvino_network
 from biflow.engines.pytorch import bf16_network
