@@ -20,9 +20,8 @@ import torch
 
 from benchmarks import record
 from biflow import load_model, shipped_model
-from biflow.engines.graphs import openvino_settings
-from biflow.engines.openvino import openvino_graphs, openvino_network
-from biflow.training.flops import training_flops
+from biflow.engines.openvino import openvino_graphs, openvino_network, openvino_settings
+from biflow.training.log import training_flops
 
 ROUNDS = 30
 

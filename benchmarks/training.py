@@ -31,7 +31,7 @@ from biflow.data.prepare import prepare
 from biflow.machine import computes_in_bf16
 from biflow.methods import BIFLOW
 from biflow.reference import reference_network
-from biflow.training.flops import training_flops
+from biflow.training.log import training_flops
 
 WARM_UP = 3  # steps that are not counted
 

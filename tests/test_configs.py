@@ -8,7 +8,7 @@ from biflow.config import TrainConfig
 from biflow.config.parse import parse, read_yaml
 from biflow.model import Model
 from biflow.networks import VideoUNet
-from biflow.training.flops import training_flops
+from biflow.training.log import training_flops
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 

@@ -94,11 +94,9 @@ def _abandoned(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
     with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
+        path.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -149,6 +147,22 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
     """Write an .npy file. Raises UserError."""
     with replacing(path) as partial, partial.open("wb") as file:  # given a name, NumPy would append .npy to it
         np.save(file, array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def reading(name: str | Path, failure: str, advice: str) -> Iterator[None]:
+    """Turn any exception of the body into the UserError "`name` `failure` (its message). `advice`".
+
+    For decoders, which raise many kinds of exception for a damaged file. A UserError is passed on as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{name} does not exist. Check the path.") from error
+    except Exception as error:
+        raise UserError(f"{name} {failure} ({error}). {advice}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -260,12 +274,10 @@ def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:
                 _remove(tag)  # without an identifier, an interrupted download starts over
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length else None
-            bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, disable=not progress)
-            bar.set_description(part.stem[1:])
-            with bar, open(part, "ab" if start else "wb") as file:
+            bar = {"desc": part.stem[1:], "total": total, "initial": start, "disable": not progress}
+            with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(file, "write", **bar) as counted:
                 while block := answer.read(BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
+                    counted.write(block)
             return total is None or part.stat().st_size >= total
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:

@@ -11,9 +11,10 @@ from biflow.files import cache_folder
 
 
 def device() -> torch.device:
-    """CUDA if there is a GPU, else MPS if available, else the CPU."""
+    """CUDA if there is a GPU, else MPS if available, else the CPU. Of several processes each has its own GPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        rank = os.environ.get("LOCAL_RANK")  # torchrun and accelerate set it
+        return torch.device(f"cuda:{rank}" if rank else "cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

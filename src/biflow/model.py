@@ -150,10 +150,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     """The names of tensors that only one of two states has, then of those that have another shape in each."""
-    alone = sorted(expected.keys() ^ state.keys())
-    return alone + [
-        name for name in sorted(expected.keys() & state.keys()) if expected[name].shape != state[name].shape
-    ]
+    alone, both = sorted(expected.keys() ^ state.keys()), sorted(expected.keys() & state.keys())
+    return alone + [name for name in both if expected[name].shape != state[name].shape]
 
 
 def shipped_model() -> Path:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from biflow import __version__
 from biflow.config import Demo, Sample
-from biflow.data.first_frames import first_frames
+from biflow.data.windows import first_frames
 from biflow.engines import with_engine
 from biflow.files import replacing, sha256, write_json
 from biflow.machine import device, hardware

@@ -38,6 +38,9 @@ class Fields(NamedTuple):
 Network = Callable[[Any], Fields]
 """A network: from a Query (or another NamedTuple of tensors that its method asks with) to Fields."""
 
+Field = Callable[..., Tensor]
+"""f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
+
 
 def present(tensors: Any) -> dict[str, Tensor]:
     """The tensors of a query, or of fields, that are there, by name and in order."""
@@ -99,7 +102,7 @@ def denoising_line(t: float, eps: float) -> Curve:
     return line((t, eps), (t, 0.0))
 
 
-def field_along(network: Network, curve: Curve) -> Callable[[Tensor, Tensor], Tensor]:
+def field_along(network: Network, curve: Curve) -> Field:
     """The joint field f^j(x, k) = f^v dt_k/dk + f^n dalpha_k/dk of a characteristic curve. Eq. (8)
 
     The result maps a state (b, ...) and k (b,) to dx/dk (b, ...).

@@ -170,23 +170,16 @@ def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
 def _check_first(model: Model, first: Tensor, generators: int) -> None:
     """Raise UserError for frames that this model cannot start from."""
     if model.shape is not None and tuple(first.shape[1:]) != tuple(model.shape):
-        expected = f"a batch of frames of shape {tuple(model.shape)}"
-        if tuple(first.shape) == tuple(model.shape):
-            raise UserError(f"The first frame has no batch dimension: give {expected}, for instance first[None].")
-        if first.ndim == len(model.shape) + 1 == 4 and first.shape[1] == model.shape[0]:
-            by, wanted = ("x".join(map(str, shape)) for shape in (first.shape[2:], model.shape[1:]))
-            raise UserError(f"The first frame is {by}, but the model was trained on {wanted}; resize it.")
-        raise UserError(f"The first frames have shape {tuple(first.shape)}; the model starts from {expected}.")
+        taken = ", ".join(map(str, ("b", *model.shape)))
+        hint = "add the batch dimension, as first[None] does" if first.shape == model.shape else "resize them"
+        raise UserError(f"The first frames are {tuple(first.shape)}, but the model starts from ({taken}); {hint}.")
     if not first.is_floating_point():
         raise UserError(f"The first frames are {first.dtype}; convert pixels with biflow.video.to_float.")
-    if model.limits and len(first):
-        low, high = first.min().item(), first.max().item()
-        slack = 1e-3 * (model.limits[1] - model.limits[0])
-        if low < model.limits[0] - slack or high > model.limits[1] + slack:
-            raise UserError(
-                f"The first frames go from {low:g} to {high:g}, but must lie in [{model.limits[0]:g}, "
-                f"{model.limits[1]:g}]; convert pixels with biflow.video.to_float."
-            )
+    low, high = model.limits or (-torch.inf, torch.inf)
+    slack = 1e-3 * (high - low)
+    if len(first) and (first.min() < low - slack or first.max() > high + slack):
+        found = f"from {first.min():g} to {first.max():g}, but must lie in [{low:g}, {high:g}]"
+        raise UserError(f"The first frames go {found}; convert pixels with biflow.video.to_float.")
     if generators != len(first):
         raise UserError(f"{len(first)} samples need as many generators, not {generators}.")
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,11 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.files import os_error, replacing
+from biflow.files import os_error, reading, replacing
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
+Frames = Generator[UInt8[Tensor, "3 h w"], None, None]  # decoded one at a time
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v"}
@@ -42,9 +44,7 @@ def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
     return frames.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def resize(
-    frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False
-) -> UInt8[Tensor, "n c new_h new_w"]:
+def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False) -> UInt8[Tensor, "n c _ _"]:
     """Resize to `size` (h, w), bicubic with antialiasing, within 1/255 of Pillow's result.
 
     The whole frame is squeezed into the new shape, as the reference implementation does. `crop` first cuts out the
@@ -67,23 +67,17 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     Raises:
         UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with reading(name, "cannot be read as an image", "It is damaged or not an image."), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             image = Image.open(file)
-            if image.mode in ("I", "F"):
-                raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
-            image = ImageOps.exif_transpose(image)
-            image.load()
-            pixels, converted = _to_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller first.") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{name} does not exist. Check the path.") from error
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders fail with many kinds of exception on a damaged file
-        raise UserError(f"{name} cannot be read as an image ({error}). It is damaged or not an image.") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from error
+        if image.mode in ("I", "F"):
+            raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
+        image = ImageOps.exif_transpose(image)
+        image.load()
+        pixels, converted = _to_rgb(image)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
 
 
@@ -124,7 +118,7 @@ class Video:
         part: name of the clip within its file, such as "[3]", if the file holds several.
     """
 
-    frames: Generator[UInt8[Tensor, "3 h w"], None, None]
+    frames: Frames
     fps: float | None
     length: int | None = None
     part: str = ""
@@ -136,15 +130,9 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     Raises:
         UserError: here or while frames are read, if the file is damaged or not a video.
     """
-    import av
-
     name = name or str(file)
-    if isinstance(file, str | Path) and not Path(file).exists():
-        raise UserError(f"{name} does not exist. Check the path.")
-    try:
+    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
         container = av.open(str(file) if isinstance(file, Path) else file, "r")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise UserError(f"{name} cannot be opened as a video ({error}). It is damaged or not a video.") from error
     if not container.streams.video:
         container.close()
         raise UserError(f"{name} has no video stream.")
@@ -157,9 +145,7 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     return Video(_frames(container, name, length), fps, length)
 
 
-def _frames(container: Any, name: str, length: int | None) -> Generator[UInt8[Tensor, "3 h w"], None, None]:
-    import av
-
+def _frames(container: Any, name: str, length: int | None) -> Frames:
     count = 0
     try:
         with container:
@@ -198,8 +184,6 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
-        import av
-
         self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
         if self.path.suffix.lower() not in H264_FORMATS:
             raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
@@ -208,6 +192,7 @@ class VideoWriter:
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(path))
             self._container = av.open(str(partial), "w", format=H264_FORMATS[self.path.suffix.lower()])
+            stack.callback(self._container.close)
             stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
             height, width = (side * scale + side * scale % 2 for side in self.size)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -219,8 +204,6 @@ class VideoWriter:
 
     def write(self, frame: UInt8[Tensor, "c h w"]) -> None:
         """Append one frame, uint8 (3, h, w) or (1, h, w), on any device. Raises UserError for another size."""
-        import av
-
         if frame.dtype != torch.uint8 or tuple(frame.shape[-2:]) != self.size:
             raise UserError(f"{self.path} takes uint8 frames of {self.size}, not {frame.dtype} {tuple(frame.shape)}.")
         pixels = _enlarged(frame, self.scale)
@@ -239,13 +222,11 @@ class VideoWriter:
 
     def __exit__(self, kind, error, trace) -> None:
         with contextlib.suppress(_Discarded), self._file:
-            if kind is None and self.frames:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
             if kind is not None:
                 raise _Discarded
             if not self.frames:
                 raise UserError(f"{self.path} got no frames, so it was not written.")
+            self._container.mux(self._stream.encode(None))
 
 
 class _Discarded(Exception):

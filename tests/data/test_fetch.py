@@ -8,8 +8,7 @@ import zipfile
 import pytest
 
 from biflow import files
-from biflow.data.fetch import fetch
-from biflow.data.published import DATASETS, Published
+from biflow.data.fetch import DATASETS, Published, fetch
 from biflow.errors import UserError
 from biflow.files import download
 

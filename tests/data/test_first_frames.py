@@ -3,8 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.data.first_frames import first_frames
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, first_frames
 from biflow.errors import UserError
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from biflow.config import Prepare
+from biflow.data.fetch import DATASETS
 from biflow.data.prepare import prepare
-from biflow.data.published import DATASETS
 from biflow.data.windows import Windows
 from biflow.video import VideoWriter
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from biflow import engines
-from biflow.data.first_frames import first_frames
+from biflow.data.windows import first_frames
 from biflow.engines import HALF_LEVEL, frame_error, with_engine
 from biflow.engines.openvino import openvino_network
-from biflow.engines.precision import bf16_network
+from biflow.engines.pytorch import bf16_network
 from biflow.methods import BIFLOW, CONDIFF, FLOW
 from biflow.model import Model, load_model, shipped_model
 from biflow.paths import Fields, Query

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from biflow import engines
 from biflow.engines import frame_error, with_engine
 from biflow.engines.openvino import openvino_network
-from biflow.engines.precision import bf16_network
+from biflow.engines.pytorch import bf16_network
 from biflow.engines.queries import example, fill
 from biflow.methods import BIFLOW, Method
 from biflow.model import Model

@@ -1,4 +1,3 @@
-import io
 import os
 import pickle
 
@@ -9,7 +8,6 @@ from torch import nn
 
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
-from biflow.evaluation.networks.efficientnet import EfficientNet
 from biflow.evaluation.networks.i3d import I3D
 from biflow.evaluation.networks.inception import Inception
 from biflow.evaluation.networks.lpips import LPIPS
@@ -104,34 +102,3 @@ def test_lpips_is_converted_and_keeps_the_prefix_of_its_network():
         assert module.bias.tolist() == [-i] * len(module.bias)
     assert [head[0].item() for head in network.heads] == [0, 1, 2, 3, 4]
     assert all(name.startswith("alex.") for name in state)
-
-
-def test_efficientnet_is_converted_with_the_scales_of_its_norms():
-    with torch.device("meta"):
-        network = EfficientNet()
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    theirs = {}
-    for i, module in enumerate(convolutions):
-        size = len(module.weight)
-        theirs[f"{i}.conv.weight"] = torch.full(module.weight.shape, float(i))
-        for part, value in (("weight", 4.0), ("bias", 1.0), ("running_mean", 2.0), ("running_var", 3.0)):
-            theirs[f"{i}.norm.{part}"] = torch.full((size,), value)
-        theirs[f"{i}.norm.num_batches_tracked"] = torch.tensor(9)
-    theirs |= {"fc.weight": torch.full((1000, 1280), 5.0), "fc.bias": torch.full((1000,), 6.0)}
-    file = io.BytesIO()
-    torch.save(theirs, file)
-    network.load_state_dict(convert.efficientnet(file.getvalue()), assign=True)
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    for i, module in enumerate(convolutions):
-        assert module.weight.unique().tolist() == pytest.approx([4 * i / 3.001**0.5])
-        assert module.bias.unique().tolist() == pytest.approx([1 - 4 * 2 / 3.001**0.5])
-    assert (network.classify.weight[0, 0].item(), network.classify.bias[0].item()) == (5, 6)
-
-
-def test_a_state_that_names_anything_but_tensors_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    file = io.BytesIO()
-    torch.save({"a": Malice()}, file)
-    with pytest.raises(pickle.UnpicklingError):
-        convert.efficientnet(file.getvalue())
-    assert not (tmp_path / "reached").exists()

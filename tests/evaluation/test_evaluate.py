@@ -18,11 +18,10 @@ from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import evaluate as module
 from biflow.evaluation import over_time
-from biflow.evaluation.distances import frechet_distance, kernel_distance, moments
+from biflow.evaluation.distances import frechet_distance, kernel_distance
 from biflow.evaluation.evaluate import evaluate, summary
-from biflow.evaluation.generate import read_video
-from biflow.evaluation.jobs import real_windows
-from biflow.evaluation.nearest import nearest_frames
+from biflow.evaluation.jobs import read_video, real_windows
+from biflow.evaluation.metrics import nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
 from biflow.methods import Method
@@ -104,7 +103,7 @@ def test_the_numbers_are_those_of_windows_cut_by_hand(model, prepared, tmp_path)
     assert len(real) == 3
     for number, start in enumerate((0, 4, 8)):
         fake = mean_and_motion(torch.stack([read_video(tmp_path / "out", i)[start : start + 6] for i in range(5)]))
-        by_hand = frechet_distance(moments(real), moments(fake))
+        by_hand = frechet_distance(real, fake)
         assert result["fvd"]["per_window"][number] == pytest.approx(by_hand, rel=1e-4)
         assert result["kvd"]["per_window"][number] == pytest.approx(kernel_distance(real, fake), rel=1e-4)
     for name in ("fvd", "kvd"):
@@ -125,7 +124,7 @@ def test_networks_of_frames_see_the_sampled_frames_of_a_window(model, prepared, 
     test = Windows(prepared, split="test")
     real = torch.cat([test.clip(c)[1::2].float().mean((2, 3)) for c in range(len(test.clips))])
     generated = videos[:, [5, 7, 9]].mean((3, 4)).flatten(0, 1)  # every second frame of the window from 4 to 9
-    by_hand = frechet_distance(moments(real), moments(generated))
+    by_hand = frechet_distance(real, generated)
     assert result["fid"]["per_window"][1] == pytest.approx(by_hand, rel=1e-4)
     over_time = result["over_time"]["lpips_to_previous"]
     assert over_time["frames"] == [1, 3, 5, 7, 9, 11, 13]
@@ -175,7 +174,7 @@ def test_an_interrupted_run_resumes_at_the_next_video(model, prepared, tmp_path,
             raise KeyboardInterrupt
         return stream(model, first, **settings)
 
-    monkeypatch.setattr("biflow.evaluation.generate.stream", failing_stream)
+    monkeypatch.setattr("biflow.evaluation.jobs.stream", failing_stream)
     with pytest.raises(KeyboardInterrupt):
         run(model, prepared, tmp_path / "out", batch=1)
     assert len(list((tmp_path / "out" / "videos").iterdir())) == 1

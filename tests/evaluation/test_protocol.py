@@ -13,8 +13,8 @@ def test_the_paper_s_protocol_is_that_of_section_3_1():
     assert (paper.samples, paper.frames, paper.window, paper.stride) == (128, 512, 32, 16)
     assert paper.solver == Solver("heun", rtol=1e-2, atol=1e-2, reference=True)
     assert paper.real_windows is None
-    assert list(paper.starts)[:3] == [0, 16, 32]
-    assert paper.starts[-1] == 480
+    assert list(paper.starts(paper.frames))[:3] == [0, 16, 32]
+    assert paper.starts(paper.frames)[-1] == 480
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"protocol": {"settings": s}}, lambda s: {"settings": s}])

@@ -42,7 +42,7 @@ def test_a_direction_that_there_is_not_is_refused():
 
 
 def test_a_frame_of_the_wrong_size_names_both_sizes():
-    with pytest.raises(UserError, match="4x8, but the model was trained on 4x4"):
+    with pytest.raises(UserError, match=r"are \(1, 3, 4, 8\), but the model starts from \(b, 3, 4, 4\); resize"):
         stream(known(FLOW, constant(0.0)), torch.zeros(1, 3, 4, 8))
 
 
@@ -50,16 +50,19 @@ def test_a_frame_of_the_wrong_size_names_both_sizes():
 @pytest.mark.parametrize(
     ("first", "sentence"),
     [
-        (torch.zeros(3, 4, 4), r"no batch dimension: give a batch of frames of shape \(3, 4, 4\), .*first\[None\]"),
+        (
+            torch.zeros(3, 4, 4),
+            r"are \(3, 4, 4\), but .* from \(b, 3, 4, 4\); add the batch dimension, as first\[None\]",
+        ),
         (
             torch.zeros(2, 4, 4, 3),
-            r"shape \(2, 4, 4, 3\); the model starts from a batch of frames of shape \(3, 4, 4\)",
+            r"are \(2, 4, 4, 3\), but the model starts from \(b, 3, 4, 4\)",
         ),
         (
             torch.zeros(2, 1, 4, 4),
-            r"shape \(2, 1, 4, 4\); the model starts from a batch of frames of shape \(3, 4, 4\)",
+            r"are \(2, 1, 4, 4\), but the model starts from \(b, 3, 4, 4\)",
         ),
-        (torch.zeros(2, 3, 3, 4, 4), r"shape \(2, 3, 3, 4, 4\); the model starts from"),
+        (torch.zeros(2, 3, 3, 4, 4), r"are \(2, 3, 3, 4, 4\), but the model starts from \(b, 3, 4, 4\)"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), r"are torch\.uint8; convert pixels with biflow\.video\.to_float"),
         (
             torch.tensor([0.0, 255.0])[:, None, None, None].expand(2, 3, 4, 4),

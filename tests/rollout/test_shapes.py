@@ -60,9 +60,9 @@ def test_samples_may_have_any_shape(method, shape):
 
 def test_a_model_of_points_says_what_it_starts_from():
     model = known(FLOW, constant(0.0), shape=(2,), limits=None)
-    with pytest.raises(UserError, match=r"shape \(4, 3\); the model starts from .* shape \(2,\)"):
+    with pytest.raises(UserError, match=r"are \(4, 3\), but the model starts from \(b, 2\)"):
         stream(model, torch.zeros(4, 3))
-    with pytest.raises(UserError, match="no batch dimension"):
+    with pytest.raises(UserError, match="add the batch dimension"):
         stream(model, torch.zeros(2))
 
 

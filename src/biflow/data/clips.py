@@ -6,20 +6,20 @@ A source is a folder, an archive (zip, tar, tar.gz; read in place) or a single f
 - an array in a `.pt`, `.npy` or `.npz` file: (T, H, W, C), (T, C, H, W), grey (T, H, W), or a batch of these, (N, …).
 """
 
-import functools
 import io
-import os
 import re
 import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from biflow.data.readers import READERS, File, natural, read_images
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
+from biflow.files import reading
 from biflow.video import IMAGE_SUFFIXES, Video
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -54,29 +54,27 @@ def find_clips(src: str | Path) -> list[Item]:
         raise UserError(f"{src} does not exist. Check the path.")
     if is_prepared(src):
         raise UserError(f"{src} is prepared already. Use it as it is, or prepare the clips that it was made from.")
-    files = list(_files(src))
-    splits = _listed_splits(files)
-    items: list[Item] = []
-    images: dict[PurePosixPath, list[File]] = {}
+    alone = src.is_file() and not _is_archive(src)
+    files = list(_files(src, PurePosixPath(src.name if alone else ""), set()))
+    groups: dict[PurePosixPath, list[File]] = {}
     for file in files:
-        suffix, folder = file.path.suffix.lower(), file.path.parent
-        if suffix in IMAGE_SUFFIXES:
-            if folder not in images:
-                images[folder] = []
-                items.append(_item(src, folder, splits, functools.partial(read_images, images[folder])))
-            images[folder].append(file)
-        elif suffix in READERS:
-            items.append(_item(src, file.path, splits, functools.partial(READERS[suffix], file)))
+        suffix = file.path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES or suffix in READERS:
+            groups.setdefault(file.path.parent if suffix in IMAGE_SUFFIXES else file.path, []).append(file)
+    splits = _listed_splits(files)
+    items = [_item(src, path, group, splits) for path, group in groups.items()]
     if not items:
         raise UserError(f"{src} holds no clips: no images, videos (such as mp4) or arrays (pt, npy, npz).")
     return items
 
 
-def _item(src: Path, path: PurePosixPath, splits: dict[str, str], read: Callable[[Counter], Iterator[Video]]) -> Item:
+def _item(src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str]) -> Item:
     names = map(SPLIT_NAME.fullmatch, path.parts)  # relative to the source, whose own name says nothing
     split = splits.get(path.name) or next((_split(name) for name in names if name), None)
-    alone = src.is_file() and path.name == src.name  # a source that is one file, not an archive
-    return Item(str(path) if path.parts else src.name, str(src if alone else src / path), split, read)
+    suffix = files[0].path.suffix.lower()
+    read = partial(read_images, files) if suffix in IMAGE_SUFFIXES else partial(READERS[suffix], files[-1])
+    source = src if files[0].real == src else src / path
+    return Item(str(path) if path.parts else src.name, str(source), split, read)
 
 
 def _split(name: re.Match) -> str:
@@ -96,32 +94,25 @@ def _listed_splits(files: Iterable[File]) -> dict[str, str]:
     return splits
 
 
-def _files(src: Path) -> Iterator[File]:
-    """Files of a source. An archive in a folder is read as if it were a folder."""
-    if src.is_file():
-        yield from _file(src, PurePosixPath() if _is_archive(src) else PurePosixPath(src.name))
-        return
-    seen = set()
-    for folder, folders, names in os.walk(src, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder further up would lead in circles
-            folders.clear()
-            continue
+def _files(path: Path, place: PurePosixPath, seen: set[Path]) -> Iterator[File]:
+    """The files at `path`, whose path in the source is `place`. An archive is read as if it were a folder.
+
+    `seen` are the folders so far: a link to a folder further up would lead in circles.
+    """
+    if path.is_dir():
+        real = path.resolve()
+        if real in seen or (seen and is_prepared(path)):
+            return
         seen.add(real)
-        visible = (name for name in folders if not _hidden(name) and not is_prepared(Path(folder, name)))
-        folders[:] = sorted(visible, key=natural)
-        for path in (Path(folder, name) for name in sorted(names, key=natural) if not _hidden(name)):
-            yield from _file(path, PurePosixPath(path.relative_to(src).as_posix()))
-
-
-def _file(path: Path, place: PurePosixPath) -> Iterator[File]:
-    """The file at `path`, whose path in the source is `place`, or the members of an archive, in `place`."""
-    if not _is_archive(path):
-        yield File(place, functools.partial(open, path, "rb"), path)
-        return
-    for name, read in _members(path):
-        if not any(map(_hidden, PurePosixPath(name).parts)):
-            yield File(place / name, read)
+        for inner in sorted(path.glob("*"), key=lambda inner: (inner.is_dir(), natural(inner.name))):
+            if not _hidden(inner.name):
+                yield from _files(inner, place / inner.name, seen)
+    elif _is_archive(path):
+        for name, read in _members(path):
+            if not any(map(_hidden, PurePosixPath(name).parts)):
+                yield File(place / name, read)
+    else:
+        yield File(place, partial(open, path, "rb"), path)
 
 
 def _is_archive(path: Path) -> bool:
@@ -130,27 +121,22 @@ def _is_archive(path: Path) -> bool:
 
 def _members(path: Path) -> Iterator[tuple[str, Callable[[], io.BytesIO]]]:
     """Name and reader of each file in an archive."""
-    try:
+    with reading(path, "cannot be read as an archive", "Fetch it again."):
         if path.suffix.lower() == ".zip":
             archive = zipfile.ZipFile(path)
-            take = archive.open
             members = [(member.filename, member) for member in archive.infolist() if not member.is_dir()]
             members.sort(key=lambda pair: natural(pair[0]))
+            take = archive.open
         else:
             archive = tarfile.open(path)  # noqa: SIM115 (it is read as long as the clips are)
-            take = archive.extractfile
             members = [(member.name, member) for member in archive.getmembers() if member.isfile()]
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an archive ({error}). Fetch it again.") from error
+            take = archive.extractfile
 
     def read(name: str, member: object) -> io.BytesIO:
-        try:
+        with reading(f"{path}/{name}", "cannot be unpacked", "Fetch the archive again."):
             return io.BytesIO(take(member).read())  # type: ignore[arg-type, union-attr]
-        except Exception as error:  # zlib.error and others have no common base
-            raise UserError(f"{path}/{name} cannot be unpacked ({error}). Fetch the archive again.") from error
 
-    for name, member in members:
-        yield name, functools.partial(read, name, member)
+    return ((name, partial(read, name, member)) for name, member in members)
 
 
 def _hidden(name: str) -> bool:

@@ -1,16 +1,49 @@
-"""Download a published dataset, only when asked to."""
+"""Download the datasets of the paper that their owners have published, only when asked to.
+
+`published.yaml` lists them.
+"""
 
 import difflib
-import http.client
 import re
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
-from biflow.data.published import DATASETS, Published
+import yaml
+
+from biflow.config import parse
 from biflow.errors import UserError
-from biflow.files import download
+from biflow.files import download, reading
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published dataset. Exactly one of `files`, `listing` and `manual` is given.
+
+    Attributes:
+        title: name and origin.
+        page: web page of the dataset.
+        licence: terms of use, in one sentence.
+        size: side of the square frames that the paper uses.
+        files: addresses of the archives.
+        listing: a web page that links to the archives, which are zips.
+        manual: an address that only a browser can download from.
+    """
+
+    title: str
+    page: str
+    licence: str
+    size: int
+    files: tuple[str, ...] = ()
+    listing: str | None = None
+    manual: str | None = None
+
+
+_TABLE = yaml.safe_load(resources.files("biflow.data").joinpath("published.yaml").read_text(encoding="utf-8"))
+DATASETS = {name: parse(Published, content, f"published.yaml, {name}") for name, content in _TABLE.items()}
 
 
 def fetch(name: str, out: str | Path, *, say: Callable[[str], object] = print, progress: bool = True) -> list[Path]:
@@ -54,16 +87,14 @@ def fetch(name: str, out: str | Path, *, say: Callable[[str], object] = print, p
 
 def _linked_zips(published: Published) -> list[str]:
     """Addresses of the zips that the listing page links to."""
-    advice = f"Download the archives that {published.listing} links to into one folder by hand, and prepare that."
-    try:
-        with urllib.request.urlopen(str(published.listing), timeout=60) as answer:
-            page = answer.read().decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"The list of archives cannot be read ({error}). {advice}") from error
-    links = re.findall(r"""href\s*=\s*["']?([^"'\s>]+\.zip)["'\s>]""", page, re.IGNORECASE)
+    listing = str(published.listing)
+    advice = f"Download the archives that {listing} links to into one folder by hand, and prepare that."
+    with reading("The list of archives", "cannot be read", advice), urllib.request.urlopen(listing, timeout=60) as page:
+        text = page.read().decode(errors="replace")
+    links = re.findall(r"""href\s*=\s*["']?([^"'\s>]+\.zip)["'\s>]""", text, re.IGNORECASE)
     if not links:
         raise UserError(f"The list of archives names no zip. {advice}")
-    return sorted({urllib.parse.urljoin(str(published.listing), link) for link in links})
+    return sorted({urllib.parse.urljoin(listing, link) for link in links})
 
 
 def _downloaded_by_hand(name: str, published: Published, folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import itertools
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +22,6 @@ from biflow.video import Video, resize
 
 log = logging.getLogger("biflow")
 
-HEADER = 128  # bytes before the first frame in frames.npy
 CHUNK = 32  # frames that are resized and written at once
 
 
@@ -67,18 +67,15 @@ def _write_frames(
 ) -> "_Writer":
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
     quiet = None if progress else True  # None: if stderr is not a terminal
-    with (
-        open(path, "wb") as file,
-        tqdm(total=len(items), desc="preparing", bar_format=form, disable=quiet) as bar,
-    ):
+    bar = tqdm(total=len(items), desc="preparing", bar_format=form, disable=quiet)
+    with open(path, "wb") as file, bar:
         writer = _Writer(file, shape, settings, bar)
         for item in items:
             writer.add(item)
         if not writer.clips:
             why = writer.skipped[0]["why"]
             raise UserError(f"None of the {len(items)} clips in {settings.src} can be used. The first: {why}")
-        file.seek(0)
-        file.write(_header(writer.frames, shape))
+        writer.write_header()
     return writer
 
 
@@ -91,34 +88,25 @@ class _Writer:
         self.skipped: list[dict] = []
         self.conversions: Counter[str] = Counter()
         self.frames = self.items = 0
-        file.write(_header(0, shape))
+        self.write_header()
+        self.start = file.tell()  # of the first frame
 
     def add(self, item: Item) -> None:
         """Append the clips of an item. Those that cannot be used are skipped, or raise UserError if strict."""
-        videos = item.read(self.conversions)
-        while True:
-            name = item.name
-            try:
-                video = next(videos, None)
-                if video is None:
-                    break
-                name += video.part
-                frames = self._write(video)
-                if frames < 2:
-                    plural = "s" * (frames != 1)
-                    raise UserError(
-                        f"{name} has {frames} frame{plural} at stride {self.settings.stride}. A clip needs 2."
-                    )
-            except UserError as error:
-                if self.settings.strict:
-                    raise
-                self._skip(name, str(error))
-            else:
-                fps = video.fps or self.settings.fps
-                entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
-                self.clips.append({**entry, "fps": fps and fps / self.settings.stride, "split": item.split})
-                self.frames += frames
-                self.bar.set_postfix_str(f"{len(self.clips)} clips, {self.frames} frames", refresh=False)
+        stride = self.settings.stride
+        with self._skipping(item.name):
+            for video in item.read(self.conversions):
+                name = item.name + video.part
+                with self._skipping(name):
+                    frames = self._write(video)
+                    if frames < 2:
+                        count = f"{frames} frame{'s' * (frames != 1)}"
+                        raise UserError(f"{name} has {count} at stride {stride}. A clip needs 2.")
+                    fps = video.fps or self.settings.fps
+                    entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
+                    self.clips.append({**entry, "fps": fps and fps / stride, "split": item.split})
+                    self.frames += frames
+                    self.bar.set_postfix_str(f"{len(self.clips)} clips, {self.frames} frames", refresh=False)
         self.items += 1
         self.bar.update(self.items - self.bar.n)
 
@@ -136,19 +124,25 @@ class _Writer:
                     self.bar.update(max(0.0, self.items + share - self.bar.n))
         return count
 
-    def _skip(self, name: str, why: str) -> None:
-        """Remove what was written of a clip."""
-        self.file.seek(HEADER + self.frames * 3 * self.shape[0] * self.shape[1])
-        self.file.truncate()
-        self.bar.clear()
-        log.warning("Skipped: %s", why)
-        self.skipped.append({"name": name, "why": why})
+    @contextlib.contextmanager
+    def _skipping(self, name: str) -> Iterator[None]:
+        """Skip a clip that cannot be used, and remove what was written of it."""
+        try:
+            yield
+        except UserError as error:
+            if self.settings.strict:
+                raise
+            self.file.seek(self.start + self.frames * 3 * self.shape[0] * self.shape[1])
+            self.file.truncate()
+            self.bar.clear()
+            log.warning("Skipped: %s", error)
+            self.skipped.append({"name": name, "why": str(error)})
 
-
-def _header(frames: int, shape: tuple[int, int]) -> bytes:
-    """The header of an .npy file (version 1.0). Its length is fixed, because `frames` is known only at the end."""
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({frames}, 3, {shape[0]}, {shape[1]}), }}"
-    return b"\x93NUMPY\x01\x00" + np.uint16(HEADER - 10).tobytes() + text.ljust(HEADER - 11).encode() + b"\n"
+    def write_header(self) -> None:
+        """Write the header of the .npy file. NumPy leaves room in it, so that it can be written again at the end."""
+        self.file.seek(0)
+        form = {"descr": "|u1", "fortran_order": False, "shape": (self.frames, 3, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, form)
 
 
 def _assign_splits(clips: list[dict], share: float, seed: int) -> list[dict]:

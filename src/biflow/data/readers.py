@@ -7,14 +7,13 @@ import contextlib
 import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow import video
@@ -59,7 +58,7 @@ def read_video(file: File, conversions: Counter) -> Iterator[video.Video]:
 def read_images(files: list[File], conversions: Counter) -> Iterator[video.Video]:
     """The clip of a folder of images, in the order of the integers in their names."""
 
-    def frames() -> Generator[UInt8[Tensor, "3 h w"], None, None]:
+    def frames() -> video.Frames:
         for file in sorted(files, key=lambda file: natural(file.path.name)):
             frame, converted = video.parse_image(file.content, file.name)
             if converted:
@@ -140,7 +139,7 @@ def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> 
     if not (low >= -1 and high <= 1):  # true for NaN as well
         raise UserError(f"{name} has values from {low:g} to {high:g}. Floats must be in [0, 1] or in [-1, 1].")
 
-    def frames() -> Generator[UInt8[Tensor, "3 h w"], None, None]:
+    def frames() -> video.Frames:
         for picture in array:
             frame = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             if floats:

@@ -1,4 +1,4 @@
-"""Windows of adjacent frames from a prepared folder, and the order in which training sees them.
+"""Windows of adjacent frames from a prepared folder, the order in which training sees them, and first frames.
 
 A prepared folder (`biflow.data.prepare` writes it) holds
 - `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
@@ -6,6 +6,7 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 """
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +15,16 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from biflow.data.readers import natural
 from biflow.errors import UserError
-from biflow.files import read_json
+from biflow.files import read_json, reading
+from biflow.video import IMAGE_SUFFIXES, read_image, resize
+
+log = logging.getLogger("biflow")
 
 FORMAT = 1
+DEFAULT_SAMPLES = 8  # first frames, where a source has as many and nobody says how many
+Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -65,25 +72,19 @@ class Windows(torch.utils.data.Dataset):
         if not len(self._starts):
             what = f"no clip of {frames} or more frames in its {split} split"
             raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")
-        self._array = self._map()
-
-    def _map(self) -> np.ndarray:
-        path = self.root / "frames.npy"
-        try:
-            array = np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} cannot be read ({error}). Prepare the folder again.") from error
         end = max(clip["start"] + clip["frames"] for clip in self.index["clips"])
-        if array.dtype != np.uint8 or array.shape[2:] != self.size or len(array) < end:
-            raise UserError(f"{path} does not match index.json. Prepare the folder again.")
-        return array
+        if self._array.dtype != np.uint8 or self._array.shape[2:] != self.size or len(self._array) < end:
+            raise UserError(f"{self.root / 'frames.npy'} does not match index.json. Prepare the folder again.")
+
+    @functools.cached_property
+    def _array(self) -> np.ndarray:
+        path = self.root / "frames.npy"
+        with reading(path, "cannot be read", "Prepare the folder again."):
+            return np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_array": None}  # pickled, a map would become a copy of the file
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._array = self._map()
+        # Without the map, which would become a copy of the file. It is mapped again at the next access.
+        return {name: value for name, value in self.__dict__.items() if name != "_array"}
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -91,9 +92,7 @@ class Windows(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> UInt8[Tensor, "{self.frames} c h w"]:
         return self._read(self._starts[i], self.frames)
 
-    def batch(
-        self, indices: Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
-    ) -> UInt8[Tensor, "b {self.frames} c h w"]:
+    def batch(self, indices: Indices) -> UInt8[Tensor, "b {self.frames} c h w"]:
         """The windows of these indices, in this order. They are read in the order in which they lie in the file."""
         starts = self._starts[np.asarray(indices)]
         out = np.empty((len(starts), self.frames, *self._array.shape[1:]), np.uint8)
@@ -124,14 +123,9 @@ def window_order(n: int, *, seed: int, step: int, batch: int, rank: int = 0, wor
     """
     if n < 1:
         raise UserError("There are no windows to train on.")
-    position = (step * world + rank) * batch
-    parts, missing = [], batch
-    while missing:
-        epoch, offset = divmod(position, n)
-        part = _permutation(n, seed, epoch)[offset : offset + missing]
-        parts.append(part)
-        position, missing = position + len(part), missing - len(part)
-    return np.concatenate(parts)
+    epochs, places = np.divmod((step * world + rank) * batch + np.arange(batch), n)
+    passes = [_permutation(n, seed, int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    return np.concatenate(passes)
 
 
 @functools.lru_cache(maxsize=4)
@@ -140,3 +134,55 @@ def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     # for Generator.permutation, and a run must resume under a newer NumPy.
     raw = np.random.Philox(np.random.SeedSequence([seed % 2**64, epoch])).random_raw(n)
     return np.argsort(raw, kind="stable")
+
+
+def first_frames(
+    source: Path | str, size: tuple[int, int], samples: int | None = None, seed: int = 0
+) -> UInt8[Tensor, "b 3 h w"]:
+    """First frames for `samples` videos: an image, the images of a folder, or frames of a prepared set's test split.
+
+    Images of another size are resized, which the logger "biflow" reports. If there are fewer images than `samples`,
+    they repeat. From a prepared set, `seed` draws the second frames of random pairs, as the paper's code does.
+
+    Args:
+        source: an image, a folder of images, or a prepared folder.
+        size: (h, w) that the model takes.
+        samples: number of frames; by default one per image, at most 8, or 8 from a prepared set.
+        seed: seed of the draw from a prepared set.
+
+    Raises:
+        UserError: nothing to start from, or a prepared set of another size. Its `setting` is "first".
+    """
+    source = Path(source)
+    try:
+        return _from_prepared(source, size, samples, seed) if is_prepared(source) else _images(source, size, samples)
+    except UserError as error:
+        raise UserError(str(error), setting="first") from error
+
+
+def _from_prepared(source: Path, size: tuple[int, int], samples: int | None, seed: int) -> Tensor:
+    test = Windows(source, split="test")
+    if test.size != tuple(size):
+        held, taken = ("x".join(map(str, sides)) for sides in (test.size, size))
+        raise UserError(f"{source} holds {held} frames, but the model takes {taken}.")
+    order = np.random.default_rng(seed).permutation(len(test))
+    return test.batch(np.resize(order, samples or DEFAULT_SAMPLES))[:, 1]
+
+
+def _images(source: Path, size: tuple[int, int], samples: int | None) -> Tensor:
+    what = "Give an image, a folder of images or a prepared set."
+    if not source.exists():
+        raise UserError(f"{source} does not exist. {what}")
+    images = [file for file in source.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = sorted(images, key=lambda file: natural(file.name)) if source.is_dir() else [source]
+    if not files:
+        raise UserError(f"There are no images in {source}. {what}")
+    samples = samples or min(len(files), DEFAULT_SAMPLES)
+    frames = []
+    for file in files[:samples]:
+        frame = read_image(file)
+        if frame.shape[-2:] != tuple(size):
+            log.warning("%s is %dx%d; resized to %dx%d.", file, *frame.shape[-2:], *size)
+            frame = resize(frame[None], size)[0]
+        frames.append(frame)
+    return torch.stack([frames[i % len(frames)] for i in range(samples)])

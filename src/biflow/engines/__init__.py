@@ -13,7 +13,7 @@ from biflow.config import Engine
 from biflow.engines.compile import compiled
 from biflow.engines.cuda_graphs import graphed
 from biflow.engines.openvino import openvino_network
-from biflow.engines.precision import FINE, HALF_LEVEL, bf16_network, frame_error
+from biflow.engines.pytorch import FINE, HALF_LEVEL, bf16_network, frame_error
 from biflow.machine import computes_in_bf16
 from biflow.model import Model
 

@@ -9,7 +9,7 @@ from biflow.paths import Network
 
 
 def compiled(model: Model) -> Network:
-    """The network by torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
+    """By torch.compile; the first call takes minutes, or seconds where an earlier run has left its work."""
     keep_compiled()
     network = torch.compile(model.network)
     with torch.inference_mode():

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from biflow.engines.queries import example, fill
+from biflow.engines.queries import each, example, fill
 from biflow.model import Model
-from biflow.paths import Fields, Network, present
+from biflow.paths import Fields, Network
 
 MOST = 16  # samples: more keep the device busy without graphs
 
@@ -30,7 +30,7 @@ def graphed(model: Model) -> Network:
 
     @cache
     def captured(batch: int) -> tuple[torch.cuda.CUDAGraph, Any, Fields]:
-        slots = _map(query, lambda value: value[:1].expand(batch, *value.shape[1:]).clone())
+        slots = each(query, lambda value: value[:1].expand(batch, *value.shape[1:]).clone())
         graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with capturing, torch.cuda.stream(aside):  # whose end restores the stream even if a capture fails
@@ -48,11 +48,7 @@ def graphed(model: Model) -> Network:
         graph, slots, result = captured(len(query[0]))
         fill(slots, query)
         graph.replay()
-        return _map(result, torch.clone)
+        return each(result, torch.clone)
 
     launch(query)  # a device that cannot do it says so here
     return launch
-
-
-def _map(tensors: Any, f) -> Any:
-    return type(tensors)(**{name: f(tensor) for name, tensor in present(tensors).items()})

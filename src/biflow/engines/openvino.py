@@ -1,16 +1,18 @@
-"""By OpenVINO, on a CPU."""
+"""By OpenVINO, on a CPU, from graphs that are traced once and kept in the user's cache."""
 
+import hashlib
+import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from biflow.engines.graphs import kept_graph, openvino_settings
-from biflow.engines.precision import HALF_LEVEL, frame_error
-from biflow.engines.queries import example, fill
+from biflow.engines.pytorch import HALF_LEVEL, frame_error
+from biflow.engines.queries import each, example, fill
+from biflow.files import cache_folder, replacing
 from biflow.model import Model
 from biflow.networks import VideoUNet, halved, of_halves
 from biflow.paths import Fields, Network, present
@@ -50,9 +52,9 @@ def openvino_graphs(model: Model) -> _Graphs:
     if isinstance(network, VideoUNet):
         twin = of_halves(network)
         prepare, answer = halved, twin.fields
-        parts = [(net, lambda query, net=net: twin.evaluate(net, query)) for net in twin.nets]
+        parts = [(net, partial(twin.evaluate, net)) for net in twin.nets]
     else:
-        prepare, answer = _unchanged, lambda results: Fields(*results)
+        prepare, answer = (lambda query: query), (lambda results: Fields(*results))
         parts = [(network, lambda query: tuple(present(network(query)).values()))]
     query = prepare(example(model))
     inputs = tuple(present(query).values())
@@ -61,10 +63,6 @@ def openvino_graphs(model: Model) -> _Graphs:
     modules = [_Part(query, evaluate, part) for part, evaluate in parts]
     paths = [kept_graph(module, inputs, shapes, f"{kind} {i}") for i, module in enumerate(modules)]
     return _Graphs(paths, query, prepare, answer)
-
-
-def _unchanged(query: Any) -> Any:
-    return query
 
 
 class _Part(nn.Module):
@@ -79,14 +77,6 @@ class _Part(nn.Module):
         return self.evaluate(self.kind(**dict(zip(self.names, tensors, strict=True))))
 
 
-class _Bound(NamedTuple):
-    """Requests for one batch size, and the tensors that they read and write. Handing them over takes 5 % of a call."""
-
-    requests: list
-    query: Any
-    results: list[Tensor]
-
-
 def _compiled(graphs: _Graphs, precision: Precision) -> Network:
     import openvino
 
@@ -97,29 +87,60 @@ def _compiled(graphs: _Graphs, precision: Precision) -> Network:
         settings |= {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
 
     @cache
-    def bound(batch: int) -> _Bound:
-        slots = {name: torch.zeros(batch, *value.shape[1:]) for name, value in present(graphs.query).items()}
-        found = _Bound([], type(graphs.query)(**slots), [])
+    def requests(batch: int) -> tuple[list, Any, list[Tensor]]:
+        """For one batch size, and the tensors that they read and write: handing these over takes 5 % of a call."""
+        slots = each(graphs.query, lambda value: torch.zeros(batch, *value.shape[1:]))
+        requests, results = [], []
         for path in graphs.paths:
             graph = core.read_model(path)
             graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
             request = core.compile_model(graph, "CPU", settings).create_infer_request()
-            for i, value in enumerate(slots.values()):
+            outputs = [torch.zeros(list(output.shape)) for output in graph.outputs]
+            for i, value in enumerate(present(slots).values()):
                 request.set_input_tensor(i, openvino.Tensor(value.numpy(), shared_memory=True))
-            for i, output in enumerate(graph.outputs):
-                found.results.append(torch.zeros(list(output.shape)))
-                request.set_output_tensor(i, openvino.Tensor(found.results[-1].numpy(), shared_memory=True))
-            found.requests.append(request)
-        return found
+            for i, value in enumerate(outputs):
+                request.set_output_tensor(i, openvino.Tensor(value.numpy(), shared_memory=True))
+            requests.append(request)
+            results += outputs
+        return requests, slots, results
 
     @torch.inference_mode()
     def evaluate(query: Any) -> Fields:
-        found = bound(len(query[0]))
-        fill(found.query, graphs.prepare(query))
-        for request in found.requests:
+        running, slots, results = requests(len(query[0]))
+        fill(slots, graphs.prepare(query))
+        for request in running:
             request.start_async()
-        for request in found.requests:
+        for request in running:
             request.wait()
-        return graphs.answer([result.clone() for result in found.results])
+        return graphs.answer([result.clone() for result in results])
 
     return evaluate
+
+
+def openvino_settings() -> dict[str, str]:
+    """What OpenVINO compiles a graph with: float32, few samples soon rather than many later, PyTorch's threads."""
+    threads = str(torch.get_num_threads())
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+
+
+def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list[int]], kind: str) -> Path:
+    """The network's graph in the cache; traced with `inputs` and written if it is not there yet.
+
+    `shapes` are those of its inputs, -1 where any size will do. `kind` names what the graph depends on beside its
+    weights and shapes.
+    """
+    import openvino
+
+    digest = hashlib.sha256(f"{openvino.__version__} {kind} {shapes}".encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
+    if not (folder / "model.xml").exists():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
+            traced = torch.jit.trace(network, inputs, check_trace=False)  # OpenVINO's own check takes longer than all
+            graph = openvino.convert_model(traced, example_input=inputs, input=shapes)
+        with replacing(folder, sync=False) as partial:
+            partial.mkdir(parents=True)
+            openvino.save_model(graph, partial / "model.xml", compress_to_fp16=False)
+    return folder / "model.xml"

@@ -1,5 +1,6 @@
 """What engines know of a query: that it is a NamedTuple of tensors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,3 +24,8 @@ def fill(slots: Any, query: Any) -> None:
             given = "missing" if value is None else f"of shape {tuple(value.shape)}"
             raise ValueError(f"{name} has to be of shape {tuple(slot.shape)}, but is {given}.")
         slot.copy_(value)
+
+
+def each(tensors: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A query, or fields, of the same kind, with `function` of each tensor."""
+    return type(tensors)(**{name: function(tensor) for name, tensor in present(tensors).items()})

@@ -7,7 +7,6 @@ out and redraw whole groups of rows, if groups are given.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,71 +14,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 
-class Moments(NamedTuple):
-    """The mean of features and their unbiased covariance (divided by n - 1)."""
-
-    mean: Float[Tensor, " d"]
-    covariance: Float[Tensor, "d d"]
-
-
-def moments(features: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> Moments:
-    """The moments of features, each counted as often as its weight says (once by default).
-
-    Raises ValueError for fewer than two features, or features that are not finite.
-    """
-    x = features.detach().to("cpu", torch.float64)
-    if not torch.isfinite(x).all():
-        raise ValueError("features contain NaN or infinity")
-    w = torch.ones(len(x), dtype=torch.float64) if weights is None else weights.to("cpu", torch.float64)
-    if (count := float(w.sum())) < 2:
-        raise ValueError(f"a covariance needs at least 2 features, not {count:g}")
-    mean = w @ x / count
-    centred = x - mean  # first: E xx^T - E x E x^T would subtract large numbers from each other
-    return Moments(mean, centred.T @ (centred * w[:, None]) / (count - 1))
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
     """|m1 - m2|² + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2), the squared Fréchet distance of two Gaussians.
 
-    Dowson & Landau 1982. For I3D's logits it is FVD (Unterthiner et al. 2018). It is never negative. With fewer
-    features than dimensions, a covariance is singular: the value is defined, but much larger than with many features.
+    m and S are the means and the unbiased covariances of the features. Dowson & Landau 1982. For I3D's logits it is FVD
+    (Unterthiner et al. 2018). It is never negative. With fewer features than dimensions, a covariance is singular: the
+    value is defined, but much larger than with many features. Raises ValueError for fewer than two features in a set,
+    or features that are not finite.
     """
-    values, vectors = torch.linalg.eigh(a.covariance)
-    root = vectors * _roots(values) @ vectors.T
-    middle = root @ b.covariance @ root
-    cross = _roots(torch.linalg.eigvalsh((middle + middle.T) / 2)).sum()
-    gap = a.mean - b.mean
-    return max(0.0, float(gap @ gap + a.covariance.trace() + b.covariance.trace() - 2 * cross))
-
-
-def _roots(values: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    # Eigenvalues that should be 0 are rounding errors of either sign, which the root would make large.
-    floor = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
-    return torch.where(values > floor, values, 0).sqrt()
+    return float(frechet_distances(x, y, *_once(x, y)))
 
 
 def frechet_distances(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], wx: Float[Tensor, "b n"], wy: Float[Tensor, "b m"]
 ) -> Float[Tensor, " b"]:
-    """The Fréchet distance for each row of weights, which are how often each feature counts."""
-    x, y = (features.detach().to("cpu", torch.float64) for features in (x, y))
-    rows = zip(wx, wy, strict=True)
-    bar = tqdm(rows, total=len(wx), desc="bootstrap", leave=False, disable=None if len(wx) > 20 else True)
-    distance = _frechet_of_many if min(len(x), len(y)) > x.shape[1] else _frechet_of_few
-    return torch.tensor([distance(x, y, a, b) for a, b in bar], dtype=torch.float64)
+    """`frechet_distance` for each row of weights, which are how often each feature counts."""
+    x, y = _float64(x, y)
+    rows = tqdm(zip(wx, wy, strict=True), "bootstrap", len(wx), leave=False, disable=len(wx) <= 20 or None)
+    return torch.tensor([_frechet(x, y, *weights) for weights in rows], dtype=torch.float64)
 
 
-def _frechet_of_many(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
-    return frechet_distance(moments(x, wx), moments(y, wy))
-
-
-def _frechet_of_few(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
-    """For S1 = A^T A and S2 = B^T B with few rows, tr (S1^1/2 S2 S1^1/2)^1/2 is the sum of A B^T's singular values."""
+def _frechet(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
+    """For S1 = A^T A and S2 = B^T B, tr (S1^1/2 S2 S1^1/2)^1/2 is the sum of the singular values of A B^T."""
     mean_x, mean_y = wx @ x / wx.sum(), wy @ y / wy.sum()
     a = (x - mean_x) * (wx / (wx.sum() - 1)).sqrt()[:, None]
     b = (y - mean_y) * (wy / (wy.sum() - 1)).sqrt()[:, None]
+    traces = a.square().sum() + b.square().sum()
+    if min(len(a), len(b)) > a.shape[1]:  # of many rows, their triangular factors have the same A^T A and B^T B
+        a, b = (torch.linalg.qr(part, mode="r").R for part in (a, b))
     cross = torch.linalg.svdvals(a @ b.T).sum()
-    return max(0.0, float((mean_x - mean_y).square().sum() + a.square().sum() + b.square().sum() - 2 * cross))
+    return max(0.0, float((mean_x - mean_y).square().sum() + traces - 2 * cross))
 
 
 def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
@@ -87,21 +51,33 @@ def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
 
     Gretton et al. 2012, Eq. 3. With this kernel it is KID (Bińkowski et al. 2018), and for I3D's logits KVD.
     """
-    return float(kernel_distances(x, y, torch.ones(1, len(x)).double(), torch.ones(1, len(y)).double()))
+    return float(kernel_distances(x, y, *_once(x, y)))
 
 
 def kernel_distances(
     x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], wx: Float[Tensor, "b n"], wy: Float[Tensor, "b m"]
 ) -> Float[Tensor, " b"]:
     """`kernel_distance` for each row of weights, which are how often each feature counts."""
-    x, y = (features.detach().to("cpu", torch.float64) for features in (x, y))
-    if len(x) < 2 or len(y) < 2:
-        raise ValueError(f"the unbiased MMD needs at least 2 features per set, not {len(x)} and {len(y)}")
+    x, y = _float64(x, y)
     k_xx, k_yy, k_xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     # Weighted means over pairs of different features of a set, and over pairs across the sets.
     pairs = ((wx, k_xx.fill_diagonal_(0)), (wy, k_yy.fill_diagonal_(0)))
     within = [((w @ k) * w).sum(1) / (w.sum(1) ** 2 - (w**2).sum(1)) for w, k in pairs]
     return within[0] + within[1] - 2 * ((wx @ k_xy) * wy).sum(1) / (wx.sum(1) * wy.sum(1))
+
+
+def _float64(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Raises ValueError for fewer than two features, or features that are not finite."""
+    if len(x) < 2 or len(y) < 2:
+        raise ValueError(f"a distance needs at least 2 features per set, not {len(x)} and {len(y)}")
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("features contain NaN or infinity")
+    return x.detach().to("cpu", torch.float64), y.detach().to("cpu", torch.float64)
+
+
+def _once(x: Tensor, y: Tensor) -> tuple[Float[Tensor, "1 n"], Float[Tensor, "1 m"]]:
+    """Weights that count each feature once."""
+    return torch.ones(1, len(x), dtype=torch.float64), torch.ones(1, len(y), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -123,53 +99,48 @@ class Resampled:
 
     values: Float[Tensor, " w"]
     redrawn: Float[Tensor, "b w"]
-    left_out: tuple[Float[Tensor, "g w"], Float[Tensor, "h w"]] | None
+    left_out: list[Float[Tensor, "_ w"]]
 
     def estimate(self, weights: Float[Tensor, " w"]) -> Estimate:
         """The estimate of a weighted sum of the distances: one of them, their mean, or their trend."""
         value, drawn = float(self.values @ weights), self.redrawn @ weights
-        variance = math.nan if self.left_out is None else sum(_jackknife(part @ weights) for part in self.left_out)
-        # It is also NaN if one group left out of two leaves a single row, hence no pair.
-        return Estimate(value, None if math.isnan(variance) else variance**0.5, _interval(value, drawn))
-
-
-def frechet_and_kernel(
-    x: Float[Tensor, "n d"], ys: Sequence[Float[Tensor, "m d"]], *, seed: int, **settings
-) -> tuple[Resampled, Resampled]:
-    """Both distances from x to each of `ys`, resampled with these settings. Both redraw the same groups."""
-    first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
-    frechet = resample(frechet_distances, x, ys, generator=first, **settings)
-    return frechet, resample(kernel_distances, x, ys, generator=second, jackknife=True, **settings)
+        variance = sum(_jackknife(part @ weights) for part in self.left_out) if self.left_out else math.nan
+        low, high = (value + float(drawn.quantile(share) - drawn.mean()) for share in (0.025, 0.975))
+        # The variance is also NaN if one group left out of two leaves a single row, hence no pair.
+        return Estimate(value, None if math.isnan(variance) else variance**0.5, (low, high))
 
 
 def resample(
-    distances: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     x: Float[Tensor, "n d"],
     ys: Sequence[Float[Tensor, "m d"]],
-    *,
     x_groups: Int[Tensor, " n"] | None = None,
     y_groups: Int[Tensor, " m"] | None = None,
+    *,
     resamples: int = 200,
-    jackknife: bool = False,
-    generator: torch.Generator,
-) -> Resampled:
-    """`distances` (`frechet_distances` or `kernel_distances`) from x to each of `ys`, redrawn `resamples` times.
+    seed: int,
+) -> tuple[Resampled, Resampled]:
+    """The Fréchet and the kernel distance from x to each of `ys`, redrawn `resamples` times.
 
     The groups are the number of the video that each row comes from, the same for all of `ys`. Whole groups are redrawn
-    (Efron 1979), the same ones in all of `ys`. By default every row is a group. The two-sample jackknife leaves out
-    one group at a time (Arvesen 1969).
+    (Efron 1979), the same ones in all of `ys` and for both distances. By default every row is a group. The two-sample
+    jackknife, for the kernel distance only, leaves out one group at a time (Arvesen 1969).
     """
-    x_groups, y_groups = _groups(x, x_groups), _groups(ys[0], y_groups)
-    one_x, one_y = torch.ones(1, len(x)).double(), torch.ones(1, len(ys[0])).double()
-    parts = [(one_x, one_y)]
-    parts += [(_redrawn(x_groups, resamples, generator), _redrawn(y_groups, resamples, generator))]
-    if jackknife:
-        left_x, left_y = _left_out(x_groups), _left_out(y_groups)
-        parts += [(left_x, one_y.expand(len(left_x), -1)), (one_x.expand(len(left_y), -1), left_y)]
+    generator = torch.Generator().manual_seed(seed)
+    groups = _groups(x, x_groups), _groups(ys[0], y_groups)
+    one_x, one_y = _once(x, ys[0])
+    left_x, left_y = ((torch.arange(int(part.max()) + 1)[:, None] != part).double() for part in groups)
+    redrawn_x, redrawn_y = (_redrawn(part, resamples, generator) for part in groups)
+    weights = [(one_x, one_y), (redrawn_x, redrawn_y)]
+    left_out = [(left_x, one_y.expand(len(left_x), -1)), (one_x.expand(len(left_y), -1), left_y)]
+    return _resampled(frechet_distances, x, ys, weights), _resampled(kernel_distances, x, ys, weights + left_out)
+
+
+def _resampled(distances: Callable, x: Tensor, ys: Sequence[Tensor], parts: list[tuple[Tensor, Tensor]]) -> Resampled:
+    """`distances` (`frechet_distances` or `kernel_distances`) by these pairs of weights: of all, redrawn, left out."""
     wx, wy = (torch.cat(weights) for weights in zip(*parts, strict=True))
     found = torch.stack([distances(x, y, wx, wy) for y in ys], dim=1)
     values, redrawn, *left_out = found.split([len(weights) for weights, _ in parts])
-    return Resampled(values[0], redrawn, (left_out[0], left_out[1]) if jackknife else None)
+    return Resampled(values[0], redrawn, left_out)
 
 
 def _groups(features: Tensor, groups: Tensor | None) -> Int[Tensor, " n"]:
@@ -189,13 +160,7 @@ def _redrawn(groups: Int[Tensor, " n"], resamples: int, generator: torch.Generat
     draws = torch.randint(count, (resamples, count), generator=generator)
     while (alone := (draws == draws[:, :1]).all(1) & (sizes[draws[:, 0]] == 1)).any():
         draws[alone] = torch.randint(count, (int(alone.sum()), count), generator=generator)
-    times = torch.zeros(resamples, count, dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    return times[:, groups]
-
-
-def _left_out(groups: Int[Tensor, " n"]) -> Float[Tensor, "g n"]:
-    return (torch.arange(int(groups.max()) + 1)[:, None] != groups).double()
+    return torch.stack([draw.bincount(minlength=count)[groups] for draw in draws]).double()
 
 
 def _jackknife(values: Float[Tensor, " g"]) -> float:
@@ -203,17 +168,8 @@ def _jackknife(values: Float[Tensor, " g"]) -> float:
     return float((values - values.mean()).square().sum() * (len(values) - 1) / len(values))
 
 
-def _interval(value: float, drawn: Float[Tensor, " b"]) -> tuple[float, float]:
-    low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-    centre = float(drawn.mean())
-    return value + low - centre, value + high - centre
-
-
 def too_few(windows: int, dim: int) -> str | None:
     """A warning about distances of so few features, or None. n features span n - 1 dimensions."""
-    if windows > dim:
-        return None
-    return (
-        f"N = {windows} windows are too few for {dim} feature dimensions: the covariance is singular and FVD biased "
-        "upwards. KVD is more reliable; compare FVD only at the same N."
-    )
+    biased = f"{dim} feature dimensions: the covariance is singular and FVD biased upwards."
+    hint = "KVD is more reliable; compare FVD only at the same N."
+    return None if windows > dim else f"N = {windows} windows are too few for {biased} {hint}"

@@ -22,16 +22,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
+from tqdm import tqdm
 
-from biflow.data.first_frames import first_frames
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, first_frames
 from biflow.errors import UserError
 from biflow.evaluation import metrics
-from biflow.evaluation.generate import generate
-from biflow.evaluation.jobs import jobs, real_windows, run_jobs
+from biflow.evaluation.jobs import Evaluation, generate, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
-from biflow.files import read_json, write_array, write_json
+from biflow.files import read_json, write_json
 from biflow.model import Model
 
 
@@ -48,10 +47,9 @@ def evaluate(
 ) -> dict:
     """Evaluate a model on the prepared set `data` and return the content of `out/metrics.json`.
 
-    Videos and features are kept in `out`, features of real videos in the user's cache, so that the same call resumes
-    after an interruption. Of several processes, all but the first return {}. `networks` replaces those of the protocol,
-    and may have others of your own. The batch sizes do not affect the numbers. Raises UserError for settings, a model
-    and data that do not fit together, and for an `out` with another evaluation.
+    Videos and features are kept in `out`, features of real videos in the user's cache: the same call resumes after an
+    interruption. Of several processes, all but the first return {}. `networks`, also of your own, replace those of the
+    protocol. Batch sizes do not affect the numbers. Raises UserError for what does not fit together, `out` included.
     """
     state = PartialState(cpu=model.device.type == "cpu")
     test = Windows(data, split="test")
@@ -62,17 +60,18 @@ def evaluate(
     record = full_record(protocol, model, test, networks)
     with state.main_process_first():
         _claim(out, record)
-    first = first_frames(data, test.size, protocol.samples, protocol.seed)
-    work = {name: jobs(name, network, protocol, record, test, out) for name, network in networks.items()}
+    evaluation = Evaluation(protocol, record, test, first_frames(data, test.size, protocol.samples, protocol.seed), out)
+    work = {name: jobs(name, network, evaluation) for name, network in networks.items()}
     mine, shown = slice(state.process_index, None, state.num_processes), progress and state.is_main_process
-    generate(model, first, protocol, out, range(protocol.samples)[mine], batch=batch, progress=shown)
+    generate(model, evaluation, range(protocol.samples)[mine], batch=batch, progress=shown)
     state.wait_for_everyone()  # a process computes features of videos that others have generated
-    run_jobs([job for parts in work.values() for part in parts for job in part][mine], feature_batch, progress=shown)
+    every = [job for real, generated in work.values() for job in (*real, *generated)]
+    for job in tqdm(every[mine], "features", unit="video", disable=not shown or None):
+        job.features(feature_batch)
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    write_array(out / "first.npy", first.numpy())
-    result = metrics.measure(work, protocol, first, test, out) | {"protocol": {**record, "engine": model.engine}}
+    result = metrics.measure(work, evaluation) | {"protocol": {**record, "engine": model.engine}}
     write_json(out / "metrics.json", result)
     return result
 
@@ -83,25 +82,20 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
         data, frames = ("x".join(map(str, size)) for size in (test.size, model.size))
         raise UserError(f"{test.root} has {data} frames, but the model makes {frames} ones.", setting="data")
     for network in networks.values():
-        if (network.span or protocol.window) < network.shortest:
-            raise UserError(
-                f"{network.name} needs windows of {network.shortest} or more frames, not {protocol.window}."
-            )
+        network.check(network.span or protocol.window)
     real_windows(test, protocol)
 
 
 def _claim(out: Path, record: dict) -> None:
     """Write down what `out` is for, or make sure that it is for the same."""
-    path = out / "protocol.json"
-    if not path.exists():
-        write_json(path, record)
-        return
-    before, now = read_json(path), json.loads(json.dumps(record))
+    path, now = out / "protocol.json", json.loads(json.dumps(record))
+    before = read_json(path) if path.exists() else now
     matters = ("settings", "model", "data", "networks")  # not the version of the code: a run may resume after an update
     if different := [d for key in matters for d in differences(before.get(key), now[key], key)]:
-        raise UserError(
-            f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder.", setting="out"
-        )
+        message = f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder."
+        raise UserError(message, setting="out")
+    if before is now:
+        write_json(path, record)
 
 
 def summary(result: dict) -> str:

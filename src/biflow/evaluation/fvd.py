@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from biflow.config import Fvd
 from biflow.errors import UserError
-from biflow.evaluation.distances import frechet_and_kernel, too_few
+from biflow.evaluation.distances import resample, too_few
 from biflow.evaluation.jobs import compute
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import environment
@@ -28,40 +28,39 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
     Raises UserError for empty sets, short or damaged videos, mixed sizes, and mixed frame rates unless allowed.
     """
     begun = time.perf_counter()
-    if settings.window < features.shortest:
-        message = f"{features.name} needs windows of at least {features.shortest} frames, not {settings.window}."
-        raise UserError(message, setting="window")
+    features.check(settings.window)
     steps = {"window": settings.window, "stride": settings.stride, "side": settings.size}
     real = VideoSet(settings.real, settings.real_split, **steps)
     fake = VideoSet(settings.fake, settings.fake_split, **steps)
-    total = real.survey() + fake.survey()
+    totals = real.survey(), fake.survey()
     _check(real, fake, settings)
-    with tqdm(total=total, unit="window", desc="features", disable=None if progress else True) as bar:
-        x, x_videos = extract(real, features, settings.batch, bar)
-        y, y_videos = extract(fake, features, settings.batch, bar)
-    groups = {"x_groups": x_videos, "y_groups": y_videos}
-    both = frechet_and_kernel(x, [y], **groups, resamples=resamples, seed=settings.seed)
+    x, x_groups = extract(real, features, settings.batch, totals[0], progress=progress)
+    y, y_groups = extract(fake, features, settings.batch, totals[1], progress=progress)
+    drawn = {"resamples": resamples, "seed": settings.seed}
+    both = resample(x, [y], x_groups, y_groups, **drawn)
     fvd, kvd = (asdict(distance.estimate(torch.ones(1, dtype=torch.float64))) for distance in both)
-    windows = {"real": len(x), "fake": len(y)}
-    protocol = _protocol(settings, features, real, fake, resamples)
+    sets = {"real": real, "fake": fake}
+    notes = [too_few(min(len(x), len(y)), features.dim)]
+    if single := [name for name, videos in sets.items() if videos.videos == 1]:
+        why = "its overlapping windows are treated as independent: the intervals are too narrow."
+        notes.append(f"The {' and the '.join(single)} set is a single video, so {why}")
+    protocol = _protocol(settings, features, sets, drawn)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
-    note = _note(min(windows.values()), features.dim, real, fake)
-    return {"fvd": fvd, "kvd": kvd, "windows": windows, "note": note, "protocol": protocol}
+    result = {"fvd": fvd, "kvd": kvd, "windows": {"real": len(x), "fake": len(y)}}
+    return {**result, "note": " ".join(filter(None, notes)) or None, "protocol": protocol}
 
 
 def extract(
-    videos: VideoSet, features: Features, batch: int, bar: tqdm
+    videos: VideoSet, features: Features, batch: int, total: int, *, progress: bool
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """The features of each window, and the number of its video. Raises UserError for fewer than 2 windows."""
     numbers = []
-    frames = (numbers.append(video) or frames for video, frames in videos.clips())
-    rows = compute(features, frames, batch, bar, str(videos.path))
+    bar = tqdm(videos.clips(), f"features of {videos.path}", total, unit="window", disable=not progress or None)
+    rows = compute(features, (numbers.append(video) or frames for video, frames in bar), batch, str(videos.path))
     if len(rows) < 2:
-        raise UserError(
-            f"A distance needs at least 2 windows, but {videos.path} gives {len(rows)} windows of {videos.window} "
-            "frames; use more or longer videos, or a smaller window.",
-            setting="window",
-        )
+        hint = "use more or longer videos, or a smaller window."
+        found = f"{videos.path} gives {len(rows)} windows of {videos.window} frames; {hint}"
+        raise UserError(f"A distance needs at least 2 windows, but {found}", setting="window")
     return rows, torch.tensor(numbers)
 
 
@@ -72,15 +71,13 @@ def _check(real: VideoSet, fake: VideoSet, settings: Fvd) -> None:
         raise UserError(f"{', and '.join(sizes)}; choose a size to bring both to.", setting="size")
     rates = sorted(real.rates | fake.rates)
     if not settings.mixed_rates and rates and rates[-1] > 1.01 * rates[0]:  # 29.97 and 30 are one rate
-        raise UserError(
-            f"The videos have {rates[0]:g} to {rates[-1]:g} frames per second, and are compared frame by frame; bring "
-            "them to one rate, or allow mixed rates.",
-            setting="mixed_rates",
-        )
+        hint = "are compared frame by frame; bring them to one rate, or allow mixed rates."
+        message = f"The videos have {rates[0]:g} to {rates[-1]:g} frames per second, and {hint}"
+        raise UserError(message, setting="mixed_rates")
 
 
-def _protocol(settings: Fvd, features: Features, real: VideoSet, fake: VideoSet, resamples: int) -> dict:
-    size, sets = settings.size, {"real": real, "fake": fake}
+def _protocol(settings: Fvd, features: Features, sets: dict[str, VideoSet], drawn: dict) -> dict:
+    size = settings.size
     redrawn = {name: "videos" if videos.videos > 1 else "windows" for name, videos in sets.items()}
     return {
         "features": features.record(),
@@ -88,30 +85,18 @@ def _protocol(settings: Fvd, features: Features, real: VideoSet, fake: VideoSet,
         "resize": "none before the features" if size is None else f"squeezed to {size}x{size}, bicubic, antialias",
         **{name: videos.record() for name, videos in sets.items()},
         "kernel": "(x.y / d + 1)^3, unbiased",
-        "bootstrap": {"resamples": resamples, "seed": settings.seed, "redrawn": redrawn},
+        "bootstrap": {**drawn, "redrawn": redrawn},
         **environment(),
     }
-
-
-def _note(windows: int, dim: int, real: VideoSet, fake: VideoSet) -> str | None:
-    """The warnings that belong beside numbers of so few windows or videos, or None."""
-    notes = [note] if (note := too_few(windows, dim)) else []
-    if single := [name for name, videos in (("real", real), ("fake", fake)) if videos.videos == 1]:
-        notes.append(
-            f"The {' and the '.join(single)} set is a single video, so its overlapping windows are treated as "
-            "independent: the intervals are too narrow."
-        )
-    return " ".join(notes) or None
 
 
 def summary(result: dict) -> str:
     """The numbers of `compare` in a few lines."""
     fvd, kvd, windows = result["fvd"], result["kvd"], result["windows"]
     error = "" if kvd["standard_error"] is None else f" ± {kvd['standard_error']:.3g}"
-    lines = [
+    line = (
         f"FVD {fvd['value']:.2f} [{fvd['interval'][0]:.2f}, {fvd['interval'][1]:.2f}], "
         f"KVD {kvd['value']:.4g}{error} [{kvd['interval'][0]:.4g}, {kvd['interval'][1]:.4g}], "
-        f"from {windows['real']} real and {windows['fake']} fake windows.",
-        result["note"],
-    ]
-    return "\n".join(filter(None, lines))
+        f"from {windows['real']} real and {windows['fake']} fake windows."
+    )
+    return "\n".join(filter(None, [line, result["note"]]))

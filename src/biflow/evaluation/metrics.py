@@ -1,7 +1,5 @@
 """The numbers of an evaluation, from its videos, their costs and their features."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -9,24 +7,22 @@ from torch import Tensor
 
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
-from biflow.evaluation.distances import frechet_and_kernel, too_few
-from biflow.evaluation.generate import read_costs, read_video
-from biflow.evaluation.jobs import Job, real_windows
-from biflow.evaluation.nearest import nearest_frames
+from biflow.evaluation.distances import resample, too_few
+from biflow.evaluation.jobs import Evaluation, Job, costs_path, read_video, real_windows
 from biflow.evaluation.protocol import Protocol
+from biflow.files import read_json
 from biflow.video import contact_sheet
 
 # What the Fréchet and the kernel distance between a network's features are called, if not NETWORK_frechet and _kernel.
 NAMES = {"i3d": ("fvd", "kvd"), "inception": ("fid", "kid")}
 
 
-def measure(
-    work: dict[str, tuple[list[Job], list[Job]]], protocol: Protocol, first: Tensor, test: Windows, out: Path
-) -> dict:
+def measure(work: dict[str, tuple[list[Job], list[Job]]], evaluation: Evaluation) -> dict:
     """All numbers. `work` has the jobs of each network, which are done: for the real videos and the generated ones."""
+    protocol, test = evaluation.protocol, evaluation.test
     real = sum(map(len, real_windows(test, protocol).values()))
-    result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(out, protocol)}
-    result["over_time"] = frames_over_time(first, test, protocol, out)
+    result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(evaluation)}
+    result["over_time"] = frames_over_time(evaluation)
     for name, parts in work.items():
         if name == "lpips":
             result["over_time"]["lpips_to_previous"] = to_previous(*parts)
@@ -35,7 +31,7 @@ def measure(
         if name == "i3d":
             result["note"] = too_few(min(real, protocol.samples), parts[0][0].network.dim)
     if protocol.nearest:
-        result["nearest"] = nearest_training_frames(test.root, first, protocol, out)
+        result["nearest"] = nearest_training_frames(evaluation)
     return result
 
 
@@ -47,18 +43,13 @@ def distances(network: str, real: list[Job], generated: list[Job], protocol: Pro
     starts = torch.tensor(generated[0].starts)
     ends = starts + generated[0].span
     # One clip for a network of windows, all that the window contains for a network of frames.
-    windows = [videos[:, (start <= starts) & (ends <= start + protocol.window)] for start in protocol.starts]
-    resampled = frechet_and_kernel(
-        torch.cat(rows),
-        [window.flatten(0, 1) for window in windows],
-        x_groups=groups,
-        y_groups=torch.arange(protocol.samples).repeat_interleave(windows[0].shape[1]),
-        resamples=protocol.resamples,
-        seed=protocol.seed,
-    )
+    begins = protocol.starts(protocol.frames)
+    windows = [videos[:, (begin <= starts) & (ends <= begin + protocol.window)].flatten(0, 1) for begin in begins]
+    samples = torch.arange(protocol.samples).repeat_interleave(len(windows[0]) // protocol.samples)
+    resampled = resample(torch.cat(rows), windows, groups, samples, resamples=protocol.resamples, seed=protocol.seed)
     count = len(windows)
     mean, each = torch.full((count,), 1 / count, dtype=torch.float64), torch.eye(count, dtype=torch.float64)
-    trend = over_time.trend(torch.tensor(protocol.starts))
+    trend = over_time.trend(torch.tensor(begins))
     result = {}
     for name, distance in zip(NAMES.get(network, (f"{network}_frechet", f"{network}_kernel")), resampled, strict=True):
         average, slope, *single = map(distance.estimate, (mean, trend, *each))
@@ -80,49 +71,61 @@ def to_previous(real: list[Job], generated: list[Job]) -> dict:
     return _over_time(frames, [job.features()[:, 0] for job in generated], [job.features()[:, 0] for job in real])
 
 
-def costs(out: Path, protocol: Protocol) -> dict:
+def costs(evaluation: Evaluation) -> dict:
     """`nfe` and `seconds_per_frame`."""
-    samples = [read_costs(out, i) for i in range(protocol.samples)]
+    samples = [read_json(costs_path(evaluation.out, i)) for i in range(evaluation.protocol.samples)]
     nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
-    return {
-        "nfe": {"mean": float(nfe.mean()), "p95": float(np.quantile(nfe, 0.95)), "over_time": over_time},
-        "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size,
-    }
+    counts = {"mean": float(nfe.mean()), "p95": float(np.quantile(nfe, 0.95)), "over_time": over_time}
+    return {"nfe": counts, "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size}
 
 
-def frames_over_time(first: UInt8[Tensor, "n 3 h w"], test: Windows, protocol: Protocol, out: Path) -> dict:
+def frames_over_time(evaluation: Evaluation) -> dict:
     """The measures of `over_time`: their mean over the videos at each of `frames`, and in real videos."""
-    videos = [over_time.measure(read_video(out, i), first[i]) for i in range(protocol.samples)]
+    test, first = evaluation.test, evaluation.first
+    videos = [over_time.measure(read_video(evaluation.out, i), first[i]) for i in range(len(first))]
     clips = (test.clip(number) for number in range(len(test.clips)))
     real = [over_time.measure(clip[1:], clip[0]) for clip in clips if len(clip) > 1]
-    frames = list(range(protocol.frames))
-    return {
-        name: _over_time(frames, [video[name] for video in videos], [clip[name] for clip in real])
-        for name in over_time.MEASURES
-    }
+    frames = list(range(evaluation.protocol.frames))
+    return {name: _over_time(frames, [v[name] for v in videos], [r[name] for r in real]) for name in over_time.MEASURES}
 
 
 def _over_time(frames: list[int], videos: list[Float[Tensor, " t"]], real: list[Float[Tensor, " _"]]) -> dict:
     mean, real_mean = torch.stack(videos).double().mean(0), torch.cat(real).double().mean()
-    return {"frames": frames, "generated": _rounded(mean, 5), "real": round(real_mean.item(), 5)}
+    return {"frames": frames, "generated": mean.round(decimals=5).tolist(), "real": round(real_mean.item(), 5)}
 
 
-def _rounded(values: Tensor, digits: int) -> list[float]:
-    return [round(value, digits) for value in values.tolist()]
-
-
-def nearest_training_frames(data: Path, first: UInt8[Tensor, "n 3 h w"], protocol: Protocol, out: Path) -> dict:
+def nearest_training_frames(evaluation: Evaluation) -> dict:
     """Rms distances (grey levels) from last frames, and real test frames, to training frames; and `out/nearest.png`."""
-    count = min(protocol.nearest, protocol.samples)
-    training = Windows(data, split="train")
+    count, out = min(evaluation.protocol.nearest, evaluation.protocol.samples), evaluation.out
+    training = Windows(evaluation.test.root, split="train")
     last = torch.stack([read_video(out, i)[-1] for i in range(count)])
-    (generated, places), (real, _) = (nearest_frames(frames, training) for frames in (last, first[:count]))
+    (generated, places), (real, _) = (nearest_frames(frames, training) for frames in (last, evaluation.first[:count]))
     caption = f"Above: the last frames of {count} videos. Below: the training frame nearest to each (rms of pixels)."
-    frames = [training.frame(*place) for place in places]
-    contact_sheet([list(last), frames], out / "nearest.png", caption)
+    contact_sheet([list(last), [training.frame(*place) for place in places]], out / "nearest.png", caption)
     return {
-        "generated": _rounded(generated, 3),
-        "real": _rounded(real, 3),
+        "generated": generated.round(decimals=3).tolist(),
+        "real": real.round(decimals=3).tolist(),
         "frames": [f"{training.clips[clip]['name']}: {frame}" for clip, frame in places],
     }
+
+
+def nearest_frames(
+    queries: UInt8[Tensor, "b 3 h w"], training: Windows
+) -> tuple[Float[Tensor, " b"], list[tuple[int, int]]]:
+    """The frame of `training` with the least root mean square difference to each query, found by exhaustive search.
+
+    Returns the differences, in grey levels, and the places (clip, frame) of the frames. Small differences mean that a
+    model memorised its set.
+    """
+    x = queries.flatten(1).double()
+    best = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    places = [(0, 0)] * len(x)
+    for clip in range(len(training.clips)):
+        for number, part in enumerate(training.clip(clip).split(256)):
+            # |x - y|² = |x|² + |y|² - 2 x y, which is exact in float64 for integers of this size.
+            y = part.flatten(1).double()
+            squares = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).min(1)
+            for row in (squares.values < best).nonzero().flatten().tolist():
+                best[row], places[row] = squares.values[row], (clip, 256 * number + int(squares.indices[row]))
+    return (best / x.shape[1]).sqrt(), places

@@ -1,6 +1,9 @@
-"""Measures of a video that are cheap to compute at every frame, and their trend over time."""
+"""Measures of a video that are cheap to compute at every frame, and their trend over time.
 
-from collections.abc import Callable, Iterable
+They convert one frame at a time to float, because a long video as floats would take gigabytes.
+"""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -9,24 +12,24 @@ from torch import Tensor
 
 def motion(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
     """Mean absolute change from the previous frame, in grey levels (0 to 255)."""
-    previous = (first, *frames[:-1])
-    return _stack((x.double() - before.double()).abs().mean() for x, before in zip(frames, previous, strict=True))
+    pairs = zip(frames, (first, *frames[:-1]), strict=True)
+    return torch.stack([(x.double() - before.double()).abs().mean() for x, before in pairs])
 
 
 def saturation(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
     """Share of values that are 0 or 255."""
-    return _stack(((x == 0) | (x == 255)).double().mean() for x in frames)
+    return torch.stack([((x == 0) | (x == 255)).double().mean() for x in frames])
 
 
 def colour_drift(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
     """Root mean square difference between the mean colours of a frame and of the first one, in grey levels."""
     colour = first.double().mean((1, 2))
-    return _stack((x.double().mean((1, 2)) - colour).square().mean().sqrt() for x in frames)
+    return torch.stack([(x.double().mean((1, 2)) - colour).square().mean().sqrt() for x in frames])
 
 
 def contrast(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> Float[Tensor, " t"]:
     """Standard deviation of the grey values within a frame, in grey levels."""
-    return _stack(x.double().mean(0).std(correction=0) for x in frames)
+    return torch.stack([x.double().mean(0).std(correction=0) for x in frames])
 
 
 Measure = Callable[[UInt8[Tensor, "t 3 h w"], UInt8[Tensor, "3 h w"]], Float[Tensor, " t"]]
@@ -45,8 +48,3 @@ def trend(times: Int[Tensor, " w"]) -> Float[Tensor, " w"]:
     """Weights whose sum over values at these times is the slope of the values' least-squares line; 0 for one time."""
     centred = times.double() - times.double().mean()
     return centred / centred.square().sum() if len(times) > 1 else torch.zeros(1, dtype=torch.float64)
-
-
-def _stack(values: Iterable[Tensor]) -> Float[Tensor, " t"]:
-    """From a generator, so that only one frame at a time is converted to float: a long video would take gigabytes."""
-    return torch.stack(list(values))

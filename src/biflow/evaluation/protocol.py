@@ -9,14 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import nn
 
 from biflow import __version__
 from biflow.config import Direction, Network, Solver, parse
+from biflow.config.checks import check
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
+from biflow.evaluation.networks.weights import tensors_sha256
 from biflow.files import read_json, sha256
 from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
@@ -32,8 +33,8 @@ class Protocol:
         frames: frames per video, not counting the first frame that is given.
         window, stride: frames per window, and from one window to the next, of generated and real videos alike.
         real_windows: maximum number of real windows, spread evenly over all of them; None uses all.
-        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; efficientnet: a fast
-            substitute for it; lpips: each frame with the previous one).
+        networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; lpips: each
+            frame with the previous one).
         frame_stride: networks that compare frames see every n-th one. `stride` must be a multiple of it.
         eps: noise level, for methods that take one; None uses the model's own.
         direction: direction in time.
@@ -62,42 +63,25 @@ class Protocol:
     nearest: int = 8
 
     def __post_init__(self) -> None:
-        low = {
-            "samples": 2,
-            "window": 1,
-            "stride": 1,
-            "frame_stride": 1,
-            "resamples": 2,
-            "real_windows": 2,
-            "nearest": 0,
-        }
-        for key, least in {**low, "frames": self.window}.items():
-            if (value := getattr(self, key)) is not None and value < least:
-                bound = f"the window of {least}" if key == "frames" else least
-                raise UserError(f"{key} is {value}, but must be at least {bound}.", setting=key)
+        check(self, "not be negative", lambda n: n >= 0, "nearest")
+        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "frame_stride")
+        check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples")
+        if self.frames < self.window:
+            message = f"frames is {self.frames}, but must be at least the window of {self.window}."
+            raise UserError(message, setting="frames")
         if self.stride % self.frame_stride:
             raise UserError(f"stride is {self.stride}, but must be a multiple of frame_stride, {self.frame_stride}.")
 
-    @property
-    def starts(self) -> range:
-        """The first frame of each window of a generated video."""
-        return range(0, self.frames - self.window + 1, self.stride)
+    def starts(self, frames: int) -> range:
+        """The first frame of each window of a video of so many frames."""
+        return range(0, frames - self.window + 1, self.stride)
 
 
 PROTOCOLS = {
     # Takes minutes on two CPU cores. Its numbers can be compared only with others of the same protocol.
     "quick": Protocol(),
     # Sec. 3.1 of the paper. Its solver is Heun at 1e-2, as implemented in its code.
-    "paper": Protocol(
-        name="paper",
-        samples=128,
-        frames=512,
-        window=32,
-        stride=16,
-        real_windows=None,
-        networks=("i3d", "inception", "lpips"),
-        solver=Solver("heun", reference=True),
-    ),
+    "paper": parse(Protocol, read_json(Path(__file__).with_name("paper.json")), where="paper.json"),
 }
 
 
@@ -110,9 +94,8 @@ def load_protocol(name: str) -> Protocol:
         return PROTOCOLS[name]
     path = Path(name)
     if not path.is_file():
-        raise UserError(
-            f"There is no protocol {name!r}; use {', '.join(PROTOCOLS)} or a JSON file.", setting="protocol"
-        )
+        known = f"{', '.join(PROTOCOLS)} or a JSON file"
+        raise UserError(f"There is no protocol {name!r}; use {known}.", setting="protocol")
     content = read_json(path)
     for key in ("protocol", "settings"):
         content = content.get(key, content) if isinstance(content, dict) else content
@@ -149,19 +132,12 @@ def environment() -> dict:
 
 def _model_record(model: Model, size: tuple[int, int]) -> dict:
     if model.folder is None:
-        name, weights, digest = model.method.name, "in memory", _tensors_sha256(model.network)
+        name, weights = model.method.name, "in memory"
+        digest = tensors_sha256(model.network.state_dict()) if isinstance(model.network, nn.Module) else None
     else:
         file = weights_file(model.folder)
         name, weights, digest = model.folder.resolve().name, file.name, sha256(file)
     return {"name": name, "method": model.method.name, "size": list(size), "weights": weights, "sha256": digest}
-
-
-def _tensors_sha256(network: Any) -> str | None:
-    """Of the tensors of a module; None for any other callable."""
-    if not isinstance(network, nn.Module):
-        return None
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    return hashlib.sha256(save(tensors)).hexdigest()
 
 
 def _data_record(data: Windows) -> dict:

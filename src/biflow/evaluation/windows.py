@@ -50,8 +50,7 @@ class VideoSet:
         """
         windows = 0
         for name, video in self._open():
-            with contextlib.closing(video.frames):  # type: ignore[arg-type]  # a generator
-                first = next(video.frames, None)
+            first = next(video.frames, None)
             length = self.window if video.length is None else video.length
             if first is not None and length >= self.window:
                 self._check_size(name, first)
@@ -69,17 +68,16 @@ class VideoSet:
         for name, video in self._open():
             latest: deque[Tensor] = deque(maxlen=self.window)
             count, size = 0, None
-            with contextlib.closing(video.frames):  # type: ignore[arg-type]
-                for count, frame in enumerate(video.frames, start=1):
-                    size = size or frame.shape
-                    if frame.shape != size:
-                        raise UserError(f"{name} changes size from {_by(size)} to {_by(frame.shape)}; re-encode it.")
-                    latest.append(frame if self.side is None else resize(frame[None], (self.side, self.side))[0])
-                    if count == self.window:  # the size of shorter videos does not matter
-                        self._check_size(name, frame)
-                        self.videos += 1
-                    if count >= self.window and (count - self.window) % self.stride == 0:
-                        yield self.videos - 1, torch.stack(tuple(latest))
+            for count, frame in enumerate(video.frames, start=1):
+                size = size or frame.shape
+                if frame.shape != size:
+                    raise UserError(f"{name} changes size from {_by(size)} to {_by(frame.shape)}; re-encode it.")
+                latest.append(frame if self.side is None else resize(frame[None], (self.side, self.side))[0])
+                if count == self.window:  # the size of shorter videos does not matter
+                    self._check_size(name, frame)
+                    self.videos += 1
+                if count >= self.window and (count - self.window) % self.stride == 0:
+                    yield self.videos - 1, torch.stack(tuple(latest))
             if count < self.window:
                 self.short += 1
                 log.warning("%s has %d frames, fewer than a window of %d; left out.", name, count, self.window)
@@ -96,13 +94,11 @@ class VideoSet:
         height, width = frame.shape[-2:]
         self.size = self.size or (height, width)
         if self.side is None and self.size != (height, width):
-            raise UserError(
-                f"{name} has frames of {_by(frame.shape)}, others in {self.path} of {_by(self.size)}; choose a size "
-                "to bring all to.",
-                setting="size",
-            )
+            others = f"others in {self.path} of {_by(self.size)}; choose a size to bring all to."
+            raise UserError(f"{name} has frames of {_by(frame.shape)}, {others}", setting="size")
 
     def _open(self) -> Iterator[tuple[str, Video]]:
+        """The name of each video and the video, which is closed when the next one is asked for."""
         if self.split:
             windows = Windows(self.path, split=self.split)
             for number, entry in enumerate(windows.clips):
@@ -110,7 +106,8 @@ class VideoSet:
                 yield f"{self.path}: {entry['name']}", Video(frames, entry["fps"], entry["frames"])
         for item in self._items:
             for video in item.read(Counter()):
-                yield item.source + video.part, video
+                with contextlib.closing(video.frames):
+                    yield item.source + video.part, video
 
 
 def _without_copies(path: Path, items: list[Item]) -> list[Item]:

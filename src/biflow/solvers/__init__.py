@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config.solver import Solver
-from biflow.paths import PerSample, State
+from biflow.paths import Field, PerSample, State
 from biflow.solvers import adams, runge_kutta
 from biflow.solvers.runge_kutta import runge_kutta_step
-from biflow.solvers.solution import Field, Problem, Solution, SolverError
+from biflow.solvers.solution import Problem, Solution, SolverError
 
 __all__ = ["Field", "Solution", "Solver", "SolverError", "runge_kutta_step", "solve"]
 

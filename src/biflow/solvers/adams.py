@@ -16,17 +16,7 @@ import torch
 from torch import Tensor
 
 from biflow.config.solver import Solver
-from biflow.solvers.solution import (
-    Problem,
-    Solution,
-    all_finite,
-    check_steps,
-    choose,
-    columns,
-    fixed_solution,
-    given_step,
-    rms,
-)
+from biflow.solvers.solution import Problem, Solution, check, choose, columns, finite, fixed_solution, given_step, rms
 
 SHARE = 0.33
 REJECT = 6.0  # times SHARE: a step whose evaluation shows that much more than its slope had promised
@@ -79,8 +69,8 @@ def solve_adaptive(problem: Problem, solver: Solver, first_step: Tensor | float 
             x_new = _predict(x, v, slope, direction * h)
             underflow = h < h_min
             exhausted = ~last & (evaluations >= solver.max_nfe)
-            nonfinite = ~(torch.isfinite(error) & all_finite(x_new))
-            check_steps(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
+            nonfinite = ~(torch.isfinite(error) & finite(x_new))
+            check(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
             if last.any():
                 nfe[live[last]], rejections[live[last]] = evaluations, rejected[last]
                 if last.all():  # copying by index wakes PyTorch's threads, which then get in OpenVINO's way

@@ -4,19 +4,8 @@ import torch
 from torch import Tensor
 
 from biflow.config.solver import Solver
-from biflow.paths import PerSample, State
-from biflow.solvers.solution import (
-    Field,
-    Problem,
-    Solution,
-    all_finite,
-    check_steps,
-    choose,
-    columns,
-    fixed_solution,
-    given_step,
-    rms,
-)
+from biflow.paths import Field, PerSample, State
+from biflow.solvers.solution import Problem, Solution, check, choose, columns, finite, fixed_solution, given_step, rms
 from biflow.tableaus import TABLEAUS, Tableau
 
 
@@ -116,10 +105,10 @@ def solve_adaptive(problem: Problem, solver: Solver, first_step: Tensor | float 
         solution.nfe[live] += stale + (tableau.stages - 1)
         solution.accepted[live] += accept
         solution.rejected[live] += ~accept
-        nonfinite = ~(torch.isfinite(ratio) & all_finite(x_new))
+        nonfinite = ~(torch.isfinite(ratio) & finite(x_new))
         underflow = ~accept & (proposed < h_min)
         exhausted = ~finished & (solution.nfe[live] >= solver.max_nfe)
-        check_steps(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
+        check(nonfinite, underflow, exhausted, live, k, solver.max_nfe)
 
         h = torch.where(finished, h, proposed)  # a finished sample keeps what was proposed before the clipping
         k = torch.where(accept, k_new, k)

@@ -1,7 +1,6 @@
 """What a solve returns or raises, and the arithmetic that the methods share."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,13 +8,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from biflow.paths import PerSample, State
+from biflow.paths import Field, PerSample, State
 
 Flags = Bool[Tensor, " b"]
 Counts = Int[Tensor, " b"]
-
-Field = Callable[..., Tensor]
-"""f(x, k, *args) -> dx/dk; x and dx/dk are (b, ...), k is (b,), every one of args has the same leading b."""
 
 
 class Problem(NamedTuple):
@@ -63,16 +59,16 @@ def given_step(first_step: Tensor | float, k: Tensor) -> Tensor:
 
 def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -> Solution:
     """The Solution of `steps` fixed steps. Raises SolverError if x is not finite: the one look at it, at the end."""
-    finite = all_finite(x)
-    if not finite.all():
-        sample = int((~finite).nonzero()[0])
+    good = finite(x)
+    if not good.all():
+        sample = int((~good).nonzero()[0])
         raise SolverError(f"Sample {sample} is NaN or inf at k = {k1:g}: take more steps, or look for it in the field.")
     count = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     size = torch.full((len(x),), step, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     return Solution(x, nfe=count + nfe, accepted=count + steps, rejected=count, next_step=size)
 
 
-def check_steps(nonfinite: Flags, underflow: Flags, exhausted: Flags, live: Counts, k: PerSample, max_nfe: int) -> None:
+def check(nonfinite: Flags, underflow: Flags, exhausted: Flags, live: Counts, k: PerSample, max_nfe: int) -> None:
     """Raise SolverError for the first sample in trouble; k is the start of the step that failed."""
     trouble = nonfinite | underflow | exhausted
     if not trouble.any():
@@ -101,7 +97,7 @@ def rows(x: Tensor) -> Tensor:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def all_finite(x: Tensor) -> Tensor:
+def finite(x: Tensor) -> Tensor:
     """Of each sample, whether all its elements are finite: (b, ...) to (b,)."""
     return torch.isfinite(rows(x).abs().amax(dim=1))  # the maximum keeps NaN; a seventh of isfinite's time over all x
 

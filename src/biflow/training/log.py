@@ -1,4 +1,4 @@
-"""The log of a training run: log.jsonl and TensorBoard."""
+"""The log of a training run, log.jsonl and TensorBoard, and the arithmetic that it reaches."""
 
 import json
 import time
@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from biflow.files import write_text
 from biflow.methods import Loss
+from biflow.model import Model
 
 BINS = 10  # of the losses against t and alpha
+# Dense bf16 in FLOP/s, from the makers' data sheets; the SXM form where there are several.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
 
 
 class TrainingLog:
@@ -86,3 +90,23 @@ def _binned(term: Tensor, position: Tensor) -> list[float | None]:
     """Mean of `term` in each of BINS equal bins of `position` in [0, 1]; None where there is no sample."""
     bins = (position * BINS).long().clamp(0, BINS - 1)
     return [term[bins == i].mean().item() if (bins == i).any() else None for i in range(BINS)]
+
+
+def training_flops(model: Model) -> int:
+    """Floating-point operations (a multiplication and an addition are two) to train on one sample.
+
+    Counted for the forward pass; the backward pass takes twice as many (a product for the inputs, one for the weights).
+    """
+    assert model.shape is not None
+    query = model.method.example(torch.zeros(1, *model.shape, device=model.device))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.network(query)
+    return 3 * counter.get_total_flops()
+
+
+def peak_flops() -> float | None:
+    """Of the graphics card in use, in bf16; None without one, or for one that is not listed here."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak for part, peak in PEAKS.items() if part in name), None)

@@ -24,8 +24,7 @@ from biflow.machine import computes_in_bf16, keep_compiled
 from biflow.model import Model
 from biflow.networks import VideoUNet, check_size
 from biflow.training import checkpoint
-from biflow.training.flops import peak_flops, training_flops
-from biflow.training.log import TrainingLog
+from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.preview import preview
 from biflow.video import to_float
@@ -112,9 +111,7 @@ class _Run:
         if not self.finite.item():
             last = checkpoint.latest(self.out)
             kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-            raise UserError(
-                f"The loss became NaN or infinite before step {step}; {kept}. Try a lower lr or a longer warmup."
-            )
+            raise UserError(f"The loss was NaN or infinite before step {step}; {kept}. Try a lower lr or more warmup.")
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless the loss has not been finite."""

@@ -1,4 +1,4 @@
-"""The networks whose features are compared: I3D (FVD), Inception (FID), EfficientNet-lite0 and LPIPS.
+"""The networks whose features are compared: I3D (FVD), Inception (FID) and LPIPS.
 
 `features` turns each into a `Features`, a function from clips to features. `weights` downloads trained weights and
 `convert` converts them.

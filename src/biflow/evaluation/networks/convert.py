@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from biflow.errors import UserError
-from biflow.evaluation.networks.efficientnet import EfficientNet
 from biflow.evaluation.networks.i3d import I3D
 from biflow.evaluation.networks.inception import Inception
 from biflow.evaluation.networks.lpips import LPIPS, STAGES
@@ -29,11 +28,10 @@ class _Arrays(pickle.Unpickler):
     ) | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return self.NAMES[module_name, global_name]
-        except KeyError:
-            name = f"{module_name}.{global_name}"
-            raise UserError(f"The pickle names {name}, which is not an array and may run code; not loaded.") from None
+        name = f"{module_name}.{global_name}"
+        if (module_name, global_name) not in self.NAMES:
+            raise UserError(f"The pickle names {name}, which is not an array and may run code; not loaded.")
+        return self.NAMES[module_name, global_name]
 
 
 def read_pickle(content: bytes) -> dict:
@@ -46,14 +44,9 @@ def fold_batch_norm(
     mean: Float[Tensor, " d"],
     variance: Float[Tensor, " d"],
     shift: Float[Tensor, " d"],
-    scale: Float[Tensor, " d"] | None = None,
-    eps: float = 1e-3,
 ) -> tuple[Float[Tensor, "d c *k"], Float[Tensor, " d"]]:
-    """Weight and bias of the convolution that computes scale (w * x - mean) / sqrt(variance + eps) + shift.
-
-    The norms of I3D and of FID's Inception have no scale (1). Computed in float64.
-    """
-    factor = (variance.double() + eps).rsqrt() * (1 if scale is None else scale.double())
+    """Weight and bias of the convolution that computes (w * x - mean) / sqrt(variance + 1e-3) + shift, in float64."""
+    factor = (variance.double() + 1e-3).rsqrt()
     folded = weight.double() * factor.view(-1, *(1,) * (weight.ndim - 1))
     return folded.to(weight.dtype), (shift.double() - mean.double() * factor).to(weight.dtype)
 
@@ -70,19 +63,16 @@ def i3d(content: bytes) -> dict[str, Tensor]:
             return [(params, stats["BatchNorm_0"])]
         return [unit for name in sorted(stats) for unit in units(params[name], stats[name])]
 
+    def kernel(unit: dict) -> Tensor:
+        return _tensor(unit["Conv_0"]["kernel"]).permute(4, 3, 0, 1, 2)
+
     params, stats = (read_pickle(content)[part] for part in ("params", "batch_stats"))
-    *names, logits = _convolutions(I3D)
-    state = {}
-    for name, (unit, norm) in zip(names, units(params, stats), strict=True):
-        kernel = _tensor(unit["Conv_0"]["kernel"]).permute(4, 3, 0, 1, 2)
+    parts = []
+    for unit, norm in units(params, stats):
         mean, variance = (_tensor(norm[part]).flatten() for part in ("mean", "var"))
-        shift = _tensor(unit["BatchNorm_0"]["bias"])
-        state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(kernel, mean, variance, shift)
+        parts.append(fold_batch_norm(kernel(unit), mean, variance, _tensor(unit["BatchNorm_0"]["bias"])))
     (last,) = params.keys() - stats.keys()
-    return state | {
-        f"{logits}.weight": _tensor(params[last]["Conv_0"]["kernel"]).permute(4, 3, 0, 1, 2),
-        f"{logits}.bias": _tensor(params[last]["Conv_0"]["bias"]),
-    }
+    return _state(I3D, [*parts, (kernel(params[last]), _tensor(params[last]["Conv_0"]["bias"]))])
 
 
 def inception(content: bytes) -> dict[str, Tensor]:
@@ -90,23 +80,8 @@ def inception(content: bytes) -> dict[str, Tensor]:
     # A TorchScript is a program. This one is not run, and it is loaded only because its checksum is known.
     theirs = torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict()
     units = [name.removesuffix(".weight") for name in theirs if name.endswith(".weight")]
-    state = {}
-    for name, unit in zip(_convolutions(Inception), units, strict=True):  # both in the order of the branches
-        parts = (theirs[f"{unit}.{part}"] for part in ("weight", "mean", "var", "beta"))
-        state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(*parts)
-    return state
-
-
-def efficientnet(content: bytes) -> dict[str, Tensor]:
-    """The state of the PyTorch port as that of `EfficientNet`."""
-    theirs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    # Convolution, norm, convolution, norm, …, and the classifier.
-    *units, head = dict.fromkeys(name.rpartition(".")[0] for name in theirs)
-    state = {f"classify.{part}": theirs[f"{head}.{part}"] for part in ("weight", "bias")}
-    for name, unit, norm in zip(_convolutions(EfficientNet), units[::2], units[1::2], strict=True):
-        norms = (theirs[f"{norm}.{part}"] for part in ("running_mean", "running_var", "bias", "weight"))
-        state[f"{name}.weight"], state[f"{name}.bias"] = fold_batch_norm(theirs[f"{unit}.weight"], *norms)
-    return state
+    norms = ((theirs[f"{unit}.{part}"] for part in ("weight", "mean", "var", "beta")) for unit in units)
+    return _state(Inception, [fold_batch_norm(*norm) for norm in norms])  # both in the order of the branches
 
 
 def lpips(content: bytes) -> dict[str, Tensor]:
@@ -115,19 +90,20 @@ def lpips(content: bytes) -> dict[str, Tensor]:
     Kernels (h, w, in, out) become (out, in, h, w), and heads (1, 1, in, 1) become (in).
     """
     tree = read_pickle(content)
-    state = {}
-    for i, name in enumerate(_convolutions(LPIPS)):
-        part = tree["AlexNet_0"][f"Conv_{i}"]
-        state[f"alex.{name}.weight"] = _tensor(part["kernel"]).permute(3, 2, 0, 1)
-        state[f"alex.{name}.bias"] = _tensor(part["bias"])
+    layers = [tree["AlexNet_0"][f"Conv_{i}"] for i in range(len(STAGES))]
+    state = _state(LPIPS, [(_tensor(part["kernel"]).permute(3, 2, 0, 1), _tensor(part["bias"])) for part in layers])
     heads = (tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(STAGES)))
-    return state | {f"alex.heads.{i}": _tensor(head).flatten() for i, head in enumerate(heads)}
+    state |= {f"heads.{i}": _tensor(head).flatten() for i, head in enumerate(heads)}
+    return {f"alex.{name}": value for name, value in state.items()}
 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _convolutions(network: type[nn.Module]) -> list[str]:
+def _state(network: type[nn.Module], parts: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """The weights and biases of the network's convolutions, which are in its order, by name."""
     with torch.device("meta"):
-        return [name for name, part in network().named_modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
+        names = [name for name, part in network().named_modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
+    pairs = zip(names, parts, strict=True)
+    return {f"{name}.{key}": value for name, part in pairs for key, value in zip(("weight", "bias"), part, strict=True)}

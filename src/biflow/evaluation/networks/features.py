@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.evaluation.networks import efficientnet, i3d, inception, lpips, weights
+from biflow.evaluation.networks import i3d, inception, lpips, weights
 from biflow.video import to_float
 
 
@@ -41,6 +40,12 @@ class Features:
     compute: Callable[[UInt8[Tensor, "b t 3 h w"]], Float[Tensor, "b d"]]
     span: int | None = None
 
+    def check(self, frames: int) -> None:
+        """Raise UserError for clips of so few frames that the network cannot compute features of them."""
+        if frames < self.shortest:
+            message = f"{self.name} needs windows of at least {self.shortest} frames, not {frames}."
+            raise UserError(message, setting="window")
+
     def record(self) -> dict:
         """The part that metrics.json stores."""
         return {name: getattr(self, name) for name in ("name", "sha256", "preprocessing", "dim")}
@@ -55,7 +60,7 @@ def i3d_features(device: torch.device) -> Features:
     """The logits of I3D, by which FVD compares windows. Raises UserError if its weights are not in the user's cache."""
     network = weights.load("i3d", i3d.I3D, device)
     logits = i3d.on_cpu(network) if device.type == "cpu" else network
-    return _of_windows("I3D, Kinetics-400 logits", weights.SOURCES["i3d"].member_sha256, logits, device)
+    return _features("i3d", lambda clips: logits(i3d.preprocess(clips)), device)
 
 
 # The usual i3d_torchscript.pt: its sha256, which many projects pin, and the sha1 of its git blob in repositories.
@@ -69,68 +74,41 @@ def torchscript_features(path: Path, device: torch.device) -> Features:
     Frames are resized as for `i3d_features`, not by the file. Raises UserError if it is another file.
     """
     if not path.is_file():
-        hint = "give i3d, or the path of an i3d_torchscript.pt."
-        raise UserError(f"There are no features {path}; {hint}", setting="features")
+        message = f"There are no features {path}; give i3d, or the path of an i3d_torchscript.pt."
+        raise UserError(message, setting="features")
     content = path.read_bytes()
     sha256, sha1 = hashlib.sha256(content).hexdigest(), hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     if sha256 != TORCHSCRIPT_SHA256 and sha1 != TORCHSCRIPT_SHA1:
         # A TorchScript is a program, so that only the known one is loaded.
-        raise UserError(
-            f"{path} has sha256 {sha256}, not {TORCHSCRIPT_SHA256}; it is damaged or not the usual "
-            "i3d_torchscript.pt, and was not loaded.",
-            setting="features",
-        )
+        why = "it is damaged or not the usual i3d_torchscript.pt, and was not loaded."
+        raise UserError(f"{path} has sha256 {sha256}, not {TORCHSCRIPT_SHA256}; {why}", setting="features")
     network = torch.jit.load(io.BytesIO(content), map_location=device).eval()
     logits = partial(network, rescale=False, resize=False, return_features=True)
-    return _of_windows("I3D, Kinetics-400 logits (i3d_torchscript.pt)", sha256, logits, device)
+    title = "I3D, Kinetics-400 logits (i3d_torchscript.pt)"
+    return _features("i3d", lambda clips: logits(i3d.preprocess(clips)), device, name=title, sha256=sha256)
 
 
 def inception_features(device: torch.device) -> Features:
     """The pooled activations of Inception, by which FID compares frames."""
-    return _of_frames("inception", "Inception (FID), 2048", inception, inception.Inception, device)
-
-
-def efficientnet_features(device: torch.device) -> Features:
-    """The pooled activations of EfficientNet-lite0: faster than Inception, but their distances are not FID."""
-    return _of_frames("efficientnet", "EfficientNet-lite0", efficientnet, efficientnet.EfficientNet, device)
+    network = weights.load("inception", inception.Inception, device)
+    return _features("inception", lambda clips: network(inception.preprocess(clips[:, 0])), device)
 
 
 def lpips_features(device: torch.device) -> Features:
     """LPIPS between a frame and the previous one, as a feature of width 1."""
     distance = weights.load("lpips", lpips.LPIPS, device, prefix="alex.")
-    sha256 = weights.SOURCES["lpips"].member_sha256
-    compute = _compute(lambda clips: distance(clips[:, 0], clips[:, 1])[:, None], to_float, device)
-    return Features("LPIPS (AlexNet, v0.1)", sha256, lpips.PREPROCESSING, 1, 2, compute, span=2)
+    return _features("lpips", lambda clips: distance(*to_float(clips).unbind(1))[:, None], device)
 
 
-LOADERS: dict[str, Callable[[torch.device], Features]] = {
-    "i3d": i3d_features,
-    "inception": inception_features,
-    "efficientnet": efficientnet_features,
-    "lpips": lpips_features,
-}
+LOADERS = {"i3d": i3d_features, "inception": inception_features, "lpips": lpips_features}
 
 
-def _of_windows(title: str, sha256: str, logits: Callable[[Tensor], Tensor], device: torch.device) -> Features:
-    """I3D, however it is evaluated."""
-    compute = _compute(logits, i3d.preprocess, device)
-    return Features(title, sha256, i3d.PREPROCESSING, i3d.CLASSES, i3d.SHORTEST, compute)
-
-
-def _of_frames(name: str, title: str, module: ModuleType, kind: type[nn.Module], device: torch.device) -> Features:
-    """A network of single frames, defined in `module`."""
-    compute = _compute(weights.load(name, kind, device), lambda clips: module.preprocess(clips[:, 0]), device)
-    sha256 = weights.SOURCES[name].member_sha256
-    return Features(title, sha256, module.PREPROCESSING, module.FEATURES, 1, compute, span=1)
-
-
-def _compute(
-    network: Callable[[Tensor], Tensor], preprocess: Callable[[Tensor], Tensor], device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """Preprocess clips and evaluate the network on `device`; the features are returned on the CPU."""
+def _features(key: str, network: Callable[[Tensor], Tensor], device: torch.device, **changes: str) -> Features:
+    """What weights.json says of a network of `SOURCES`, which gets clips on `device`."""
+    source = weights.SOURCES[key]
 
     @torch.inference_mode()
     def compute(clips: Tensor) -> Tensor:
-        return network(preprocess(clips.to(device))).cpu()
+        return network(clips.to(device)).cpu()
 
-    return compute
+    return Features(**{"sha256": source.member_sha256, **source.features, **changes}, compute=compute)

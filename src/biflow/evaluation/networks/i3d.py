@@ -14,13 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from biflow.engines.graphs import kept_graph, openvino_settings
+from biflow.engines.openvino import kept_graph, openvino_settings
 from biflow.video import to_float
 
 CLASSES = 400
 SIDE = 224
-SHORTEST = 10  # frames per clip; the network itself needs 9, but common implementations require 10
-PREPROCESSING = "shorter side to 224, bilinear without antialias; centre crop to 224x224; [-1, 1]; logits, no softmax"
 
 # Per block: channels of the 1x1x1 branch, of the two 3x3x3 branches (reduced, then grown), and of the pooled branch.
 MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
@@ -49,9 +47,8 @@ def pad_same(x: Float[Tensor, "b c *n"], kernel: Sequence[int], stride: Sequence
 
     PyTorch's own `padding` is the same on both sides, and off by one where the stride is 2.
     """
-    sides: list[int] = []
-    for total in padding(x, kernel, stride):
-        sides = [total // 2, total - total // 2, *sides]  # F.pad counts from the last axis
+    totals = reversed(padding(x, kernel, stride))  # F.pad counts from the last axis
+    sides = [side for total in totals for side in (total // 2, total - total // 2)]
     return F.pad(x, sides) if any(sides) else x
 
 
@@ -66,11 +63,10 @@ class Unit(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, kernel: int, stride: int = 1):
         super().__init__()
-        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv = nn.Conv3d(channels_in, channels, kernel, stride)
 
     def forward(self, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d _ _ _"]:
-        return F.relu_(self.conv(pad_same(x, self.kernel, self.stride)))
+        return F.relu_(self.conv(pad_same(x, self.conv.kernel_size, self.conv.stride)))
 
 
 class Mixed(nn.Module):
@@ -91,7 +87,10 @@ class Mixed(nn.Module):
 
 
 class I3D(nn.Module):
-    """RGB clips (b, 3, t, 224, 224) in [-1, 1], t at least 9, to logits (b, 400)."""
+    """RGB clips (b, 3, t, 224, 224) in [-1, 1] to logits (b, 400).
+
+    t is at least 9; common implementations require 10.
+    """
 
     def __init__(self):
         super().__init__()
@@ -115,7 +114,10 @@ class I3D(nn.Module):
 
 
 def preprocess(frames: UInt8[Tensor, "b t 3 h w"]) -> Float[Tensor, "b 3 t 224 224"]:
-    """The input that common FVD implementations give I3D (see `PREPROCESSING`), on the frames' device."""
+    """The input that common FVD implementations give I3D, on the frames' device.
+
+    The shorter side becomes 224, bilinear without antialias; then a centre crop to 224x224, in [-1, 1].
+    """
     clips, length, _, height, width = frames.shape
     short = min(height, width)
     side = (-(-height * SIDE // short), -(-width * SIDE // short))  # the longer one rounded up
@@ -137,14 +139,13 @@ def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[T
         return network.to(memory_format=torch.channels_last_3d)  # pyright: ignore[reportCallIssue]
     import openvino
 
-    core = openvino.Core()
     settings = {**openvino_settings(), "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": "2"}
 
     @cache
     def requests(shape: torch.Size):
         # The padding in a graph depends on the input's shape and on the code of this file.
         path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], Path(__file__).read_text())
-        return openvino.AsyncInferQueue(core.compile_model(path, "CPU", settings))
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(path, "CPU", settings))
 
     def logits(x: Tensor) -> Tensor:
         rows, queue = {}, requests(x.shape[1:])

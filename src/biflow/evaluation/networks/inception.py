@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-FEATURES = 2048
 SIDE = 299
-PREPROCESSING = "299x299, bilinear without antialias as in TensorFlow 1 (pixel i from i * old / new); x / 128 - 1"
 
 
 class Unit(nn.Conv2d):
@@ -34,12 +32,8 @@ class Parallel(nn.ModuleList):
 
 def chain(channels: int, *units: tuple[int, int | tuple[int, int]]) -> nn.Sequential:
     """Units of (output channels, kernel) with stride 1 in sequence, which keep the image's size."""
-    layers = []
-    for grown, kernel in units:
-        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        layers.append(Unit(channels, grown, (height, width), padding=(height // 2, width // 2)))
-        channels = grown
-    return nn.Sequential(*layers)
+    widths = [channels, *(grown for grown, _ in units)]
+    return nn.Sequential(*(Unit(width, *unit, padding="same") for width, unit in zip(widths, units, strict=False)))
 
 
 def average_pool() -> nn.AvgPool2d:
@@ -119,9 +113,10 @@ class Inception(nn.Module):
 
 
 def preprocess(frames: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 299 299"]:
-    """The input that the first FID implementation gives its graph (see `PREPROCESSING`), on the frames' device.
+    """The input that the first FID implementation gives its graph, on the frames' device.
 
-    The aspect ratio is not kept. 0 becomes -1, and 255 becomes 127/128.
+    299x299, bilinear without antialias: pixel i is from i * old / new. The aspect ratio is not kept. 0 becomes -1, and
+    255 becomes 127/128.
     """
     # TensorFlow 1 does not align pixel centres, and PyTorch's `interpolate` has no mode for that.
     x = frames.float()

@@ -17,7 +17,6 @@ MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # Per stage: output channels, kernel, stride and padding of its convolution. Stages 1 and 2 begin with a max pool.
 STAGES = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 SMALLEST = 31  # pixels per side
-PREPROCESSING = "[-1, 1], as they are"
 
 
 class LPIPS(nn.Module):
@@ -37,14 +36,11 @@ class LPIPS(nn.Module):
 
         Raises UserError if the sizes differ or a side is below `SMALLEST`.
         """
-        height, width = x.shape[-2:]
         if x.shape != y.shape:
             raise UserError(f"LPIPS compares images of one size, not {tuple(x.shape)} and {tuple(y.shape)}.")
-        if min(height, width) < SMALLEST:
-            least = f"{SMALLEST}x{SMALLEST}"
-            raise UserError(
-                f"LPIPS needs frames of {least} or more, not {height}x{width}; remove it from the networks."
-            )
+        if min(x.shape[-2:]) < SMALLEST:
+            sizes = f"{SMALLEST}x{SMALLEST} or more, not {x.shape[-2]}x{x.shape[-1]}"
+            raise UserError(f"LPIPS needs frames of {sizes}; remove it from the networks.")
         mean, deviation = (x.new_tensor(rgb)[:, None, None] for rgb in (MEAN, DEVIATION))
         x, y = (x - mean) / deviation, (y - mean) / deviation
         parts = []

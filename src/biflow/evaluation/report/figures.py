@@ -1,13 +1,12 @@
 """The pictures of a report: plots (PNG and SVG) and sheets of frames (PNG)."""
 
-import math
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from biflow.evaluation.generate import read_video
+from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report.runs import Group, Run
 from biflow.methods import METHODS
 from biflow.video import contact_sheet
@@ -27,11 +26,8 @@ def draw(group: Group, out: Path) -> list[Path]:
     if not group.forward:
         return []
     methods_sheet(group.forward, out / f"methods_{group.name}.png")
-    return [
-        scatter(group.forward, group.best, out / f"scatter_{group.name}.svg"),
-        over_time(group.forward, out / f"time_{group.name}.svg"),
-        measures(group.forward, out / f"measures_{group.name}.svg"),
-    ]
+    plots = {"scatter": scatter(group), "time": over_time(group.forward), "measures": measures(group.forward)}
+    return [_save(plot, out / f"{name}_{group.name}.svg") for name, plot in plots.items()]
 
 
 def colours(runs: list[Run]) -> dict[str, str]:
@@ -41,49 +37,45 @@ def colours(runs: list[Run]) -> dict[str, str]:
     others = [name for name, method in METHODS.items() if not method.takes_eps]
     others += [run.method.name for run in runs if not run.method.takes_eps]
     of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
-    return {
-        run.label: BLUES[shades[levels.index(run.settings["eps"])]]
-        if run.method.takes_eps
-        else of_method[run.method.name]
-        for run in runs
-    }
+    of_level = {level: BLUES[shade] for level, shade in zip(levels, shades, strict=False)}
+    return {r.label: of_level[r.settings["eps"]] if r.method.takes_eps else of_method[r.method.name] for r in runs}
 
 
-def scatter(runs: list[Run], star: Run | None, path: Path) -> Path:
-    """FVD against NFE per frame. The Pareto front of the noise levels is dotted; `star` is drawn as one."""
+def scatter(group: Group):
+    """FVD against NFE per frame. The Pareto front of the noise levels is dotted; the best one is a star."""
     figure, (axes,) = _figure((5.2, 3.8))
-    colour = colours(runs)
-    if front := pareto([_point(run) for run in runs if run.method.takes_eps]):
+    runs, colour = group.forward, colours(group.forward)
+    if front := pareto([(run.nfe, run.fvd) for run in runs if run.method.takes_eps]):
         axes.plot(*zip(*front, strict=True), ":", color=BLUES[2], zorder=1)
     for run in runs:
-        x, y = _point(run)
+        x, y = run.nfe, run.fvd
         low, high = run.metrics["fvd"]["interval"]
         error = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
-        marker, size = ("*", 180) if run is star else ("o", 46)
+        marker, size = ("*", 180) if run is group.best else ("o", 46)
         axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=run.label, zorder=3)
     axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time", xlim=(0, None))
-    return _save(figure, path)
+    return figure
 
 
-def over_time(runs: list[Run], path: Path) -> Path:
+def over_time(runs: list[Run]):
     """FVD of each window at its middle frame, with its interval and the trend line."""
     figure, (axes,) = _figure((5.2, 3.8))
     colour = colours(runs)
     for run in runs:
         settings, fvd = run.settings, run.metrics["fvd"]
-        starts = np.arange(0, settings["frames"] - settings["window"] + 1, settings["stride"])
-        middle = starts + settings["window"] / 2
+        window = settings["window"]
+        middle = np.arange(0, settings["frames"] - window + 1, settings["stride"]) + window / 2
         low, high = np.array(fvd["per_window_intervals"]).T
         axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label])
         axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
         trend = fvd["mean"] + fvd["slope"] * (middle - middle.mean())
         axes.plot(middle, trend, color=colour[run.label], label=run.label)
     axes.set(xlabel="frame", ylabel="FVD")
-    return _save(figure, path)
+    return figure
 
 
-def measures(runs: list[Run], path: Path) -> Path:
+def measures(runs: list[Run]):
     """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
     names = list(runs[0].metrics["over_time"])
     figure, panels = _figure((10.4, 2.6), len(names))
@@ -94,16 +86,15 @@ def measures(runs: list[Run], path: Path) -> Path:
             panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=run.label)
         panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
         panel.set_title(name.replace("_", " "), fontsize=9)
-    return _save(figure, path)
+    return figure
 
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that no other point beats in both coordinates, from left to right."""
-    front, lowest = [], math.inf
+    front = []
     for x, y in sorted(points):
-        if y < lowest:
+        if not front or y < front[-1][1]:
             front.append((x, y))
-            lowest = y
     return front
 
 
@@ -130,10 +121,6 @@ def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
 def _ascii(label: str) -> str:
     """The label without the one letter that the font of contact sheets lacks."""
     return label.replace("ε", "eps")
-
-
-def _point(run: Run) -> tuple[float, float]:
-    return run.metrics["nfe"]["mean"], run.metrics["fvd"]["mean"]
 
 
 def _figure(size: tuple[float, float], panels: int = 1):

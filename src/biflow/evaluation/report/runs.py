@@ -1,51 +1,41 @@
 """Evaluated models, and which of them may be in one table."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 from biflow.errors import UserError
-from biflow.methods import METHODS, Method
+from biflow.methods import METHODS
 
 
-@dataclass(frozen=True)
 class Run:
-    """An evaluated model: its folder and the content of its metrics.json."""
+    """An evaluated model.
 
-    folder: Path
-    metrics: dict
+    Attributes:
+        folder: the folder of the evaluation.
+        metrics: the content of its metrics.json; `protocol`, `settings`, and the means `fvd` and `nfe` are
+            parts of it.
+        data: the name of the data.
+        method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
+        label: the name in tables and plots, as in the paper.
+        comparable: equal for runs whose numbers may be compared: data, and all settings except those that the paper
+            varies.
 
-    @property
-    def protocol(self) -> dict:
-        return self.metrics["protocol"]
+    Raises:
+        KeyError, TypeError: the metrics are not those of an evaluation.
+    """
 
-    @property
-    def settings(self) -> dict:
-        return self.protocol["settings"]
-
-    @property
-    def data(self) -> str:
-        return self.protocol["data"]["name"]
-
-    @property
-    def method(self) -> Method | SimpleNamespace:
-        """The method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`."""
+    def __init__(self, folder: Path, metrics: dict):
+        self.folder, self.metrics, self.protocol = folder, metrics, metrics["protocol"]
+        self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
+        self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
         name = self.protocol["model"]["method"]
-        return METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=self.settings["eps"] > 0)
-
-    @property
-    def label(self) -> str:
-        """The name in tables and plots, as in the paper."""
-        eps = f" ε {self.settings['eps']:g}" if self.method.takes_eps else ""
-        return f"{self.method.title}{eps}{', backward' if self.settings['direction'] == 'backward' else ''}"
-
-    @property
-    def comparable(self) -> str:
-        """Equal for runs whose numbers may be compared: data, and all settings except those that the paper varies."""
+        self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=eps > 0)
+        self.label = f"{self.method.title} ε {eps:g}" if self.method.takes_eps else self.method.title
+        self.label += ", backward" if self.settings["direction"] == "backward" else ""
         settings = {k: v for k, v in self.settings.items() if k not in ("eps", "solver", "direction", "nearest")}
         data, networks = self.protocol["data"]["sha256"], self.protocol["networks"]
-        return json.dumps([self.data, settings, data, networks], sort_keys=True)
+        self.comparable = json.dumps([self.data, settings, data, networks], sort_keys=True)
 
 
 class Group:
@@ -67,7 +57,7 @@ class Group:
         self.main = [run for run in runs if run not in self.equal_cost]
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
         noisy = [run for run in self.forward if run.method.takes_eps]
-        self.best = min(noisy, key=lambda run: run.metrics["fvd"]["mean"], default=None)
+        self.best = min(noisy, key=lambda run: run.fvd, default=None)
 
     def directions(self) -> list[tuple[Run, Run]]:
         """Pairs (backward, forward) with the same model, eps and solver."""
@@ -87,7 +77,6 @@ def read_runs(folders: list[Path]) -> list[Run]:
             raise UserError(f"{folder} holds no metrics.json; give folders written by `biflow evaluate`.")
         try:
             runs.append(Run(folder, json.loads(path.read_text())))
-            _ = runs[-1].comparable, runs[-1].label, runs[-1].metrics["fvd"]["mean"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read as an evaluation ({error!r}); evaluate again.") from error
     order = [*METHODS, *(run.method.name for run in runs)]

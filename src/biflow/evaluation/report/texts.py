@@ -1,14 +1,24 @@
-"""The tables of a report, in Markdown and CSV. section.md and paper.md are the templates of the Markdown."""
+"""The texts of a report: tables in Markdown and CSV, and a page in HTML that includes its plots and videos.
 
+section.md, paper.md and page.html are their templates.
+"""
+
+import base64
 import csv
 import io
 import json
+import tempfile
 from pathlib import Path
 
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
+from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report.runs import Group, Run
+from biflow.video import VideoWriter
 
+SHOWN = 4  # videos of each run
 FOLDER = Path(__file__).parent
 TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER),
@@ -57,3 +67,33 @@ def comma_separated(runs: list[Run]) -> str:
             row += [distance["mean"], *distance["interval"], distance["slope"]]
         writer.writerow([*row, metrics["nfe"]["mean"], metrics["nfe"]["p95"], metrics["seconds_per_frame"]])
     return text.getvalue()
+
+
+def page(plots: list[tuple[Group, list[Path]]]) -> str:
+    """The page: for each group its tables, plots (SVG files) and videos, and the paper's numbers at the end."""
+    from markdown_it import MarkdownIt
+
+    def html(markdown: str) -> Markup:
+        return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown))
+
+    template = TEMPLATES.get_template("page.html")
+    functions = {"section": lambda group: html(section(group)), "data_url": data_url, "video": video}
+    return template.render(plots=plots, shown=SHOWN, paper=html(paper()), **functions)
+
+
+def data_url(path: Path, kind: str) -> str:
+    """A file as a URL that contains it."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def video(run: Run) -> str:
+    """The first videos of a run side by side, as the URL of an mp4."""
+    count = min(SHOWN, run.settings["samples"])
+    frames = torch.cat([read_video(run.folder, sample) for sample in range(count)], dim=3)
+    size, rate = (frames.shape[2], frames.shape[3]), run.protocol["data"]["fps"] or 25
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with VideoWriter(path, rate, size, scale=max(1, 512 // size[1]), crf=23) as writer:
+            for frame in frames:
+                writer.write(frame)
+        return data_url(path, "video/mp4")

@@ -9,8 +9,7 @@ from biflow.methods import BIFLOW, METHODS, Loss
 from biflow.model import Model
 from biflow.networks import VideoUNet
 from biflow.paths import Query
-from biflow.training.flops import training_flops
-from biflow.training.log import TrainingLog
+from biflow.training.log import TrainingLog, training_flops
 
 SMALL = NetworkConfig(channels=(32,), attention=(), patch=2)
 

@@ -1,4 +1,4 @@
-"""bf16: by PyTorch, and whether a frame stays what it is in it."""
+"""By PyTorch in bf16, and whether a frame stays what it is in it."""
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,7 @@ def bf16_network(model: Model) -> Network:
     twin = of_halves(network)
     for module in twin.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.to(torch.bfloat16)
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            module.to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     def evaluate(query) -> Fields:
