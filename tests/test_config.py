@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from biflow import config
-from biflow.config.parse import kinds, parse, read_yaml
+from biflow.config.parsing import kinds, parse, read_yaml
 from biflow.errors import UserError
 
 DATACLASSES = [cls for cls in vars(config).values() if is_dataclass(cls)]

@@ -5,7 +5,7 @@ import pytest
 from biflow import methods
 from biflow.cli import main
 from biflow.config import TrainConfig
-from biflow.config.parse import parse, read_yaml
+from biflow.config.parsing import parse, read_yaml
 from biflow.model import Model
 from biflow.networks import VideoUNet
 from biflow.training.log import training_flops

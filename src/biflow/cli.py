@@ -14,7 +14,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from biflow import __version__, config
-from biflow.config.parse import TYPES, nearest
+from biflow.config.parsing import TYPES, nearest
 from biflow.errors import UserError
 
 ABOUT = """Stream new video, frame by frame, from a model of your own clips.

@@ -207,3 +207,9 @@ def test_compile_gives_the_fields_of_torch():
     for batch in (2, 3):
         query = query_of(BIFLOW, batch)
         assert_same_fields(fast.network(query), model.network(query))
+
+
+def test_auto_leaves_a_plain_callable_as_it_is(caplog):
+    model = Model(lambda query: Fields(query.x), FLOW, shape=(3, 8, 8))
+    assert with_engine(model) is model
+    assert not caplog.records

@@ -9,6 +9,8 @@ import logging
 from dataclasses import replace
 from importlib.util import find_spec
 
+from torch import nn
+
 from biflow.config import Engine
 from biflow.engines.compile import compiled
 from biflow.engines.cuda_graphs import graphed
@@ -30,7 +32,7 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
     field's, and spend evaluations on them.
     """
     on_cpu = model.device.type == "cpu"
-    if engine == "auto" and on_cpu and find_spec("openvino"):
+    if engine == "auto" and on_cpu and isinstance(model.network, nn.Module) and find_spec("openvino"):
         engine = "openvino"
     try:
         if engine == "openvino":
