@@ -15,8 +15,9 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/biflow demo --out out
 
+# One thread for each process: the tests' tensors are tiny, and threads of several processes get in each other's way.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .
