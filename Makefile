@@ -15,9 +15,9 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/biflow demo --out out
 
-# One thread for each process: the tests' tensors are tiny, and threads of several processes get in each other's way.
+# A process for each core, of one thread: the tensors of tests are tiny, and threads get in each other's way.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
