@@ -52,7 +52,7 @@ class FlowMap(Method):
         v = network(Jump(linear(x0, x1, t), t, to)).v
         return Loss({"v": squared_error(v, x1 - x0)}, {"t": t, "to": to})
 
-    def advance(self, network, x, k0, k1, *, given=(), eps=0.0, solver, first_step=None):
+    def advance(self, network, x, k0, k1, *, given=(), conditions=NO_CONDITIONS, eps=0.0, solver, first_step=None):
         t, one = torch.full((len(x),), k0, device=x.device), torch.ones(len(x), dtype=torch.int64, device=x.device)
         v = network(Jump(x, t, t - k0 + k1)).v
         return Solution(x + (k1 - k0) * v, nfe=one, accepted=one, rejected=0 * one, next_step=one.float())

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from biflow import methods
+from biflow.actions import Actions, described
 from biflow.config import NetworkConfig, parse
 from biflow.errors import UserError
 from biflow.files import read_tensors, write_json, write_tensors
 from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
-from biflow.paths import Network
+from biflow.paths import NO_CONDITIONS, Conditions, Network
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
 
@@ -36,6 +37,9 @@ class Model:
         shape: of a sample, (3, h, w) for frames; None for any.
         eps: the noise level that streams best with it; 0 for methods that take none.
         fps: the frame rate of the videos that it was trained on, if known.
+        context: number of frames before the current one that it sees.
+        context_eps: the level of the noise that these get while streaming.
+        actions: what its actions are; None if it takes none.
         limits: every frame is clamped to them, and first frames must lie in them; None for none.
         device: where the network computes.
         engine: what evaluates the network, in words.
@@ -47,6 +51,9 @@ class Model:
     shape: tuple[int, ...] | None = None
     eps: float = 0.0
     fps: float | None = None
+    context: int = 0
+    context_eps: float = 0.0
+    actions: Actions | None = None
     limits: tuple[float, float] | None = (-1.0, 1.0)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     engine: str = "torch"
@@ -69,7 +76,11 @@ class Model:
     def config(self) -> dict[str, Any]:
         """What `config.json` says: all but the weights."""
         unet = self.network if isinstance(self.network, VideoUNet) else None
+        memory = {"context": self.context, "context_eps": self.context_eps} if self.context else {}
+        actions = {"actions": self.actions.as_json()} if self.actions else {}
         return {
+            **memory,
+            **actions,
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
@@ -80,10 +91,28 @@ class Model:
             "v_scale": unet.v_scale if unet else 1.0,
         }
 
+    def conditions(self, batch: int) -> Conditions:
+        """Those of `batch` samples of which no past frame and no action is known."""
+        assert self.shape is not None or not (self.context or self.actions), "what size is a past frame?"
+        return empty_conditions(batch, self.shape or (), self.context, self.actions, self.device)
+
     @classmethod
     def from_pretrained(cls, folder: Path | str, **settings: Any) -> "Model":
         """The same as `load_model`."""
         return load_model(folder, **settings)
+
+
+def empty_conditions(
+    batch: int, shape: tuple[int, ...], context: int, actions: Actions | None, device: torch.device | str = "cpu"
+) -> Conditions:
+    """Conditions of `batch` samples without a known past frame or action, as a network takes them."""
+    conditions = NO_CONDITIONS
+    if context:
+        past, noise = torch.zeros(batch, context, *shape, device=device), -torch.ones(batch, context, device=device)
+        conditions = conditions._replace(past=past, past_noise=noise)
+    if actions:
+        conditions = conditions._replace(action=torch.zeros(batch, 1 + len(actions.columns), device=device))
+    return conditions
 
 
 def weights_file(folder: Path, *, ema: bool = True) -> Path:
@@ -111,11 +140,14 @@ def load_model(
     try:
         settings = json.loads(path.read_text())
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
+        context, context_eps = int(settings.get("context", 0)), float(settings.get("context_eps", 0.0))
+        actions = described(settings.get("actions"), str(path))
         kind = settings.get("_class_name", VideoUNet.__name__)
         if network is None and kind == VideoUNet.__name__:
             config = parse(NetworkConfig, settings.get("network") or {}, "network")
             check_size(config, height, width)
-            network = VideoUNet(method, config, v_scale=settings.get("v_scale", 1.0))
+            conditions = empty_conditions(1, (3, 1, 1), context, actions)
+            network = VideoUNet(method, config, v_scale=settings.get("v_scale", 1.0), conditions=conditions)
         eps, fps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("fps")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not describe a biflow model: {error}") from error
@@ -123,7 +155,8 @@ def load_model(
         raise UserError(f"The network in {folder} is a {kind}, not a VideoUNet: pass one as network= to load it.")
     load_weights(network, weights)
     network.to(device).eval()
-    return Model(network, method, (3, height, width), eps, fps, device=torch.device(device), folder=folder)
+    shape, place = (3, height, width), torch.device(device)
+    return Model(network, method, shape, eps, fps, context, context_eps, actions, device=place, folder=folder)
 
 
 def save_model(
@@ -146,6 +179,29 @@ def load_weights(network: nn.Module, path: Path) -> None:
         shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
         raise UserError(f"{path} is a checkpoint of another shape: {shapes}.")
     network.load_state_dict(state)
+
+
+def start_from(network: VideoUNet, folder: Path) -> float:
+    """Load the weights of another model into a network that may see more, and return that model's v_scale.
+
+    Past frames and actions that the other one did not know have no effect until they are trained.
+
+    Raises:
+        UserError: no model there, or one of another shape.
+    """
+    other = load_model(folder)
+    state, expected = other.weights.state_dict(), network.state_dict()
+    for name, value in expected.items():
+        if name not in state and ".class_embedding.vector." in name:
+            state[name] = value
+        elif name.endswith("conv_in.weight") and name in state and value.shape[1] > state[name].shape[1]:
+            wider = torch.zeros_like(value)
+            wider[:, : state[name].shape[1]] = state[name]  # past frames are the last channels
+            state[name] = wider
+    if isinstance(other.network, VideoUNet) and (bad := mismatched(expected, state)):
+        raise UserError(f"The network of {folder} has another shape, beginning with {bad[0]}.", setting="init")
+    network.load_state_dict(state)
+    return other.config["v_scale"]
 
 
 def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -7,13 +7,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from diffusers.models.embeddings import Timesteps
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from biflow.config import NORM_GROUPS, NetworkConfig
 from biflow.errors import UserError
 from biflow.methods import Method
-from biflow.paths import Fields, present
+from biflow.paths import NO_CONDITIONS, Conditions, Fields, present
 
 
 def check_size(network: NetworkConfig, height: int, width: int) -> None:
@@ -33,31 +34,42 @@ class VideoUNet(nn.Module):
 
     The frames of a query (b, 3, h, w) are stacked as channels. Its numbers (b,) are embedded: the first as the time of
     the UNet, a second as its class label. So FLOW has 3 → 3 channels and embeds t, BI-FLOW 3 → 6 (f^v, f^n) and embeds
-    t and alpha, CONDIFF 6 → 3 (noisy frame, current frame) and embeds alpha.
+    t and alpha, CONDIFF 6 → 3 (noisy frame, current frame) and embeds alpha. Past frames (b, m, 3, h, w) are further
+    channels. The levels of their noise and the action, both (b, d), are embedded together and added to the others;
+    what comes out of that is zero until it is trained.
 
     Args:
         method: whose queries it answers.
         config: its shape.
         v_scale: unit of the f^v head, whose output is multiplied by it.
+        conditions: those that it is asked under, as an example.
 
     Raises:
         UserError: the method asks with other tensors too, which would be ignored.
     """
 
-    def __init__(self, method: Method, config: NetworkConfig | None = None, *, v_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        method: Method,
+        config: NetworkConfig | None = None,
+        *,
+        v_scale: float = 1.0,
+        conditions: Conditions = NO_CONDITIONS,
+    ) -> None:
         super().__init__()
         self.network, self.v_scale = config or NetworkConfig(), v_scale
-        query = method.example(torch.zeros(1, 3, 1, 1, device="cpu"))
-        frames, numbers = _parts(query)
-        if len(frames) + len(numbers) < len(present(query)) or not 1 <= len(numbers) <= 2:
+        query = method.example(torch.zeros(1, 3, 1, 1, device="cpu"), conditions=conditions)
+        frames, numbers, vectors = _parts(query)
+        if any(tensor.ndim not in (1, 2, 4, 5) for tensor in present(query).values()) or not 1 <= len(numbers) <= 2:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in present(query).items())
             raise UserError(
                 f"{method.title} asks with {shapes}, but a VideoUNet takes frames (b, c, h, w) and one or two numbers "
                 "(b,). It needs a network of its own."
             )
         channels, count = sum(frame.shape[1] for frame in frames), method.heads if self.network.pair else 1
+        second, width = len(numbers) > 1, sum(vector.shape[1] for vector in vectors)
         self.nets = nn.ModuleList(
-            _unet(self.network, channels, 3 * method.heads // count, len(numbers) > 1) for _ in range(count)
+            _unet(self.network, channels, 3 * method.heads // count, second, width) for _ in range(count)
         )
 
     def forward(self, query: Any) -> Fields:
@@ -67,10 +79,12 @@ class VideoUNet(nn.Module):
     def evaluate(self, net: nn.Module, query: Any) -> Float[Tensor, "b c h w"]:
         """The output of one of `nets`, 3 channels per head."""
         patch, scale = self.network.patch, self.network.time_scale
-        frames, (time, *label) = _parts(query)
+        frames, (time, *label), vectors = _parts(query)
         x = frames[0] if len(frames) == 1 else torch.cat(frames, dim=1)
         x = F.pixel_unshuffle(x, patch) if patch > 1 else x
         labels = label[0] * scale if label else None
+        if vectors:
+            labels = torch.cat([*(number[:, None] * scale for number in label), *vectors], dim=1)
         out = net(x, time * scale, class_labels=labels, return_dict=False)[0]
         return F.pixel_shuffle(out, patch) if patch > 1 else out
 
@@ -105,18 +119,20 @@ def halved(query: Any) -> Any:
     return query._replace(**{query._fields[0]: halves(query[0])})
 
 
-def _parts(query: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """The frames and the numbers of a query."""
+def _parts(query: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The frames (b, c, h, w), the numbers (b,) and the vectors (b, d) of a query."""
     tensors = present(query).values()
-    return [tensor for tensor in tensors if tensor.ndim == 4], [tensor for tensor in tensors if tensor.ndim == 1]
+    frames = [tensor.flatten(1, -3) for tensor in tensors if tensor.ndim > 3]
+    return frames, *([tensor for tensor in tensors if tensor.ndim == n] for n in (1, 2))
 
 
-def _unet(network: NetworkConfig, channels_in: int, channels_out: int, second_number: bool) -> UNet2DModel:
+def _unet(network: NetworkConfig, channels_in: int, channels_out: int, second: bool, vector: int) -> UNet2DModel:
+    """The UNet, of which a `second` number and vectors, together of size `vector`, are the class labels."""
     levels = len(network.channels)
     attention = {i % levels for i in network.attention}
     down = tuple("AttnDownBlock2D" if i in attention else "DownBlock2D" for i in range(levels))
     up = tuple(block.replace("Down", "Up") for block in reversed(down))
-    return UNet2DModel(
+    unet = UNet2DModel(
         in_channels=channels_in * network.patch**2,
         out_channels=channels_out * network.patch**2,
         block_out_channels=network.channels,
@@ -124,6 +140,29 @@ def _unet(network: NetworkConfig, channels_in: int, channels_out: int, second_nu
         down_block_types=down,
         up_block_types=up,
         attention_head_dim=network.head_dim,
-        class_embed_type="timestep" if second_number else None,
+        class_embed_type="timestep" if second and not vector else None,
         norm_num_groups=NORM_GROUPS,
     )
+    if vector:
+        unet.class_embedding = _Labels(network.channels[0], second, vector)
+    return unet
+
+
+class _Labels(nn.Module):
+    """Embeds a second number as diffusers does, with weights of the same names, and adds an embedding of vectors."""
+
+    def __init__(self, channels: int, second: bool, vector: int) -> None:
+        super().__init__()
+        width = 4 * channels  # as in UNet2DModel
+        self.number = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0) if second else None
+        if second:
+            self.linear_1, self.linear_2 = nn.Linear(channels, width), nn.Linear(width, width)
+        self.vector = nn.Sequential(nn.Linear(vector, width), nn.SiLU(), nn.Linear(width, width))
+        nn.init.zeros_(self.vector[2].weight)
+        nn.init.zeros_(self.vector[2].bias)
+
+    def forward(self, labels: Float[Tensor, "b d"]) -> Float[Tensor, "b width"]:
+        if self.number is None:
+            return self.vector(labels)
+        number = self.number(labels[:, 0]).to(self.linear_1.weight.dtype)
+        return self.linear_2(F.silu(self.linear_1(number))) + self.vector(labels[:, 1:])

@@ -26,6 +26,20 @@ class Query(NamedTuple):
     t: Tensor | None = None  # (b,), time from the current frame (0) to the next (1)
     alpha: Tensor | None = None  # (b,), noise level; for CONDIFF the way from noise (0) to the next frame (1)
     condition: Tensor | None = None  # (b, *shape), the current frame
+    past: Tensor | None = None  # these three as in Conditions
+    past_noise: Tensor | None = None
+    action: Tensor | None = None
+
+
+class Conditions(NamedTuple):
+    """What a frame depends on beside the current one, whatever the method."""
+
+    past: Tensor | None = None  # (b, m, *shape), the m frames before the current one, the newest first; 0 for none
+    past_noise: Tensor | None = None  # (b, m), the level of the noise that each has; -1 where there is no frame
+    action: Tensor | None = None  # (b, 1 + k), 1 and k numbers in about [-1, 1]; zeros where no action is known
+
+
+NO_CONDITIONS = Conditions()
 
 
 class Fields(NamedTuple):
@@ -50,6 +64,12 @@ def present(tensors: Any) -> dict[str, Tensor]:
 def join(queries: Sequence[Any]) -> Any:
     """Queries of one kind as one, batch after batch."""
     return type(queries[0])(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*queries, strict=True)))
+
+
+def conditioned(network: Network, conditions: Conditions) -> Network:
+    """The network, asked under these conditions."""
+    known = present(conditions)
+    return (lambda query: network(query._replace(**known))) if known else network
 
 
 class Curve(NamedTuple):

@@ -4,9 +4,11 @@ Sampling to a file, previews while training, evaluation and the web page all dra
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice, pairwise
+from itertools import count, islice, pairwise, repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,9 @@ from torch import Tensor
 from biflow.config import Direction, Solver
 from biflow.errors import UserError
 from biflow.methods.biflow import denoise as _denoise
+from biflow.methods.noise import noise_like
 from biflow.model import Model
-from biflow.paths import State
+from biflow.paths import Conditions, State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
 
@@ -47,8 +50,10 @@ def stream(
     model: Model,
     first: State,
     *,
+    actions: Iterable[Any] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     eps: float | None = None,
+    context_eps: float | None = None,
     direction: Direction = "forward",
     solver: Solver | None = None,
     in_between: int = 1,
@@ -60,9 +65,16 @@ def stream(
 
     Args:
         model: of any network and sample shape; `biflow.engines.with_engine` gives a faster one.
-        first: the frames to start from, within the model's limits ([-1, 1] for pixels), on its device.
+        first: the frames to start from, within the model's limits ([-1, 1] for pixels), on its device. Several frames
+            (b, j, 3, h, w), the newest last, also give a model with context its past.
+        actions: what is done before each new frame: k numbers, (k,) or one row per sample (b, k), within the model's
+            ranges, or None for an action that is not known. Each is asked for just before its frame is solved, and the
+            frames end with them. Backward in time, it is what led to the frame that is there. By default nothing is
+            done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         eps: noise level, for methods that take one; the model's own by default.
+        context_eps: noise level of the past frames that the model sees; its own by default. Backward in time it sees
+            none, since these are still to come.
         direction: direction in time, where the method can be solved backward.
         solver: adaptive Adams at rtol = atol = 1e-2 by default.
         in_between: frames per step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
@@ -81,35 +93,87 @@ def stream(
         torch.Size([1, 3, 64, 64])
     """
     generators = sample_generators(0, range(len(first))) if generators is None else generators
-    _check_first(model, first, len(generators))
+    several = model.shape is not None and first.ndim == len(model.shape) + 2
+    _check_first(model, first[:, -1] if several else first, len(generators))
     eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
+    if actions is not None and model.actions is None:
+        raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
     if solver.steps is not None:  # a number of fixed steps is shared among the legs
         solver = replace(solver, steps=-(-solver.steps // in_between))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
-    return _frames(model, first, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
+    legs = np.linspace(*ends, in_between + 1).tolist()
+    past, last = (list(first[:, :-1].unbind(1)), first[:, -1]) if several else ([], first)
+    memory = Memory(model, past, generators, model.context_eps if context_eps is None else context_eps)
+    todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
+    return _frames(model, last, memory, todo, generators, eps, solver, legs)
 
 
 def _frames(
-    model: Model, last: Tensor, generators: Sequence[torch.Generator], eps: float, solver: Solver, ends: list[float]
+    model: Model,
+    last: Tensor,
+    memory: "Memory",
+    actions: Iterator[Any],
+    generators: Sequence[torch.Generator],
+    eps: float,
+    solver: Solver,
+    ends: list[float],
 ) -> Iterator[Frame]:
     """The frame loop. A frame is solved in legs between the `ends`, values of k from 0 to 1, or from 1 to 0."""
     method, network, backward, legs = model.method, model.network, ends[0] > ends[-1], len(ends) - 1
     step: Tensor | None = None
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
-    for index in count():
+    for index, action in enumerate(actions):
         with torch.inference_mode():
             x, given = method.start(last, eps, generators)
+            conditions = memory.conditions(action, f"frame {index + 1}")
+        how: dict[str, Any] = {"conditions": conditions, "eps": eps, "solver": solver}
         for leg, (k0, k1) in enumerate(pairwise(ends), start=1):
             with torch.inference_mode():
-                solution = method.advance(network, x, k0, k1, given=given, eps=eps, solver=solver, first_step=step)
+                solution = method.advance(network, x, k0, k1, given=given, first_step=step, **how)
                 x, shown, nfe = solution.x, solution.x, solution.nfe
                 step = None if solver.reference else solution.next_step
-                if leg < legs and (clean := method.clean(network, x, k1, eps=eps, backward=backward, solver=solver)):
+                if leg < legs and (clean := method.clean(network, x, k1, backward=backward, **how)):
                     shown, nfe = clean.x, nfe + clean.nfe
                 shown = shown.clamp(*model.limits) if model.limits else shown
             time = index + leg / legs
             yield Frame(shown, nfe, -time if backward else time)
+        if not backward:
+            memory.add(last)
         last = shown
+
+
+class Memory:
+    """The frames before the current one, as a model with context sees them: the newest ones, each with noise.
+
+    Args:
+        model: whose `context` they are.
+        past: frames (b, *shape) to begin with, the newest last.
+        generators: one per sample, for the noise.
+        level: of the noise.
+    """
+
+    def __init__(self, model: Model, past: Sequence[Tensor], generators: Sequence[torch.Generator], level: float):
+        self._model, self._generators, self._level = model, generators, level
+        self._past: deque[Tensor] = deque(reversed(past[-model.context :] if model.context else []), model.context)
+
+    def add(self, frame: Tensor) -> None:
+        """Remember a frame, and forget the oldest."""
+        self._past.appendleft(frame)
+
+    def conditions(self, action: Any, where: str) -> Conditions:
+        """What the next frame depends on; `action` as `stream` takes it. Raises UserError for one that does not fit."""
+        model, conditions = self._model, self._model.conditions(len(self._generators))
+        if conditions.past is not None and conditions.past_noise is not None and self._past:
+            seen = torch.stack(list(self._past), dim=1)
+            noisy = seen + self._level * noise_like(seen, self._generators) if self._level else seen
+            conditions.past[:, : len(self._past)] = noisy
+            conditions.past_noise[:, : len(self._past)] = self._level
+        if model.actions and conditions.action is not None and action is not None:
+            row = action.detach().cpu().numpy() if isinstance(action, Tensor) else action
+            row = model.actions.scaled(model.actions.check(row, where))
+            conditions.action[:, 0] = 1
+            conditions.action[:, 1:] = torch.as_tensor(row, device=model.device)
+        return conditions
 
 
 def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:

@@ -63,6 +63,13 @@ class TrainConfig:
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights that streaming uses; 0 for none.
         alpha_max: Largest noise level that BI-FLOW is trained with; it draws from U(0, alpha_max).
+        context: Number of past frames that the network sees beside the current one; 0 is the paper's.
+        context_noise: Largest noise level on past frames in training. Each has its own from U(0, context_noise), which
+            the network is told.
+        context_eps: Noise level on past frames in streaming.
+        own_frames: Share of the samples that begin with frames of the model's own, as in streaming, instead of the
+            clip's.
+        init: A run or model folder to take the first weights from. It may see less: no past frames, no actions.
         coarse_noise: Share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
@@ -91,6 +98,11 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.9999
     alpha_max: float = 1.0
+    context: int = 0
+    context_noise: float = 0.3
+    context_eps: float = 0.1
+    own_frames: float = 0.0
+    init: str | None = None
     coarse_noise: float = 0.0
     v_scale: float | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -104,7 +116,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
-        check(self, "not be negative", lambda value: value >= 0, "coarse_noise", "eps")
+        noise = ("coarse_noise", "eps", "context", "context_noise", "context_eps")
+        check(self, "not be negative", lambda value: value >= 0, *noise)
+        check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
         check(self, "be positive", lambda value: value > 0, "lr", "clip", "alpha_max", "v_scale")
         check(self, "be at least 0 and below 1", lambda value: 0 <= value < 1, "ema")
 

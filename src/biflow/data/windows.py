@@ -9,10 +9,11 @@ import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.data.readers import natural
@@ -30,6 +31,19 @@ Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
 def is_prepared(path: str | Path) -> bool:
     """Whether `path` is a folder that `prepare` wrote."""
     return (Path(path) / "frames.npy").is_file() and (Path(path) / "index.json").is_file()
+
+
+class Past(NamedTuple):
+    """Windows of b samples together with what came before each.
+
+    frames: n earlier frames, black where the clip had not begun, and then those of the window.
+    known: how many of the earlier ones there are.
+    actions: between these frames, in the units of the set; NaN where none is known. None for a set without actions.
+    """
+
+    frames: UInt8[Tensor, "b n c h w"]
+    known: Int[Tensor, " b"]
+    actions: Float[Tensor, "b m k"] | None
 
 
 class Windows(torch.utils.data.Dataset):
@@ -69,6 +83,7 @@ class Windows(torch.utils.data.Dataset):
         self.fps: float | None = max(rates, key=rates.count) if rates else None
         starts = [np.arange(clip["start"], clip["start"] + clip["frames"] - frames + 1) for clip in self.clips]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])  # of all windows: none crosses into a next clip
+        self._clip_starts = np.repeat([clip["start"] for clip in self.clips], list(map(len, starts)))
         if not len(self._starts):
             what = f"no clip of {frames} or more frames in its {split} split"
             raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")
@@ -99,6 +114,20 @@ class Windows(torch.utils.data.Dataset):
         for row in np.argsort(starts, kind="stable"):
             out[row] = self._array[starts[row] : starts[row] + self.frames]
         return torch.from_numpy(out)
+
+    def with_past(self, indices: Indices, before: int) -> Past:
+        """The windows of these indices, in this order, with at most `before` frames of the same clip before each."""
+        picks, total = np.asarray(indices), before + self.frames
+        known = np.minimum(before, self._starts[picks] - self._clip_starts[picks])
+        frames = np.zeros((len(picks), total, *self._array.shape[1:]), np.uint8)
+        actions = self._actions
+        done = None if actions is None else np.full((len(picks), total - 1, actions.shape[1]), np.nan, np.float32)
+        for row in np.argsort(self._starts[picks], kind="stable"):
+            first, end = self._starts[picks[row]] - known[row], self._starts[picks[row]] + self.frames
+            frames[row, before - known[row] :] = self._array[first:end]
+            if actions is not None and done is not None:
+                done[row, before - known[row] :] = actions[first : end - 1]
+        return Past(*(None if part is None else torch.from_numpy(part) for part in (frames, known, done)))
 
     def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """All frames of clip `i` of this split."""

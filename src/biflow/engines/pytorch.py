@@ -42,6 +42,6 @@ def frame_error(model: Model, network: Network, eps: float = 0.2) -> float:
     smooth = F.interpolate(torch.rand(1, 3, 4, 4, generator=generator) * 2 - 1, model.shape[1:]).to(model.device)
     method, level = model.method, eps if model.method.takes_eps else 0.0
     x, given = method.start(smooth, level, [generator])
-    step = {"given": given, "eps": level, "solver": Solver("euler", steps=1)}
+    step = {"given": given, "eps": level, "solver": Solver("euler", steps=1), "conditions": model.conditions(1)}
     ours, exact = (method.advance(one, x, 0.0, 1.0, **step).x for one in (network, model.network))
     return (ours - exact).square().mean().sqrt().item()

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from biflow import paths
 from biflow.config import Solver, TrainConfig
-from biflow.methods.method import Given, Loss, Method, Terms, squared_error
+from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
 from biflow.methods.noise import draw_noise, noise_like
-from biflow.paths import Network, PerSample, Query, State, bilinear
+from biflow.paths import NO_CONDITIONS, Conditions, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Field, Solution, solve
 
 
@@ -23,10 +23,19 @@ def biflow_loss(network: Network, x0: State, x1: State, n: State, t: PerSample, 
     return {"v": squared_error(v_hat, x1 - x0), "n": squared_error(n_hat, n)}
 
 
-def denoise(network: Network, x: State, t: float, alpha: float, *, solver: Solver | None = None) -> Solution:
+def denoise(
+    network: Network,
+    x: State,
+    t: float,
+    alpha: float,
+    *,
+    conditions: Conditions = NO_CONDITIONS,
+    solver: Solver | None = None,
+) -> Solution:
     """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
-    field = paths.field_along(network, paths.denoising_line(t, alpha))
-    return solve(field, x, 0.0, 1.0, solver=solver or Solver())
+    curve = paths.denoising_line(t, alpha)
+    field, args = under(lambda network: paths.field_along(network, curve), network, conditions)
+    return solve(field, x, 0.0, 1.0, args=args, solver=solver or Solver())
 
 
 class BiFlow(Method):
@@ -49,12 +58,21 @@ class BiFlow(Method):
         return paths.field_along(network, _curve(eps, backward))
 
     def clean(
-        self, network: Network, x: State, k: float, *, eps: float, backward: bool, solver: Solver
+        self,
+        network: Network,
+        x: State,
+        k: float,
+        *,
+        conditions: Conditions,
+        eps: float,
+        backward: bool,
+        solver: Solver,
     ) -> Solution | None:
         if not eps:
             return None
         curve, at = _curve(eps, backward), torch.tensor([k])
-        return denoise(network, x, curve.t(at).item(), curve.alpha(at).item(), solver=solver)
+        t, alpha = curve.t(at).item(), curve.alpha(at).item()
+        return denoise(network, x, t, alpha, conditions=conditions, solver=solver)
 
 
 def _curve(eps: float, backward: bool) -> paths.Curve:

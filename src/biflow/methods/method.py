@@ -1,6 +1,6 @@
 """What a method is: everything that FLOW, BI-FLOW and CONDIFF differ in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import Solver, TrainConfig
-from biflow.paths import Fields, Network, PerSample, State
+from biflow.paths import NO_CONDITIONS, Conditions, Fields, Network, PerSample, State, conditioned, present
 from biflow.solvers import Field, Solution, solve
 
 Terms = dict[str, PerSample]
@@ -74,21 +74,30 @@ class Method:
         k1: float,
         *,
         given: Given = (),
+        conditions: Conditions = NO_CONDITIONS,
         eps: float = 0.0,
         solver: Solver,
         first_step: Tensor | None = None,
     ) -> Solution:
         """Solve from k0 to k1, the whole of a frame or a leg of it; k1 < k0 is backward in time."""
-        field = self.field(network, eps, backward=k1 < k0)
-        return solve(field, x, k0, k1, solver=solver, args=given, first_step=first_step)
+        field, args = under(lambda network: self.field(network, eps, k1 < k0), network, conditions, given)
+        return solve(field, x, k0, k1, solver=solver, args=args, first_step=first_step)
 
     def clean(
-        self, network: Network, x: State, k: float, *, eps: float, backward: bool, solver: Solver
+        self,
+        network: Network,
+        x: State,
+        k: float,
+        *,
+        conditions: Conditions,
+        eps: float,
+        backward: bool,
+        solver: Solver,
     ) -> Solution | None:
         """The frame to show for a state on the way, at k. None: the state itself."""
         return None
 
-    def example(self, frame: State, eps: float = 0.0) -> Any:
+    def example(self, frame: State, eps: float = 0.0, conditions: Conditions = NO_CONDITIONS) -> Any:
         """The first query by which the frame after `frame` is solved, always with the same noise."""
         queries = []
 
@@ -99,8 +108,26 @@ class Method:
 
         generators = [torch.Generator().manual_seed(i) for i in range(len(frame))]
         x, given = self.start(frame, eps, generators)
-        self.advance(record, x, 0.0, 1.0, given=given, eps=eps, solver=Solver("euler", steps=1))
+        how = {"given": given, "conditions": conditions, "eps": eps, "solver": Solver("euler", steps=1)}
+        self.advance(record, x, 0.0, 1.0, **how)
         return queries[0]
+
+
+def under(
+    field_of: Callable[[Network], Field], network: Network, conditions: Conditions, given: Given = ()
+) -> tuple[Field, Given]:
+    """The field of a network that is asked under conditions, and what to solve it with as `args`.
+
+    The conditions are among these, since each has to stay with its sample when a solver drops some.
+    """
+    names = present(conditions)
+    own = len(given)
+
+    def field(x: Tensor, k: Tensor, *args: Tensor) -> Tensor:
+        now = Conditions(**dict(zip(names, args[own:], strict=True)))
+        return field_of(conditioned(network, now))(x, k, *args[:own])
+
+    return field, (*given, *names.values())
 
 
 def squared_error(prediction: State, target: State) -> PerSample:

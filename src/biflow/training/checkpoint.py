@@ -23,6 +23,7 @@ KEEP = 2  # checkpoints; the older one is for the case that the newer one is dam
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
 FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
+FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames"}
 
 
 def save(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from biflow.engines.queries import example
 from biflow.files import write_text
 from biflow.methods import Loss
 from biflow.model import Model
@@ -97,8 +98,7 @@ def training_flops(model: Model) -> int:
 
     Counted for the forward pass; the backward pass takes twice as many (a product for the inputs, one for the weights).
     """
-    assert model.shape is not None
-    query = model.method.example(torch.zeros(1, *model.shape, device=model.device))
+    query = example(model, 1)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.network(query)
     return 3 * counter.get_total_flops()

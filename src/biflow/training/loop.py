@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from biflow import methods
 from biflow.config import TrainConfig
-from biflow.data.windows import Windows, window_order
+from biflow.data.windows import Past, Windows, window_order
 from biflow.errors import UserError
 from biflow.machine import computes_in_bf16, keep_compiled
-from biflow.model import Model
+from biflow.model import Model, empty_conditions, start_from
 from biflow.networks import VideoUNet, check_size
+from biflow.paths import conditioned
 from biflow.training import checkpoint
+from biflow.training.conditions import conditions, frames_before
 from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.preview import preview
@@ -134,22 +136,28 @@ def _new_model(
     if network is None:
         check_size(config.network, *windows.size)
         torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
-        network = VideoUNet(method, config.network, v_scale=v_scale)
-    eps = config.eps if method.takes_eps else 0.0
-    return Model(network, method, (3, *windows.size), eps, windows.fps, device=device), v_scale
+        seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
+        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
+        if config.init:
+            network.v_scale = v_scale = start_from(network, Path(config.init))
+    eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
+    memory = (config.context, config.context_eps, windows.actions)
+    return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
 
 
-def _update(run: _Run, step: int, batch: Tensor) -> Tensor:
-    """One step of the optimiser on a batch (b, window, 3, h, w), uint8. Returns the norm of the gradient."""
+def _update(run: _Run, step: int, batch: Past) -> Tensor:
+    """One step of the optimiser on a batch of windows. Returns the norm of the gradient."""
     config, device = run.config, run.accelerator.device
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
     weights = {"v": run.v_scale**-2}
-    for part, frames in enumerate(batch.chunk(config.accumulate)):
-        clips = to_float(frames.to(device, non_blocking=True))
+    method = run.model.method
+    for part in range(config.accumulate):
+        share = Past(*(None if whole is None else whole.chunk(config.accumulate)[part] for whole in batch))
         generator = _generator(device, config.seed, step, run.accelerator.process_index, part)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
-            loss = run.model.method.loss(run.network, clips, generator, config)
+            clips, seen = conditions(run.model, share, config, generator)
+            loss = method.loss(conditioned(run.network, seen), clips, generator, config)
         total = torch.stack([weights.get(name, 1.0) * term.mean() for name, term in loss.terms.items()]).sum()
         run.accelerator.backward(total / config.accumulate)
         run.log.add(loss)
@@ -184,14 +192,14 @@ def _generator(device: torch.device, *key: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def _batches(run: _Run, windows: Windows, start: int) -> Iterator[tuple[int, Tensor]]:
-    """(step, this process's share of its batch, uint8 (b, window, 3, h, w)) from `start` on, read one step ahead."""
+def _batches(run: _Run, windows: Windows, start: int) -> Iterator[tuple[int, Past]]:
+    """(step, this process's share of its batch) from `start` on, read one step ahead."""
     config, rank, world = run.config, run.accelerator.process_index, run.accelerator.num_processes
     share = config.batch // world
 
-    def read(step: int) -> Tensor:
+    def read(step: int) -> Past:
         order = window_order(len(windows), seed=config.seed, step=step, batch=share, rank=rank, world=world)
-        return windows.batch(order)
+        return windows.with_past(order, frames_before(config))
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, start)
