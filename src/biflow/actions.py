@@ -177,7 +177,13 @@ def _named(actions: Actions) -> dict[str, dict[str, float]]:
 
 def key_of(name: str) -> str | None:
     """The arrow key that a named action is on: "up", "down", "left" or "right"; None for other actions."""
-    words = {"left": "left", "right": "right", "forward": "up", "up": "up", **dict.fromkeys(("gas", "accelerate"), "up")}
+    words = {
+        "left": "left",
+        "right": "right",
+        "forward": "up",
+        "up": "up",
+        **dict.fromkeys(("gas", "accelerate"), "up"),
+    }
     return words.get(name, "down" if name in NEGATIVE or name == "down" else None)
 
 

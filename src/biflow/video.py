@@ -116,12 +116,14 @@ class Video:
         fps: frames per second; None if the file does not say.
         length: number of frames, which may be an estimate; None if the file does not say.
         part: name of the clip within its file, such as "[3]", if the file holds several.
+        actions: (n, k), what was done after each frame, if the file holds that too.
     """
 
     frames: Frames
     fps: float | None
     length: int | None = None
     part: str = ""
+    actions: np.ndarray | None = None
 
 
 def decode(file: str | Path | Bytes, name: str | None = None) -> Video:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from biflow.data.readers import READERS, File, natural, read_images
+from biflow.data.actions import Table, find_tables
+from biflow.data.readers import ARCHIVE_SUFFIXES, READERS, File, natural, read_images
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.video import IMAGE_SUFFIXES, Video
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 SPLIT_NAME = re.compile(r"(?:.*_)?(?:(train)|test|val|validation)")  # of a folder sky_test/ or a list video_test.csv
 
 
@@ -36,12 +36,14 @@ class Item:
         split: "train" or "test" if the source says so.
         read: yields its clips, each to be read before the next is asked for. Images that have to be converted to RGB
             are counted by kind in the `Counter`. Raises UserError for damage, then or while frames are read.
+        actions: what was done after each frame, if a file beside it says so.
     """
 
     name: str
     source: str
     split: str | None
     read: Callable[[Counter], Iterator[Video]]
+    actions: Table | None = None
 
 
 def find_clips(src: str | Path) -> list[Item]:
@@ -62,19 +64,20 @@ def find_clips(src: str | Path) -> list[Item]:
         if suffix in IMAGE_SUFFIXES or suffix in READERS:
             groups.setdefault(file.path.parent if suffix in IMAGE_SUFFIXES else file.path, []).append(file)
     splits = _listed_splits(files)
-    items = [_item(src, path, group, splits) for path, group in groups.items()]
+    actions = find_tables(files, groups)
+    items = [_item(src, path, group, splits, actions.get(path)) for path, group in groups.items()]
     if not items:
         raise UserError(f"{src} holds no clips: no images, videos (such as mp4) or arrays (pt, npy, npz).")
     return items
 
 
-def _item(src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str]) -> Item:
+def _item(src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str], actions: Table | None) -> Item:
     names = map(SPLIT_NAME.fullmatch, path.parts)  # relative to the source, whose own name says nothing
     split = splits.get(path.name) or next((_split(name) for name in names if name), None)
     suffix = files[0].path.suffix.lower()
     read = partial(read_images, files) if suffix in IMAGE_SUFFIXES else partial(READERS[suffix], files[-1])
     source = src if files[0].real == src else src / path
-    return Item(str(path) if path.parts else src.name, str(source), split, read)
+    return Item(str(path) if path.parts else src.name, str(source), split, read, actions)
 
 
 def _split(name: re.Match) -> str:

@@ -14,10 +14,11 @@ import torch
 from tqdm import tqdm
 
 from biflow.config import Prepare
+from biflow.data.actions import ActionsError, Gathered, Table, table
 from biflow.data.clips import Item, find_clips
 from biflow.data.windows import FORMAT, is_prepared
 from biflow.errors import UserError
-from biflow.files import replacing, write_json
+from biflow.files import replacing, write_array, write_json
 from biflow.video import Video, resize
 
 log = logging.getLogger("biflow")
@@ -53,6 +54,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
         clips, skipped = _assign_splits(writer.clips, settings.split, settings.seed), writer.skipped
         index = {"format": FORMAT, "size": list(shape), "channels": 3, "stride": settings.stride}
         index |= {"crop": settings.crop, "source": str(src), "seed": settings.seed, "train_share": settings.split}
+        index |= _write_actions(partial / "actions.npy", writer.actions, clips)
         index |= {"clips": clips, "skipped": skipped}
         write_json(partial / "index.json", index)
     if kinds := sorted(writer.conversions.items()):
@@ -79,6 +81,23 @@ def _write_frames(
     return writer
 
 
+def _write_actions(path: Path, actions: Gathered, clips: list[dict]) -> dict:
+    """Write a row per frame, if there are actions, and mark the clips that have some. Return entries of the index."""
+    described = actions.described()
+    if described is None:
+        return {}
+    meaning, rules = described
+    rows = actions.rows(rules)
+    for clip in clips:
+        last = clip["start"] + clip["frames"] - 1
+        rows[last] = np.nan  # also where a single clip was cut in two
+        clip["actions"] = bool(np.isfinite(rows[clip["start"]]).all())
+    if none := sum(not clip["actions"] for clip in clips):
+        log.warning("%d of %d clips have no actions.", none, len(clips))
+    write_array(path, rows)
+    return {"actions": {**meaning.as_json(), "resample": rules}}
+
+
 class _Writer:
     """Appends clips to frames.npy and keeps the entries of index.json: `clips` and `skipped`."""
 
@@ -87,6 +106,7 @@ class _Writer:
         self.clips: list[dict] = []
         self.skipped: list[dict] = []
         self.conversions: Counter[str] = Counter()
+        self.actions = Gathered()
         self.frames = self.items = 0
         self.write_header()
         self.start = file.tell()  # of the first frame
@@ -98,11 +118,14 @@ class _Writer:
             for video in item.read(self.conversions):
                 name = item.name + video.part
                 with self._skipping(name):
-                    frames = self._write(video)
+                    kept, length = self._write(video)
+                    frames = len(kept)
                     if frames < 2:
                         count = f"{frames} frame{'s' * (frames != 1)}"
                         raise UserError(f"{name} has {count} at stride {stride}. A clip needs 2.")
-                    fps = video.fps or self.settings.fps
+                    actions = self._actions_of(item, video)
+                    self.actions.add(name, actions, length, kept)
+                    fps = video.fps or self.settings.fps or (actions and actions.settings.get("fps"))
                     entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
                     self.clips.append({**entry, "fps": fps and fps / stride, "split": item.split})
                     self.frames += frames
@@ -110,19 +133,34 @@ class _Writer:
         self.items += 1
         self.bar.update(self.items - self.bar.n)
 
-    def _write(self, video: Video) -> int:
-        """Append every n-th frame of a clip and return how many these are."""
-        frames = itertools.islice(video.frames, 0, None, self.settings.stride)
-        small = (resize(frame[None], self.shape, crop=self.settings.crop) for frame in frames)
-        count = 0
+    def _actions_of(self, item: Item, video: Video) -> Table | None:
+        own = None if video.actions is None else table(video.actions, f"{item.source}{video.part}")
+        if own and item.actions:
+            raise ActionsError(f"{item.source} holds actions, and so does {item.actions.where}. Remove one of them.")
+        if item.actions and self.clips and self.clips[-1]["source"] == item.source:
+            raise ActionsError(f"{item.actions.where} has actions for one clip, but {item.source} holds several.")
+        return own or item.actions
+
+    def _write(self, video: Video) -> tuple[range, int]:
+        """Append every n-th frame of a clip. Return the indices of these frames, and how many the clip has."""
+        stride, length, count = self.settings.stride, 0, 0
+
+        def kept() -> Iterator[torch.Tensor]:
+            nonlocal length
+            for frame in video.frames:
+                if length % stride == 0:
+                    yield frame
+                length += 1
+
+        small = (resize(frame[None], self.shape, crop=self.settings.crop) for frame in kept())
         with contextlib.closing(video.frames):  # its file, after a failure too
             while chunk := list(itertools.islice(small, CHUNK)):
                 self.file.write(torch.cat(chunk).numpy().data)
                 count += len(chunk)
                 if video.length:
-                    share = min(1.0, count * self.settings.stride / video.length)
+                    share = min(1.0, count * stride / video.length)
                     self.bar.update(max(0.0, self.items + share - self.bar.n))
-        return count
+        return range(0, length, stride), length
 
     @contextlib.contextmanager
     def _skipping(self, name: str) -> Iterator[None]:
@@ -130,7 +168,7 @@ class _Writer:
         try:
             yield
         except UserError as error:
-            if self.settings.strict:
+            if self.settings.strict or isinstance(error, ActionsError):
                 raise
             self.file.seek(self.start + self.frames * 3 * self.shape[0] * self.shape[1])
             self.file.truncate()

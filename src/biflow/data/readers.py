@@ -19,6 +19,8 @@ from torch import Tensor
 from biflow import video
 from biflow.errors import UserError
 
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
 
 @dataclass(frozen=True)
 class File:
@@ -70,11 +72,15 @@ def read_images(files: list[File], conversions: Counter) -> Iterator[video.Video
 
 def read_arrays(file: File, conversions: Counter) -> Iterator[video.Video]:
     """The clips of the arrays in a `.pt`, `.npy` or `.npz` file."""
-    for key, array in _load(file).items():
+    arrays, actions = _load(file)
+    for key, array in arrays.items():
         part = f"[{key}]" if key else ""
         clips = {f"{part}[{i}]": clip for i, clip in enumerate(array)} if array.ndim == 5 else {part: array}
-        for part, clip in clips.items():
-            yield _as_video(clip, file.name, part, conversions)
+        rows = _rows_of_clips(actions, len(clips), file.name) if len(arrays) == 1 else [None] * len(clips)
+        for (part, clip), row in zip(clips.items(), rows, strict=True):
+            found = _as_video(clip, file.name, part, conversions)
+            found.actions = row
+            yield found
 
 
 READERS: dict[str, Callable[[File, Counter], Iterator[video.Video]]] = {
@@ -87,8 +93,8 @@ It raises UserError for a damaged file, and counts images that it converts to RG
 """
 
 
-def _load(file: File) -> dict[str, np.ndarray]:
-    """The arrays in a file by name, "" if it holds a single one. No code in the file is run."""
+def _load(file: File) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The arrays of frames in a file by name, "" if it holds a single one; and its actions. No code in it is run."""
     try:
         if file.path.suffix.lower() in (".npy", ".npz"):
             loaded = np.load(file.content, mmap_mode="r" if file.real else None, allow_pickle=False)
@@ -105,10 +111,22 @@ def _load(file: File) -> dict[str, np.ndarray]:
         if isinstance(error, pickle.UnpicklingError) or "allow_pickle" in str(error):
             what = "holds more than tensors: Python objects, which may run code. Save a plain uint8 array or tensor."
         raise UserError(f"{file.name} {what}") from error
+    actions = arrays.pop("actions", None)
     arrays = {key: value for key, value in arrays.items() if isinstance(value, np.ndarray) and value.ndim >= 3}
     if not arrays:
         raise UserError(f"{file.name} holds no array of frames, such as uint8 (T, H, W, C).")
-    return arrays
+    return arrays, actions
+
+
+def _rows_of_clips(actions: np.ndarray | None, clips: int, name: str) -> list[np.ndarray | None]:
+    """The actions of each clip in a file, from an array (T, k), or (N, T, k) for a batch of clips."""
+    if actions is None:
+        return [None] * clips
+    if actions.ndim == 2 and clips == 1:
+        return [actions]
+    if actions.ndim != 3 or len(actions) != clips:
+        raise UserError(f"{name} has actions of shape {actions.shape}, not (T, k), or (N, T, k) for a batch of clips.")
+    return list(actions)
 
 
 def _load_torch(file: File) -> Any:

@@ -2,7 +2,9 @@
 
 A prepared folder (`biflow.data.prepare` writes it) holds
 - `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
-- `index.json`: format, size, stride, seed, and the name, source, first frame, length, fps and split of each clip.
+- `index.json`: format, size, stride, seed, and the name, source, first frame, length, fps and split of each clip;
+- where clips have actions: `actions.npy`, float32 (n, k), what was done after each frame, NaN where that is unknown.
+  index.json then says what the k columns mean.
 """
 
 import functools
@@ -16,6 +18,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from biflow.actions import Actions, described
 from biflow.data.readers import natural
 from biflow.errors import UserError
 from biflow.files import read_json, reading
@@ -61,6 +64,7 @@ class Windows(torch.utils.data.Dataset):
         clips: the entries of index.json for the clips of this split.
         fps: the most common frame rate of these clips; None where no clip has one.
         index: the content of index.json.
+        actions: what the columns of actions mean; None for a set without actions.
 
     Raises:
         UserError: not a prepared folder, a damaged one, or no window in the split.
@@ -90,16 +94,26 @@ class Windows(torch.utils.data.Dataset):
         end = max(clip["start"] + clip["frames"] for clip in self.index["clips"])
         if self._array.dtype != np.uint8 or self._array.shape[2:] != self.size or len(self._array) < end:
             raise UserError(f"{self.root / 'frames.npy'} does not match index.json. Prepare the folder again.")
+        self.actions: Actions | None = described(self.index.get("actions"), str(self.root / "index.json"))
+        rows = self._actions
+        if self.actions and (rows is None or rows.shape != (len(self._array), len(self.actions.columns))):
+            raise UserError(f"{self.root / 'actions.npy'} does not match index.json. Prepare the folder again.")
 
     @functools.cached_property
     def _array(self) -> np.ndarray:
-        path = self.root / "frames.npy"
-        with reading(path, "cannot be read", "Prepare the folder again."):
-            return np.load(path, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
+        return self._map("frames.npy")
+
+    @functools.cached_property
+    def _actions(self) -> np.ndarray | None:
+        return self._map("actions.npy") if "actions" in self.index else None
+
+    def _map(self, name: str) -> np.ndarray:
+        with reading(self.root / name, "cannot be read", "Prepare the folder again."):
+            return np.load(self.root / name, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
 
     def __getstate__(self) -> dict:
-        # Without the map, which would become a copy of the file. It is mapped again at the next access.
-        return {name: value for name, value in self.__dict__.items() if name != "_array"}
+        # Without the maps, which would become copies of the files. They are mapped again at the next access.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_array", "_actions")}
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -132,6 +146,13 @@ class Windows(torch.utils.data.Dataset):
     def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """All frames of clip `i` of this split."""
         return self._read(self.clips[i]["start"], self.clips[i]["frames"])
+
+    def action_rows(self, clip: int) -> Float[np.ndarray, "n k"]:
+        """The actions after each frame of clip `clip` of this split: NaN where there is none, as after the last."""
+        if self._actions is None:
+            raise UserError(f"{self.root} has no actions. Prepare it from clips that have some.")
+        start = self.clips[clip]["start"]
+        return self._actions[start : start + self.clips[clip]["frames"]].copy()
 
     def frame(self, clip: int, index: int) -> UInt8[Tensor, "c h w"]:
         """Frame `index` of clip `clip` of this split; a negative index counts from the end."""
