@@ -125,7 +125,7 @@ def _game(level: Path) -> Any:
     game.set_doom_scenario_path(str(level))
     game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # by default in the working directory
     game.set_doom_map("map01")
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_640X480)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for render in ("hud", "crosshair", "weapon", "decals", "particles", "effects_sprites", "messages", "corpses"):
         getattr(game, f"set_render_{render}")(False)
@@ -182,7 +182,10 @@ def _act(game: Any, pose: Pose, move: float, turn: float) -> None:
 
 def _picture(screen: np.ndarray, size: int) -> Image.Image:
     """The central square of a screen, averaged down to `size` (otherwise Doom's textures flicker) and brightened."""
-    picture = Image.fromarray(screen).crop((80, 0, 560, 480)).resize((size, size), Image.Resampling.BOX)
+    height, width, _ = screen.shape
+    left = (width - height) // 2
+    picture = Image.fromarray(screen).crop((left, 0, left + height, height))
+    picture = picture.resize((size, size), Image.Resampling.BOX)
     return picture.point([min(255, round(GAIN * value)) for value in range(256)] * 3)
 
 

@@ -123,7 +123,7 @@ class Game:
         self.x, self.y, self.angle, self.vx, self.vy = float(x), float(y), float(angle), 0.0, 0.0
 
     def get_state(self):
-        screen = np.zeros((480, 640, 3), np.uint8)
+        screen = np.zeros((240, 320, 3), np.uint8)
         screen[:] = int(self.x) % 100, int(self.y) % 100, 100
         return SimpleNamespace(game_variables=(self.x, self.y, self.angle, self.vx, self.vy), screen_buffer=screen)
 
