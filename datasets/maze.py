@@ -1,39 +1,41 @@
-"""Render first-person walks through mazes: the dataset of the model that ships with biflow.
+"""Render first-person walks through mazes: the dataset of a world to walk in with the arrow keys.
 
-    python datasets/maze.py datasets/maze-frames --clips 240 --frames 150 --size 64 --seed 0
+    python datasets/maze.py datasets/maze-frames --clips 300 --frames 300 --size 64 --seed 0
 
-Each walk becomes a folder of PNG frames, and `actions.json` records its steps and turns. The same command resumes a run
-that was interrupted. It needs ViZDoom: pip install "biflow[maze]"
+Each walk becomes a folder of PNG frames. `actions.json` describes the actions and records them: row i of a walk is the
+command given after frame i and before frame i+1, so that a walk has one row fewer than frames. Its columns are
+move (1 is a full step forward, -1 back) and turn (1 is 4 degrees to the right, -1 to the left). They are what was
+commanded: a walker in front of a wall does not move. The same command resumes a run that was interrupted, and a larger
+--clips adds walks. It needs ViZDoom: pip install "biflow[maze]"
 
 Each map is a random maze without dead ends, written as a UDMF level and rendered by ViZDoom with Freedoom's textures.
-The walker keeps to the middle of the corridors and looks where it is going. At a junction it goes straight on if it
-can, else right, and it starts where that rule never leads into a left turn. The next frame therefore follows from the
-current one, which is all that a model with a context of one frame can use.
+A command acts on the very next frame, without Doom's momentum, which a single frame does not show.
 """
 
-import argparse
 import math
 import random
 import struct
-import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
+from rendering import Clip, main
+from walker import CELL, DIRECTIONS, EAST, MAX_TURN, NORTH, SOUTH, STEP, WEST, Cell, Pose, commands, exits
 
 from biflow.errors import UserError
-from biflow.files import read_json, replacing, write_json
 
-CELL = 128  # side of a grid cell and height of a wall, in map units
-THRUST, STEP = 17, 5.3  # with Doom's friction, a thrust of 17 gives steps of at most 5.3 map units per frame
-MAX_TURN = 4.0  # degrees per frame
+MEANING = {
+    "columns": ["move", "turn"],
+    "ranges": [[-1, 1], [-1, 1]],
+    "keys": {"forward": {"move": 1}, "back": {"move": -1}, "left": {"turn": -1}, "right": {"turn": 1}},
+    "fps": 17.5,
+}
+# A player whose thrust reaches STEP within one tic; Doom's own would need 30.
+WALKER = b"actor Walker : DoomPlayer { Player.ForwardMove 4, 4 Player.SideMove 4, 4 }"
+MAPINFO = b'gameinfo { playerclasses = "Walker" }'
+THRUST = 8  # what to press for a change of speed of 1 map unit per frame
 # Smooth, enlarged surfaces of different colours: the edges between them carry the motion, and fine patterns would only
 # hide it at 64x64. All walls of a maze have one texture, so that a frame determines the texture of the next one.
 WALLS = ("BRICK1", "TANROCK2", "MARBLE1")
@@ -41,8 +43,6 @@ FLOOR, CEILING = "FLAT19", "FLAT14"
 ENLARGED = 4
 SHADE = -64  # of 256, for walls that face east or west, so that corners are visible in every frame
 GAIN = 1.8  # Doom is dark: its surfaces cover a third of the range of pixels, against which noise levels are measured
-DIRECTIONS = EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
-Cell = tuple[int, int]
 
 
 def carve(rng: random.Random, rooms: int) -> set[Cell]:
@@ -62,7 +62,7 @@ def carve(rng: random.Random, rooms: int) -> set[Cell]:
         for y in range(1, 2 * rooms, 2):
             closed = [d for d in DIRECTIONS if (x + d[0], y + d[1]) not in open_cells]
             closed = [d for d in closed if _inside(x + 2 * d[0], y + 2 * d[1], rooms)]
-            if len(_ways(open_cells, (x, y))) == 1 and closed:
+            if len(exits(open_cells, (x, y))) == 1 and closed:
                 dx, dy = rng.choice(closed)
                 open_cells.add((x + dx, y + dy))
     return open_cells
@@ -72,42 +72,15 @@ def _inside(x: int, y: int, rooms: int) -> bool:
     return 0 < x < 2 * rooms and 0 < y < 2 * rooms
 
 
-def _ways(open_cells: set[Cell], cell: Cell) -> list[Cell]:
-    return [d for d in DIRECTIONS if (cell[0] + d[0], cell[1] + d[1]) in open_cells]
-
-
-def route(open_cells: set[Cell], start: Cell, heading: Cell) -> Iterator[Cell]:
-    """Cells of a walk from `start`: straight on if that is open, else right. It ends where neither is open."""
-    cell, (dx, dy) = start, heading
-    while True:
-        yield cell
-        ways = _ways(open_cells, cell)
-        if (dx, dy) not in ways:
-            dx, dy = dy, -dx
-            if (dx, dy) not in ways:
-                return
-        cell = (cell[0] + dx, cell[1] + dy)
-
-
-def plan(rng: random.Random, rooms: int, cells: int) -> tuple[set[Cell], list[Cell], Cell]:
-    """A random maze, and a walk of `cells` cells through it by the rule of `route`, with its first heading."""
-    while True:
-        open_cells = carve(rng, rooms)
-        starts = [(cell, way) for cell in sorted(open_cells) for way in _ways(open_cells, cell)]
-        rng.shuffle(starts)
-        for start, heading in starts:
-            walk = list(islice(route(open_cells, start, heading), cells))
-            if len(walk) == cells:
-                return open_cells, walk, heading
-
-
 def write_level(path: Path, open_cells: set[Cell], start: Cell, heading: Cell, rng: random.Random) -> None:
     """Write a WAD with one map (UDMF): one sector, and a one-sided wall wherever an open cell meets a closed one."""
     text = level_text(open_cells, start, heading, rng.choice(WALLS)).encode()
-    header = 12
-    directory = [("MAP01", header, 0), ("TEXTMAP", header, len(text)), ("ENDMAP", header + len(text), 0)]
-    entries = b"".join(struct.pack("<ii8s", offset, size, name.encode()) for name, offset, size in directory)
-    path.write_bytes(struct.pack("<4sii", b"PWAD", len(directory), header + len(text)) + text + entries)
+    lumps = {"DECORATE": WALKER, "MAPINFO": MAPINFO, "MAP01": b"", "TEXTMAP": text, "ENDMAP": b""}
+    data, directory, header = b"", b"", 12
+    for name, lump in lumps.items():
+        directory += struct.pack("<ii8s", header + len(data), len(lump), name.encode())
+        data += lump
+    path.write_bytes(struct.pack("<4sii", b"PWAD", len(lumps), header + len(data)) + data + directory)
 
 
 def level_text(open_cells: set[Cell], start: Cell, heading: Cell, texture: str) -> str:
@@ -152,14 +125,18 @@ def _game(level: Path) -> Any:
     game.set_doom_scenario_path(str(level))
     game.set_doom_config_path(str(level.with_name("vizdoom.ini")))  # by default in the working directory
     game.set_doom_map("map01")
-    game.set_screen_resolution(vizdoom.ScreenResolution.RES_640X480)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_320X240)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
     for render in ("hud", "crosshair", "weapon", "decals", "particles", "effects_sprites", "messages", "corpses"):
         getattr(game, f"set_render_{render}")(False)
     game.set_window_visible(False)
     buttons, variables = vizdoom.Button, vizdoom.GameVariable
-    game.set_available_buttons([buttons.MOVE_FORWARD_BACKWARD_DELTA, buttons.TURN_LEFT_RIGHT_DELTA])
-    game.set_available_game_variables([variables.POSITION_X, variables.POSITION_Y, variables.ANGLE])
+    game.set_available_buttons(
+        [buttons.MOVE_FORWARD_BACKWARD_DELTA, buttons.MOVE_LEFT_RIGHT_DELTA, buttons.TURN_LEFT_RIGHT_DELTA]
+    )
+    game.set_available_game_variables(
+        [variables.POSITION_X, variables.POSITION_Y, variables.ANGLE, variables.VELOCITY_X, variables.VELOCITY_Y]
+    )
     game.set_episode_timeout(0)
     game.add_game_args("+movebob 0 +fov 105")  # without head bob, whose phase a single frame does not show
     game.init()
@@ -167,83 +144,57 @@ def _game(level: Path) -> Any:
     return game
 
 
-def walk(seed: int, *, frames: int, size: int, rooms: int = 5) -> tuple[list[Image.Image], list[tuple[float, float]]]:
-    """One walk: `frames` RGB images of size², and (forward map units, turn in degrees, left > 0) between them."""
+def walk(seed: int, frames: int, size: int, rooms: int = 5) -> Clip:
+    """One walk: `frames` RGB images of size², and the commands between them."""
     rng = random.Random(seed)
-    skip = rng.randrange(10, 40)  # frames to gain speed, and to start anywhere along a corridor
-    longest = (skip + frames) * STEP / CELL + 3  # cells; the last ones are only looked at
-    open_cells, cells, heading = plan(rng, rooms, math.ceil(longest))
+    open_cells = carve(rng, rooms)
+    start = rng.choice(sorted(open_cells))
+    heading = rng.choice(exits(open_cells, start))
+    skip = rng.randrange(20, 60)  # frames; in the first ones Doom holds a player still
     images, actions = [], []
     with tempfile.TemporaryDirectory() as folder:
         level = Path(folder) / "maze.wad"
-        write_level(level, open_cells, cells[0], heading, rng)
+        write_level(level, open_cells, start, heading, rng)
         game = _game(level)
-        targets = iter(cells)
-        target = next(targets)
+        pose = Pose(*game.get_state().game_variables[:3])
+        orders = commands(rng, pose, open_cells)
         for step in range(skip + frames):
-            state = game.get_state()
-            x, y, angle = state.game_variables
             if step >= skip:
-                images.append(_picture(state.screen_buffer, size))
-            while math.dist((x, y), ((target[0] + 0.5) * CELL, (target[1] + 0.5) * CELL)) < 0.75 * CELL:
-                target = next(targets)
-            bearing = math.degrees(math.atan2((target[1] + 0.5) * CELL - y, (target[0] + 0.5) * CELL - x))
-            turn = (bearing - angle + 180) % 360 - 180
-            turn = max(-MAX_TURN, min(MAX_TURN, 0.3 * turn))
-            game.make_action([THRUST, -turn], 1)
-            nx, ny, _ = game.get_state().game_variables
+                images.append(_picture(game.get_state().screen_buffer, size))
+            move, turn = (round(value, 3) for value in next(orders))
+            _act(game, pose, move, turn)
             if step >= skip:
-                actions.append((round(math.dist((x, y), (nx, ny)), 3), round(turn, 3)))
+                actions.append([move, turn])
         game.close()
     return images, actions[: frames - 1]
 
 
+def _act(game: Any, pose: Pose, move: float, turn: float) -> None:
+    """Turn and make one step, with the thrust that leaves nothing of the velocity before it. Updates `pose`."""
+    *_, vx, vy = game.get_state().game_variables
+    angle = math.radians(pose.angle - turn * MAX_TURN)  # the engine turns first, then moves
+    ahead, right = vx * math.cos(angle) + vy * math.sin(angle), vx * math.sin(angle) - vy * math.cos(angle)
+    game.make_action([THRUST * (move * STEP - ahead), -THRUST * right, turn * MAX_TURN], 1)
+    x, y, angle, *_ = game.get_state().game_variables
+    pose.moved = math.dist((pose.x, pose.y), (x, y))
+    pose.x, pose.y, pose.angle = x, y, angle
+
+
 def _picture(screen: np.ndarray, size: int) -> Image.Image:
     """The central square of a screen, averaged down to `size` (otherwise Doom's textures flicker) and brightened."""
-    picture = Image.fromarray(screen).crop((80, 0, 560, 480)).resize((size, size), Image.Resampling.BOX)
+    height, width, _ = screen.shape
+    left = (width - height) // 2
+    picture = Image.fromarray(screen).crop((left, 0, left + height, height))
+    picture = picture.resize((size, size), Image.Resampling.BOX)
     return picture.point([min(255, round(GAIN * value)) for value in range(256)] * 3)
 
 
-def render(dst: Path, *, clips: int, frames: int, size: int, seed: int) -> None:
-    """Write `clips` walks as folders of PNG frames in `dst`, and `actions.json` beside them. Resumes."""
-    actions_path = dst / "actions.json"
-    actions = read_json(actions_path) if actions_path.exists() else {}
-    names = {f"clip_{clip:04d}": seed * 100_000 + clip for clip in range(clips)}
-    missing = {name: walk_seed for name, walk_seed in names.items() if name not in actions}
-    # Spawned, not forked: a game engine does not survive a fork of its parent's threads.
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(_write_walk, dst / name, s, frames, size): name for name, s in missing.items()}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering mazes", unit="clip"):
-            actions[jobs[job]] = job.result()
-            write_json(actions_path, dict(sorted(actions.items())), indent=None)
-
-
-def _write_walk(folder: Path, seed: int, frames: int, size: int) -> list[tuple[float, float]]:
-    images, actions = walk(seed, frames=frames, size=size)
-    with replacing(folder) as partial:
-        partial.mkdir()
-        for index, image in enumerate(images):
-            image.save(partial / f"{index:06d}.png")
-    return actions
-
-
-def main() -> None:
-    description, _, details = str(__doc__).partition("\n\n")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, epilog=details, formatter_class=form)
-    parser.add_argument("dst", type=Path, help="the folder to write")
-    for name, default, text in (
-        ("clips", 240, "number of walks, each in a maze of its own"),
-        ("frames", 150, "frames per walk"),
-        ("size", 64, "side of the square frames"),
-        ("seed", 0, "seed of the mazes and starts"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
-    try:
-        render(**vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"{parser.prog}: {error}")
-
+OPTIONS = (
+    ("clips", 300, "number of walks, each in a maze of its own"),
+    ("frames", 300, "frames per walk"),
+    ("size", 64, "side of the square frames"),
+    ("seed", 0, "seed of the mazes and walks"),
+)
 
 if __name__ == "__main__":
-    main()
+    main(walk, MEANING, str(__doc__), OPTIONS)

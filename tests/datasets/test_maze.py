@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import math
 import random
@@ -6,7 +5,7 @@ import re
 import struct
 import subprocess
 import sys
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,50 +13,83 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from biflow import actions as meanings
+from biflow.errors import UserError
+
 PROGRAM = Path(__file__).parents[2] / "datasets" / "maze.py"
-spec = importlib.util.spec_from_file_location(
-    "maze_program", PROGRAM
-)  # `datasets` may also name Hugging Face's package
-assert spec is not None
-assert spec.loader is not None
-maze = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(maze)
+sys.path.insert(0, str(PROGRAM.parent))  # programs import their neighbours; `datasets` is Hugging Face's package
+import maze  # noqa: E402
+import rendering  # noqa: E402
+import walker  # noqa: E402
 
 
 def test_a_maze_is_connected_and_has_no_dead_ends():
     for seed in range(5):
         cells = maze.carve(random.Random(seed), 5)
-        assert all(len(maze._ways(cells, cell)) >= 2 for cell in cells if cell[0] % 2 and cell[1] % 2)
+        assert all(len(walker.exits(cells, cell)) >= 2 for cell in cells if cell[0] % 2 and cell[1] % 2)
         reached, edge = {(1, 1)}, [(1, 1)]
         while edge:
             x, y = edge.pop()
-            new = {(x + dx, y + dy) for dx, dy in maze._ways(cells, (x, y))} - reached
+            new = {(x + dx, y + dy) for dx, dy in walker.exits(cells, (x, y))} - reached
             reached |= new
             edge += new
         assert reached == cells
 
 
-def test_a_walk_goes_straight_on_or_right_through_open_cells():
-    cells, walk, heading = maze.plan(random.Random(1), 5, 30)
-    assert len(walk) == 30
-    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(walk)]
-    for cell, before, after in zip(walk[1:], [*steps], steps[1:], strict=False):
-        right = (before[1], -before[0])
-        straight_is_open = (cell[0] + before[0], cell[1] + before[1]) in cells
-        assert after == (before if straight_is_open else right)
-    assert set(walk) <= cells
-    assert walk == list(islice(maze.route(cells, walk[0], heading), 30))
+CROSSING = {(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)}
+
+
+def test_a_walk_goes_straight_left_or_right_and_rarely_back():
+    rng = random.Random(0)
+    taken = [walker.choose_way(rng, CROSSING, (1, 1), walker.EAST) for _ in range(3000)]
+    for way in (walker.EAST, walker.NORTH, walker.SOUTH):
+        assert 900 < taken.count(way) < 1060
+    assert 20 < taken.count(walker.WEST) < 100
+
+
+def test_a_walk_turns_around_only_at_a_dead_end_if_that_is_the_only_way():
+    assert walker.choose_way(random.Random(0), {(1, 1), (0, 1)}, (1, 1), walker.EAST) == walker.WEST
+    assert walker.choose_way(random.Random(0), {(1, 1), (1, 2)}, (1, 1), walker.EAST) == walker.NORTH
+
+
+def test_the_walker_sees_as_far_as_the_next_wall():
+    pose = walker.Pose(1.5 * maze.CELL, 1.5 * maze.CELL, 0)
+    assert walker.view(pose, CROSSING) == 1.5 * maze.CELL
+    assert walker.view(pose, CROSSING - {(1, 0)}, 90) <= 0.5 * maze.CELL + 8  # south is to the right of east
+
+
+def test_turns_are_measured_to_the_right():
+    pose = walker.Pose(0, 0, 90)  # looks north
+    assert walker.turn_to(pose, 1, 0) == 90
+    assert walker.turn_to(pose, -1, 0) == -90
+
+
+def test_looking_aside_turns_back_to_where_it_began():
+    for seed in range(50):
+        acts = walker.look_aside(random.Random(seed))
+        turns = np.array([turn for _, turn in acts])
+        assert abs(turns.sum()) < 1e-9
+        assert 29 < walker.MAX_TURN * abs(turns.cumsum()).max() < 182
+        assert {move for move, _ in acts} == {0}
+
+
+def test_an_escape_leaves_the_wall_it_faces():
+    pose = walker.Pose(1.1 * maze.CELL, 1.5 * maze.CELL, 180)  # in front of a closed cell in the west
+    turns = [turn for _, turn in walker.escape(random.Random(0), pose, CROSSING - {(0, 1)})]
+    assert walker.view(pose, CROSSING - {(0, 1)}, walker.MAX_TURN * sum(turns)) > maze.CELL
 
 
 def test_a_level_is_a_wad_of_one_udmf_map(tmp_path):
-    cells, walk, heading = maze.plan(random.Random(2), 3, 5)
-    maze.write_level(tmp_path / "maze.wad", cells, walk[0], heading, random.Random(0))
+    cells = maze.carve(random.Random(2), 3)
+    maze.write_level(tmp_path / "maze.wad", cells, (1, 1), maze.EAST, random.Random(0))
     data = (tmp_path / "maze.wad").read_bytes()
-    magic, lumps, directory = struct.unpack_from("<4sii", data)
-    entries = [struct.unpack_from("<ii8s", data, directory + 16 * i) for i in range(lumps)]
-    assert (magic, [name.rstrip(b"\0") for _, _, name in entries]) == (b"PWAD", [b"MAP01", b"TEXTMAP", b"ENDMAP"])
-    text = data[entries[1][0] :][: entries[1][1]].decode()
-    walls = sum(4 - len(maze._ways(cells, cell)) for cell in cells)
+    magic, count, directory = struct.unpack_from("<4sii", data)
+    entries = [struct.unpack_from("<ii8s", data, directory + 16 * i) for i in range(count)]
+    lumps = {name.rstrip(b"\0").decode(): data[offset:][:length] for offset, length, name in entries}
+    assert (magic, list(lumps)) == (b"PWAD", ["DECORATE", "MAPINFO", "MAP01", "TEXTMAP", "ENDMAP"])
+    assert (lumps["DECORATE"], lumps["MAP01"]) == (maze.WALKER, b"")
+    text = lumps["TEXTMAP"].decode()
+    walls = sum(4 - len(walker.exits(cells, cell)) for cell in cells)
     assert text.count("linedef") == text.count("sidedef {") == walls
 
 
@@ -79,69 +111,127 @@ def run(*arguments):
 
 def test_the_program_explains_itself():
     out = run("--help").stdout
-    for text in ("Render first-person walks", "number of walks, each in a maze of its own (default: 240)", "ViZDoom"):
+    for text in ("Render first-person walks", "number of walks, each in a maze of its own (default: 300)", "ViZDoom"):
         assert text in " ".join(out.split())
 
 
 class Game:
-    """A stand-in for ViZDoom: the walker moves 5 map units per frame, and the screen shows where it is."""
+    """A stand-in for ViZDoom: a walker with momentum that passes through walls; the screen shows where it is."""
 
     def __init__(self, level):
         (x, y, angle) = re.search(rb"x=([\d.]+); y=([\d.]+); angle=(\d+)", level.read_bytes()).groups()
-        self.x, self.y, self.angle = float(x), float(y), float(angle)
+        self.x, self.y, self.angle, self.vx, self.vy = float(x), float(y), float(angle), 0.0, 0.0
 
     def get_state(self):
-        screen = np.zeros((480, 640, 3), np.uint8)
+        screen = np.zeros((240, 320, 3), np.uint8)
         screen[:] = int(self.x) % 100, int(self.y) % 100, 100
-        return SimpleNamespace(game_variables=(self.x, self.y, self.angle), screen_buffer=screen)
+        return SimpleNamespace(game_variables=(self.x, self.y, self.angle, self.vx, self.vy), screen_buffer=screen)
 
     def make_action(self, action, frames):
-        self.angle -= action[1]
-        self.x += 5 * math.cos(math.radians(self.angle))
-        self.y += 5 * math.sin(math.radians(self.angle))
+        ahead, right, turn = action
+        self.angle -= turn
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        self.vx += (ahead * cos + right * sin) / maze.THRUST
+        self.vy += (ahead * sin - right * cos) / maze.THRUST
+        self.x, self.y = self.x + self.vx, self.y + self.vy
+        self.vx, self.vy = 0.9 * self.vx, 0.9 * self.vy
 
     def close(self):
         pass
 
 
-def test_a_walk_keeps_to_the_corridors(monkeypatch):
-    places = []
+def follow(game, script):
+    """The steps and turns to the right that a script such as "forward*3" leads to."""
+    pose = walker.Pose(*game.get_state().game_variables[:3])
+    steps, turns = [], []
+    for move, turn in meanings.script(meanings.from_json(maze.MEANING, "maze.py"), script).tolist():
+        before = pose.angle
+        maze._act(game, pose, move, turn)
+        steps.append(pose.moved)
+        turns.append((before - pose.angle + 180) % 360 - 180)
+    return steps, turns
 
-    class Tracked(Game):
-        def make_action(self, action, frames):
-            super().make_action(action, frames)
-            places.append((int(self.x // maze.CELL), int(self.y // maze.CELL)))
 
-    monkeypatch.setattr(maze, "_game", Tracked)
-    images, actions = maze.walk(3, frames=200, size=16)
-    rng = random.Random(3)
-    skip = rng.randrange(10, 40)
-    open_cells, cells, _ = maze.plan(rng, 5, math.ceil((skip + 200) * maze.STEP / maze.CELL + 3))
-    assert set(places) <= open_cells
-    visited = [cell for cell, _ in groupby(places)]
-    assert visited == cells[: len(visited)]
-    assert len(set(visited)) > 5
+def level(tmp_path, cells=frozenset((x, 1) for x in range(1, 20))):
+    maze.write_level(tmp_path / "maze.wad", cells, (2, 1), maze.EAST, random.Random(0))
+    return tmp_path / "maze.wad"
+
+
+def test_a_command_acts_on_the_next_frame_alone(tmp_path):
+    steps, turns = follow(Game(level(tmp_path)), "forward*2 still forward+left*2 right back move=0.5")
+    assert steps == pytest.approx([maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP / 2])
+    assert turns == pytest.approx([0, 0, 0, -4, -4, 4, 0, 0])
+
+
+def test_a_walk_is_frames_and_commands_within_their_ranges(monkeypatch):
+    monkeypatch.setattr(maze, "_game", Game)
+    images, actions = maze.walk(3, 200, 16)
     assert [image.size for image in images] == [(16, 16)] * 200
     assert np.asarray(images[0])[0, 0, 2] == 180  # brightened from 100
     assert len(actions) == 199
-    assert {forward for forward, _ in actions} == {5.0}
-    assert max(abs(turn) for _, turn in actions) <= maze.MAX_TURN
+    meanings.from_json(maze.MEANING, "maze.py").check(np.array(actions), "a walk")
+    assert actions == maze.walk(3, 200, 16)[1]
+    assert actions != maze.walk(4, 200, 16)[1]
 
 
-def test_frames_are_written_whole(monkeypatch, tmp_path):
+def test_walks_keep_to_open_cells_and_use_every_key():
+    """Here the commands are obeyed by arithmetic, and walls by not entering them."""
+    rows = []
+    for seed in range(10):
+        rng = random.Random(seed)
+        cells = maze.carve(rng, 5)
+        pose = walker.Pose(1.5 * maze.CELL, 1.5 * maze.CELL, 0)
+        for move, turn in islice(walker.commands(rng, pose, cells), 500):
+            rows.append((move, turn))
+            pose.angle -= turn * walker.MAX_TURN
+            x = pose.x + move * walker.STEP * math.cos(math.radians(pose.angle))
+            y = pose.y + move * walker.STEP * math.sin(math.radians(pose.angle))
+            free = walker.Pose(x, y, 0).cell in cells
+            pose.moved = move * walker.STEP if free else 0
+            pose.x, pose.y = (x, y) if free else (pose.x, pose.y)
+    moves, turns = np.array(rows).T
+    assert 0.4 < (moves > 0).mean() < 0.8
+    assert (moves < 0).mean() > 0.02
+    assert ((moves == 0) & (turns == 0)).mean() > 0.02
+    assert min((turns < 0).mean(), (turns > 0).mean()) > 0.2
+
+
+def test_frames_are_written_whole_and_runs_resume(monkeypatch, tmp_path):
     monkeypatch.setattr(maze, "_game", Game)
-    actions = maze._write_walk(tmp_path / "clip_0000", 0, 5, 16)
+    actions = rendering.write_clip(maze.walk, tmp_path / "clip_0000", 0, frames=5, size=16)
     assert len(actions) == 4
     assert sorted(p.name for p in (tmp_path / "clip_0000").iterdir()) == [f"{i:06d}.png" for i in range(5)]
     assert [p.name for p in tmp_path.iterdir()] == ["clip_0000"]
+    content = {**maze.MEANING, "actions": {"clip_0000": actions}}
+    (tmp_path / "actions.json").write_text(json.dumps(content))
+    rendering.render(maze.walk, maze.MEANING, tmp_path, clips=1, seed=0, frames=5, size=16)  # nothing is missing
+    assert json.loads((tmp_path / "actions.json").read_text()) == content
 
 
-def test_the_program_renders_walks_that_move_and_records_their_actions(tmp_path):
+def test_a_folder_of_other_actions_is_refused(tmp_path):
+    (tmp_path / "actions.json").write_text('{"clip_0000": [[5.3, 0]]}')
+    with pytest.raises(UserError, match="other actions"):
+        rendering.render(maze.walk, maze.MEANING, tmp_path, clips=1, seed=0, frames=5, size=16)
+
+
+def test_doom_obeys_at_once(tmp_path):
+    pytest.importorskip("vizdoom")
+    game = maze._game(level(tmp_path))
+    game.make_action([0, 0, 0], 20)  # Doom holds a new player still
+    steps, turns = follow(game, "forward*2 still*3 forward+right*10 right")
+    assert steps[:2] == pytest.approx([maze.STEP] * 2, abs=0.15)
+    assert steps[2:5] == pytest.approx([0] * 3, abs=0.15)
+    assert steps[5:] == pytest.approx([maze.STEP] * 10 + [0], abs=0.15)
+    assert turns == pytest.approx([0] * 5 + [4] * 11, abs=0.02)
+    game.close()
+
+
+def test_the_program_renders_walks_and_records_their_actions(tmp_path):
     pytest.importorskip("vizdoom")
     run(tmp_path, "--clips", "1", "--frames", "6", "--size", "32")
     frames = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "clip_0000").glob("*.png"))]
     assert [frame.shape for frame in frames] == [(32, 32, 3)] * 6
-    assert all((a != b).any() for a, b in pairwise(frames))
-    actions = json.loads((tmp_path / "actions.json").read_text())["clip_0000"]
-    assert len(actions) == 5
-    assert all(4 < forward < maze.STEP + 0.5 and abs(turn) <= maze.MAX_TURN for forward, turn in actions)
+    assert any((a != b).any() for a, b in pairwise(frames))
+    content = json.loads((tmp_path / "actions.json").read_text())
+    assert len(content["actions"]["clip_0000"]) == 5
+    assert list(meanings.from_json(content, "actions.json").keys) == ["forward", "back", "left", "right"]

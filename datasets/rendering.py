@@ -1,0 +1,75 @@
+"""What renderers share: a command line, a pool that renders missing clips, folders of PNG and `actions.json`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from biflow.errors import UserError
+from biflow.files import read_json, replacing, write_json
+
+Clip = tuple[list[Image.Image], list[list[float]]]  # frames, and the actions between them
+
+
+def render(
+    clip: Callable[[int, int, int], Clip], meaning: dict[str, Any], dst: Path, *, clips: int, seed: int, **shape: int
+) -> None:
+    """Write `clips` folders of PNG frames in `dst`, and `actions.json` beside them: `meaning` and the actions. Resumes.
+
+    `clip(seed, frames, size)` renders one. Clip i has the seed `seed * 100_000 + i`, so that more can be added later.
+    """
+    path = dst / "actions.json"
+    actions = _recorded(path, meaning)
+    names = {f"clip_{i:04d}": seed * 100_000 + i for i in range(clips)}
+    missing = {name: clip_seed for name, clip_seed in names.items() if name not in actions}
+    # Spawned, not forked: a game engine does not survive a fork of its parent's threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        jobs = {pool.submit(write_clip, clip, dst / name, s, **shape): name for name, s in missing.items()}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering", unit="clip"):
+            actions[jobs[job]] = job.result()
+            write_json(path, {**meaning, "actions": dict(sorted(actions.items()))}, indent=None)
+
+
+def _recorded(path: Path, meaning: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """The actions of the clips that are there already."""
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    actions = content.pop("actions", None)
+    if actions is None or content != meaning:
+        raise UserError(f"{path} describes other actions than this program records: render into another folder.")
+    return actions
+
+
+def write_clip(
+    clip: Callable[[int, int, int], Clip], folder: Path, seed: int, frames: int, size: int
+) -> list[list[float]]:
+    """Render a clip into a folder, which appears when it is complete. Returns its actions."""
+    images, actions = clip(seed, frames, size)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        for index, image in enumerate(images):
+            image.save(partial / f"{index:06d}.png")
+    return actions
+
+
+def main(
+    clip: Callable[[int, int, int], Clip], meaning: dict[str, Any], doc: str, options: Sequence[tuple[str, int, str]]
+) -> None:
+    """The command line: `dst` and `options` (name, default, help)."""
+    description, _, details = doc.partition("\n\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, epilog=details, formatter_class=form)
+    parser.add_argument("dst", type=Path, help="the folder to write")
+    for name, default, text in options:
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+    try:
+        render(clip, meaning, **vars(parser.parse_args()))
+    except UserError as error:
+        sys.exit(f"{parser.prog}: {error}")
