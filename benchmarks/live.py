@@ -6,9 +6,9 @@ The server runs in a process of its own. Real WebSocket clients on loopback ackn
 client streams its own session; "viewers": all watch the same one; their frame rate is uncapped. "served": one client at
 the server's default rate, that of the model's videos. Overhead is the time of an uncapped frame beyond its solve. A
 reaction is the time from sending a change of eps to receiving the first frame solved with it, in intervals between
-frames; "gap" is the longest time between frames meanwhile. For a model with actions, the same is measured for a key. The
-last table is the cost of a network call by the number of samples in it, which shows when sessions should share calls
-(BATCH in biflow.serve.models).
+frames; "gap" is the longest time between frames meanwhile. For a model with actions, the same is measured for a key.
+The last table is the cost of a network call by the number of samples in it, which shows when sessions should share
+calls (BATCH in biflow.serve.models).
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import av
 import httpx
@@ -125,6 +126,27 @@ def test_another_model_ends_steering_and_one_without_actions_refuses_them(sessio
         session.act(one, LEFT)
 
 
+def test_a_key_gives_up_the_frame_being_solved_unless_its_own_action_is_new(session):
+    one, _ = session.viewers
+    play(session)
+    served, calls = session.models["walk"], []
+    keys = {2: LEFT, 5: RIGHT, 8: {}}  # pressed during these calls of the network, of which a frame takes four
+
+    def network(query):
+        calls.append(query)
+        if len(calls) in keys:
+            session.act(one, keys[len(calls)])
+        return served.model.network(query)
+
+    session.dream.models = {**session.models, "walk": replace(served, model=replace(served.model, network=network))}
+    session.dream.settle()  # a new stream asks the new network
+    solved = []
+    for _ in range(4):
+        session.advance()
+        solved.append((len(calls), session.dream.now.action))
+    assert solved == [(2, None), (6, LEFT), (10, RIGHT), (14, {})]
+
+
 @pytest.mark.parametrize(
     ("wanted", "taken", "note"),
     [
@@ -245,11 +267,11 @@ def test_no_frame_is_given_up_while_recording(session):
     play(session, 1)
     with session._changed:
         session._hurry = True
-    assert not session._unwanted(session.controls)
+    assert not session._unwanted(session.controls, None)
     session.record(False)
     play(session, 0)
     session._hurry = True
-    assert session._unwanted(session.controls)
+    assert session._unwanted(session.controls, None)
 
 
 def test_models_without_actions_record_no_actions(session):

@@ -103,7 +103,7 @@ class Dream:
         """Start again from a uint8 picture and those before it, the newest last, resized to what the model takes."""
         *past, first = resize(pictures, self.models[controls.model].size)
         streams = 2 if controls.two_up else 1
-        return self._jump(0, 0.0, [first] * streams, self._seen([[picture] for picture in reversed(past)]))
+        return self._jump(0, 0.0, [first] * streams, self._newest([[picture] for picture in reversed(past)]))
 
     def go_back(self, id: int) -> Moment:
         """Continue from a past frame. Raises UserError if it is no longer kept."""
@@ -152,9 +152,9 @@ class Dream:
         """The whole frames before the next one; backward in time that is one fewer."""
         if not self.now.whole:
             return self.now.before
-        return self.now.before[1:] if backward else self._seen([self.now.pictures, *self.now.before])
+        return self.now.before[1:] if backward else self._newest([self.now.pictures, *self.now.before])
 
-    def _seen(self, before: Sequence[list[Tensor]]) -> tuple[list[Tensor], ...]:
+    def _newest(self, before: Sequence[list[Tensor]]) -> tuple[list[Tensor], ...]:
         """As many of them as the models see."""
         return tuple(before[: max(served.model.context for served in self.models.values())])
 

@@ -67,9 +67,9 @@ const receivers = {
     const own = ownRecording(on);
     if (on) return toast("Recording. Press C or the button to finish.");
     if (!name) return toast("The recording has no frames; nothing was saved.");
-    const video = file(name, "biflow.mp4"), script = actions ? [" and ", file(actions, "biflow.json"), ", its actions"] : [];
-    const line = document.createElement("span");
-    line.append(`Recorded ${frames} frames: `, video, ...script);
+    const line = document.createElement("span"), video = file(name, "biflow.mp4");
+    line.append(`Recorded ${frames} frames: `, video);
+    if (actions) line.append(" and ", file(actions, "biflow.json"), ", its actions");
     toast(line, 12000);
     if (own) video.click(); // other viewers get only the link
   },

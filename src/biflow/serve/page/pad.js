@@ -1,4 +1,4 @@
-// The part of the page about steering, as the model in use needs it: a pad for fingers, and the keys in lists and hints.
+// What the page shows of steering, as the model in use needs it: a pad, and its keys in lists and hints.
 
 import { fit } from "./pictures.js";
 import { $, state } from "./state.js";
@@ -59,7 +59,8 @@ function listKeys() {
   const onLetters = letters();
   const rows = Object.keys(built.keys).map((name) => {
     const arrow = ARROWS[arrowOf(name)];
-    const keys = arrow ? [key(arrow.sign), " ", key(arrow.keys[1].toUpperCase())] : [key(onLetters[name]?.toUpperCase() ?? "–")];
+    const letter = arrow?.keys[1] ?? onLetters[name] ?? "–"; // there may be more actions than letters
+    const keys = [...(arrow ? [key(arrow.sign), " "] : []), key(letter.toUpperCase())];
     return element("div", { className: "action" }, element("dt", {}, ...keys), element("dd", { textContent: name }));
   });
   $("keys").querySelector("dl").prepend(...rows);
@@ -76,8 +77,8 @@ function hint() { // what buttons say about their keys
 
 function under(event) { // the directions under a finger; two in a corner
   const { left, top, width, height } = $("cross").getBoundingClientRect();
-  const x = (2 * (event.clientX - left)) / width - 1, y = (2 * (event.clientY - top)) / height - 1, flat = $("cross").classList.contains("flat");
-  const far = Math.max(Math.abs(x), flat ? 0 : Math.abs(y)), strengths = {};
+  const x = (2 * (event.clientX - left)) / width - 1, y = (2 * (event.clientY - top)) / height - 1, strengths = {};
+  const far = Math.max(Math.abs(x), $("cross").classList.contains("flat") ? 0 : Math.abs(y));
   for (const [arrow, way] of [["left", -x], ["right", x], ["up", -y], ["down", y]]) {
     if (named(arrow) && way > DEAD && way > far / 2) strengths[named(arrow)] = 1;
   }

@@ -1,5 +1,6 @@
 // What the modules of the page share. Imports go one way:
-// state <- messages <- connection <- readings <- pictures <- controls <- images <- steering <- pad, gamepad, keys <- main
+// state <- messages <- connection <- readings <- pictures <- controls <- images <- steering
+// <- pad, gamepad, keys <- main
 
 export const $ = (id) => document.getElementById(id);
 export const canvases = [$("a"), $("b")];

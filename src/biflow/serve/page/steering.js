@@ -20,10 +20,11 @@ export const arrowOf = (name) => actions().arrows[name];
 export const named = (arrow) => Object.keys(actions().arrows).find((name) => arrowOf(name) === arrow);
 export const mine = () => state.steering.by !== null && state.steering.by === state.hello.viewer;
 
-export function letters() { // of the actions that are on no arrow
+export function letters() { // of the actions that are on no arrow: the first free one of the name, or of the alphabet
   const taken = new Set(reserved), found = {};
   for (const name of Object.keys(actions().keys).filter((one) => !arrowOf(one))) {
-    const letter = [...name.toLowerCase(), ..."abcdefghijklmnopqrstuvwxyz"].find((one) => /[a-z]/.test(one) && !taken.has(one));
+    const wanted = [...name.toLowerCase(), ..."abcdefghijklmnopqrstuvwxyz"];
+    const letter = wanted.find((one) => /[a-z]/.test(one) && !taken.has(one));
     if (letter) taken.add(found[name] = letter);
   }
   return found;
@@ -76,7 +77,9 @@ function act() { // tells the server at once, but only what has changed
   const text = JSON.stringify(action);
   if (text !== sent) send({ type: "act", action });
   sent = text;
-  document.querySelectorAll("#pad [data-action]").forEach((one) => one.classList.toggle("held", one.dataset.action in names));
+  for (const button of document.querySelectorAll("#pad [data-action]")) {
+    button.classList.toggle("held", button.dataset.action in names);
+  }
 }
 
 // ---- Who steers -----------------------------------------------------------------------------------------------------
