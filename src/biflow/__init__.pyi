@@ -1,8 +1,8 @@
 from .config import NetworkConfig as NetworkConfig
 from .config import Solver as Solver
 from .config import TrainConfig as TrainConfig
+from .data.starts import first_frames as first_frames
 from .data.windows import Windows as Windows
-from .data.windows import first_frames as first_frames
 from .engines import with_engine as with_engine
 from .errors import UserError as UserError
 from .methods import METHODS as METHODS

@@ -46,6 +46,11 @@ def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator
     return [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
 
 
+def frame_seed(seed: int, index: int) -> int:
+    """The seed of the noise of the frame after frame `index`, where it depends on these two alone, as it does live."""
+    return sample_generators(seed, [index])[0].initial_seed()
+
+
 def stream(
     model: Model,
     first: State,

@@ -24,7 +24,8 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
-from biflow.data.windows import Windows, first_frames
+from biflow.data.starts import first_frames
+from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation import metrics
 from biflow.evaluation.jobs import Evaluation, generate, jobs, real_windows

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from biflow.data.windows import first_frames
+from biflow.data.starts import first_frames
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.machine import device

@@ -67,9 +67,7 @@ def _put_past(
     past.copy_(torch.where(there.view(wide), newest_first + level.view(wide) * n, past))
 
 
-def _put_own(
-    frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator
-) -> None:
+def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator) -> None:
     """Replace the current frame and up to OWN - 1 before it, in a share of the samples, by what the model makes."""
     now = frames.shape[1] - model.method.window
     chance, length, seed = _uniform(3, generator=generator).tolist()
