@@ -41,8 +41,8 @@ class ActionSet:
             settings |= {name: table.settings[name] for name in SHARED if name in table.settings}
         values = np.concatenate([table.rows for table in self.tables]).T
         keys = settings.get("keys", {}).values()
-        named = [[key[name] for key in keys if name in key] for name in first.columns]
-        ranges = [_range([*column, *more]) for column, more in zip(values, named, strict=True)]
+        named = [[float(key[name]) for key in keys if name in key] for name in first.columns]
+        ranges = [_range(np.append(column, more)) for column, more in zip(values, named, strict=True)]
         actions = Table(first.where, first.columns, first.rows, settings).meaning(ranges)
         for table in self.tables:
             actions.check(table.rows, table.where)
@@ -75,9 +75,9 @@ def resample(
     return np.concatenate([between, np.full((1, rows.shape[1]), np.nan)])
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
+def _range(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """The range of a column for which no file gives one."""
-    low, high = float(min(values)), float(max(values))
+    low, high = float(values.min()), float(values.max())
     if low >= -1 and high <= 1:
         return (0.0 if low >= 0 else -1.0), 1.0
     if low < 0 < high:
