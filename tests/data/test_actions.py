@@ -1,4 +1,3 @@
-import io
 import json
 import logging
 import zipfile
@@ -6,61 +5,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from biflow.config import Prepare
 from biflow.data.action_set import resample
-from biflow.data.prepare import prepare
-from biflow.data.windows import Windows
 from biflow.errors import UserError
-
-NAN = float("nan")
-STEPS = [[0.0, 0.5], [1.0, -0.5], [1.0, 0.25], [0.0, 0.75]]  # after the frames of a clip of 5
-
-
-def png(value):
-    data = io.BytesIO()
-    Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(data, "PNG")
-    return data.getvalue()
-
-
-def images(folder, length=5):
-    folder.mkdir(parents=True)
-    for i in range(length):
-        (folder / f"{i}.png").write_bytes(png(i))
-
-
-def array(path, length=5):
-    np.save(path, np.zeros((length, 8, 8, 3), np.uint8))
-
-
-def run(src, dst=None, **settings):
-    dst = dst or src.parent / "out"
-    prepare(Prepare(src, dst, size=8, force=True, **settings), progress=False)
-    return Windows(dst, "all")
-
-
-def rows(windows):
-    """The rows of each clip, by name."""
-    return {clip["name"]: windows.action_rows(i).tolist() for i, clip in enumerate(windows.clips)}
-
-
-def same(got, *expected):
-    """Whether rows are the expected ones and one of NaN, up to float32."""
-    np.testing.assert_allclose(got, [*expected, [NAN] * len(expected[0])], rtol=1e-6)
-
-
-@pytest.fixture
-def src(tmp_path):
-    """Two clips of 5 frames: a folder of images and an array."""
-    images(tmp_path / "src" / "walk")
-    array(tmp_path / "src" / "ride.npy")
-    return tmp_path / "src"
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-
+from tests.action_clips import STEPS, array, images, png, rows, run, same, write
 
 # Forms of files
 
@@ -206,7 +154,7 @@ def test_resampling_holds_or_takes_the_mean():
 def test_stride_resamples_by_column(src):
     write(src / "walk.json", {"columns": ["jump", "count", "turn"], "actions": [[0, 1, 0.1], [1, 5, 0.2], [0, 9, 0.3]]})
     write(src / "ride.json", {"columns": ["jump", "count", "turn"], "actions": [[1, 7, 0.4]] * 4})
-    with pytest.raises(UserError, match=r"walk has 5 frames, but 3 actions in .*walk\.json\. It needs one per frame"):
+    with pytest.raises(UserError, match=r"walk has 5 frames, but .*json has 3 actions\. It needs 5, or 4 without"):
         run(src, stride=2)
     write(src / "walk.json", {"columns": ["jump", "count", "turn"], "actions": [[i % 2, i, i / 10] for i in range(5)]})
     windows = run(src, stride=2)
@@ -265,94 +213,3 @@ def test_keys_count_for_ranges(src):
     assert windows.actions is not None
     assert windows.actions.ranges == ((-5, 0),)
     assert windows.actions.keys == {"left": {"yaw": -5}}
-
-
-# What is wrong
-
-TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"actions.json": {"walk": STEPS[:3]}}, r"walk has 5 frames, but 3 actions in .*actions\.json\[walk\]\."),
-        ({"actions.json": {"walk": STEPS * 2}}, "walk has 5 frames, but 8 actions"),
-        ({"actions.json": {"wakl": STEPS}}, r"has actions of a clip wakl, which does not exist\. Did you mean walk\?"),
-        (
-            {"actions.json": {"walk": [[1], [NAN], [0], [0]]}},
-            r"action 1 of .*\[walk\] has action_0 nan, which is",
-        ),
-        (
-            {"walk.csv": "turn\n0\n0\n0\ninf\n"},
-            r"The action 3 of .*walk\.csv has turn inf, which is not a finite",
-        ),
-        ({"walk.csv": "turn,gear\n0,up\n"}, "walk.csv has 'up' for gear in row 0, which is not a number"),
-        ({"walk.csv": "turn,gear\n0,1\n1\n"}, r"walk\.csv: actions are a list of rows, each with the same number"),
-        ({"walk.csv": "turn,\n0,1\n"}, r"rows of 2 numbers, but its columns are named \['turn', ''\]"),
-        ({"walk.csv": "turn,turn\n0,1\n"}, "need names that differ"),
-        ({"walk.csv": ""}, r"walk\.csv holds no rows of actions"),
-        ({"walk.json": "{"}, r"walk\.json is not valid JSON"),
-        (
-            {"walk.json": {"title": "A walk"}},
-            r"walk\.json names the clip title, which only a file",
-        ),
-        (
-            {"walk.json": {"columns": ["gas", "turn"], "actions": [[1, "left"]]}},
-            "row 0 has 'left' for turn, which",
-        ),
-        ({"actions.json": {**TWO, "range": [[0, 1]]}}, r"unknown key 'range'\. Did you mean ranges\?"),
-        (
-            {"actions.json": {**TWO, "ranges": [[0, 1], [0, 1]]}},
-            r"action 1 of .* has turn -0\.5, but its range is 0",
-        ),
-        ({"actions.json": {**TWO, "ranges": [[0, 1]]}}, "There are 2 columns of actions, but 1 ranges"),
-        ({"actions.json": {**TWO, "keys": {"jump": {"up": 1}}}}, "There is no action column 'up'"),
-        (
-            {"actions.json": {**TWO, "resample": ["hold"]}},
-            r"resample is \['hold'\]\. Write hold or mean for each",
-        ),
-        ({"actions.json": {**TWO, "fps": 0}}, "fps is 0, not a positive number"),
-        ({"actions.csv": "turn\n1\n"}, r"does not name the clip .* it may be ride\.npy or walk\."),
-        (
-            {"walk.csv": "turn\n1\n1\n1\n1\n", "ride.csv": "gas\n1\n1\n1\n1\n"},
-            r"columns of .*csv are .* those of .*csv",
-        ),
-        ({"walk.csv": "turn\n1\n1\n1\n1\n", "walk.json": [1, 1, 1, 1]}, "are actions of the same clip. Remove one"),
-    ],
-)
-def test_actions_that_cannot_be_used_stop_in_one_sentence(src, files, message):
-    for name, content in files.items():
-        write(src / name, content)
-    with pytest.raises(UserError, match=message):
-        run(src)
-    assert not (src.parent / "out").exists()
-
-
-def test_arrays_whose_actions_do_not_fit_stop(tmp_path):
-    (tmp_path / "src").mkdir()
-    frames = np.zeros((5, 8, 8, 3), np.uint8)
-    for more, message in [
-        ({"actions": np.zeros((2, 4, 1))}, r"actions of shape \(2, 4, 1\)"),
-        ({"actions": np.zeros((3, 1))}, r"5 frames, but 3 actions in .*1\.npz\[frames\]"),
-        ({"actions": np.full((4, 1), np.inf)}, r"action 0 of .*1\.npz\[frames\] has action_0 inf"),
-        ({"actions": np.zeros((4, 1)), "again": frames}, "several arrays of frames: frames, again"),
-    ]:
-        np.savez(tmp_path / "src" / "1.npz", frames=frames, **more)
-        with pytest.raises(UserError, match=message):
-            run(tmp_path / "src")
-
-
-def test_one_file_for_several_clips_of_a_batch_stops(tmp_path):
-    (tmp_path / "src").mkdir()
-    np.save(tmp_path / "src" / "two.npy", np.zeros((2, 5, 8, 8, 3), np.uint8))
-    write(tmp_path / "src" / "two.csv", "turn\n1\n1\n1\n1\n")
-    with pytest.raises(UserError, match=r"two\.csv has actions for one clip, but .*two\.npy holds several"):
-        run(tmp_path / "src")
-
-
-def test_a_damaged_prepared_set_is_refused(src):
-    write(src / "walk.json", [1, 1, 1, 1])
-    run(src)
-    np.save(src.parent / "out" / "actions.npy", np.zeros((3, 1), np.float32))
-    with pytest.raises(UserError, match=r"actions\.npy does not match index\.json"):
-        Windows(src.parent / "out", "all")

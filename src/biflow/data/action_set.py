@@ -23,8 +23,8 @@ class ActionSet:
         """
         if table:
             if len(table.rows) not in (frames - 1, frames):
-                counts = f"{frames} frames, but {len(table.rows)} actions in {table.where}"
-                raise ActionsError(f"{name} has {counts}. It needs one per frame, of which the last may be left out.")
+                counts = f"{name} has {frames} frames, but {table.where} has {len(table.rows)} actions"
+                raise ActionsError(f"{counts}. It needs {frames}, or {frames - 1} without the last.")
             table = Table(table.where, table.columns, table.rows[: frames - 1], table.settings)
             table.meaning().check(table.rows, table.where)
             agree([*self.tables[:1], table])

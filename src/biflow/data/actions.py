@@ -46,7 +46,7 @@ class Table:
     @property
     def fps(self) -> float | None:
         """The frame rate of the clip, if the file states it."""
-        return self.settings.get("fps")
+        return float(self.settings["fps"]) if "fps" in self.settings else None
 
     def meaning(self, ranges: Sequence[tuple[float, float]] | None = None) -> Actions:
         """The columns with the ranges and keys that the file gives. `ranges` are for a file that gives none."""
@@ -83,13 +83,16 @@ def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Tabl
 
 
 def _fault(rows: Any, columns: Any) -> str:
-    """Why rows from a JSON file are not an array of numbers."""
-    for number, row in enumerate(rows if isinstance(rows, list) else []):
-        for i, cell in enumerate(row if isinstance(row, list) else [row]):
+    """Why rows from a file are not an array of numbers."""
+    parts = [row if isinstance(row, list) else [row] for row in (rows if isinstance(rows, list) else [])]
+    for number, row in enumerate(parts):
+        for i, cell in enumerate(row):
             if isinstance(cell, str | list | dict):
                 name = columns[i] if isinstance(columns, list) and i < len(columns) else f"column {i}"
                 return f"row {number} has {cell!r} for {name}, which is not a number"
-    return "actions are a list of rows, each with the same number of columns"
+        if len(row) != len(parts[0]):
+            return f"row {number} has {len(row)} numbers, but the first row has {len(parts[0])}"
+    return "actions must be a list of rows of numbers"
 
 
 def agree(tables: Iterable[Table]) -> None:
@@ -135,7 +138,8 @@ def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]
         elif path.stem == NAME:
             yield names.named(name, path.parent, file.name), table(f"{file.name}[{name}]", rows, settings)
         else:
-            raise ActionsError(f"{file.name} names the clip {name}, which only a file called {NAME}{suffix} may do.")
+            what = f"{file.name} is called as a clip, but does not hold a list of its actions"
+            raise ActionsError(f"{what}. Rename it if it has another purpose.")
 
 
 def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
@@ -217,7 +221,7 @@ class _Names:
         if found == [folder] and folder not in self.clips:
             found = self.folders.get(folder, [])
         if not found:
-            raise ActionsError(f"{where} does not name the clips that its actions belong to.")
+            raise ActionsError(f"{where} does not name the clips that its actions belong to. Name them in it.")
         return _only(found, f"{where} does not name the clip that its actions belong to")
 
 
