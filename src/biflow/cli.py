@@ -45,7 +45,8 @@ def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
     clips, size = index["clips"], settings.size
     frames, test = sum(clip["frames"] for clip in clips), sum(clip["split"] == "test" for clip in clips)
     counts = f"{frames} frames of {size}x{size} in {len(clips)} clips, {test} of them for testing"
-    print(f"{settings.dst}: {counts}; {len(index['skipped'])} skipped.")
+    actions = f", with actions {', '.join(index['actions']['columns'])}" if "actions" in index else ""
+    print(f"{settings.dst}: {counts}; {len(index['skipped'])} skipped{actions}.")
 
 
 def _train(settings: Annotated[config.Train, FLAT]) -> None:
