@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from biflow.data.action_set import resample
+from biflow.data.windows import Windows
 from biflow.errors import UserError
+from biflow.video import VideoWriter
 from tests.action_clips import STEPS, array, images, png, rows, run, same, write
+from tests.command_line import printed
 
 # Forms of files
 
@@ -87,6 +90,20 @@ def test_a_single_file_with_a_csv_beside_it(src):
     write(src / "ride.csv", "turn\n0.5\n0\n0\n1\n")
     windows = run(src / "ride.npy", split=1.0)
     same(rows(windows)["ride.npy"], [0.5], [0], [0], [1])
+
+
+def test_a_video_with_a_csv_and_what_the_command_prints(tmp_path, capsys):
+    (tmp_path / "src").mkdir()
+    for name in ("a", "b"):
+        with VideoWriter(tmp_path / "src" / f"{name}.mp4", 10, (16, 16)) as video:
+            for _ in range(5):
+                video.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
+        write(tmp_path / "src" / f"{name}.csv", "move,turn\n1,0.5\n1,0\n0,0\n0,1\n")
+    line = printed("prepare", str(tmp_path / "src"), str(tmp_path / "out"), capsys=capsys)
+    assert line.endswith("2 clips, 1 of them for testing; 0 skipped, with actions move, turn.\n")
+    windows = Windows(tmp_path / "out", "test")
+    assert windows.fps == 10
+    same(windows.action_rows(0), [1, 0.5], [1, 0], [0, 0], [0, 1])
 
 
 def test_names_in_an_archive_and_further_down(tmp_path):
@@ -169,7 +186,7 @@ def test_skipped_clips_shift_nothing(src, caplog):
     write(src / "actions.json", {"walk": STEPS, "ride": STEPS[::-1], "damaged": STEPS, "short": [[0, 0]]})
     with caplog.at_level(logging.WARNING, "biflow"):
         windows = run(src)
-    assert "1 of 3 clips have no actions." in caplog.messages
+    assert "There are no actions for 1 of 3 clips." in caplog.messages
     got = rows(windows)
     assert len(windows.index["skipped"]) == 2
     same(got["walk"], *STEPS)

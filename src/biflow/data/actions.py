@@ -205,8 +205,8 @@ class _Names:
                 self.names.setdefault(name, []).append(clip)
 
     def named(self, name: str, folder: PurePosixPath, where: str) -> PurePosixPath:
-        """The clip that a file in `folder` calls `name`: one in that folder, or further down."""
-        below = [clip for clip in self.names.get(name, []) if folder in clip.parents]
+        """The clip that a file in `folder` calls `name`: one in that folder, further down, or the folder itself."""
+        below = [clip for clip in self.names.get(name, []) if folder in (clip, *clip.parents)]
         found = self.paths.get(folder / name) or below
         if not found:
             near = difflib.get_close_matches(name, self.names, n=1)

@@ -95,7 +95,7 @@ def _write_actions(path: Path, actions: ActionSet, clips: list[dict]) -> dict:
         rows[last] = np.nan  # also where a single clip was cut in two
         clip["actions"] = bool(np.isfinite(rows[clip["start"]]).all())
     if none := sum(not clip["actions"] for clip in clips):
-        log.warning("%d of %d clips have no actions.", none, len(clips))
+        log.warning("There are no actions for %d of %d clips.", none, len(clips))
     write_array(path, rows)
     return {"actions": {**meaning.as_json(), "resample": rules}}
 
@@ -136,6 +136,7 @@ class _Writer:
         self.bar.update(self.items - self.bar.n)
 
     def _actions_of(self, item: Item, video: Video) -> Table | None:
+        """The actions of a clip, from its own file or from one beside it."""
         own = None if video.actions is None else table(f"{item.source}{video.part}", video.actions)
         if own and item.actions:
             raise ActionsError(f"{item.source} holds actions, and so does {item.actions.where}. Remove one of them.")
