@@ -65,8 +65,8 @@ def test_check_names_the_row_and_the_column():
         ([[0, 0], [1.5, 0]], r"The action 1 of a\.csv has steer 1\.5, but its range is -1 to 1\."),
         ([[0, np.nan]], r"The action 0 of a\.csv has gas nan, which is not a finite number\."),
         ([0, -1], r"The action of a\.csv has gas -1, but its range is 0 to 4\."),
-        ([[0, 0, 0]], r"a\.csv has 3 columns, but an action has 2: steer, gas\."),
-        (0.5, r"a\.csv has 1 columns, but an action has 2"),
+        ([[0, 0, 0]], r"Each action of a\.csv has 3 numbers, but must have 2, for steer, gas\."),
+        (0.5, r"Each action of a\.csv has 1 numbers, but must have 2"),
     ]:
         with pytest.raises(UserError, match=message):
             CAR.check(np.array(rows), "a.csv")

@@ -88,7 +88,8 @@ class Actions:
         rows = np.asarray(rows, np.float32)
         if rows.ndim == 0 or rows.shape[-1] != len(self.columns):
             width = rows.shape[-1] if rows.ndim else 1
-            raise ActionsError(f"{where} has {width} columns, but an action has {len(self.columns)}: {self._names()}.")
+            needed = f"{len(self.columns)}, for {self._names()}"
+            raise ActionsError(f"Each action of {where} has {width} numbers, but must have {needed}.")
         low, high = np.array(self.ranges, np.float32).T
         slack = 1e-4 * (high - low)  # rounding
         bad = np.argwhere(~((rows >= low - slack) & (rows <= high + slack)))

@@ -138,13 +138,13 @@ def _read(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]
         if isinstance(rows, dict):
             hint = "For a set's own actions, prepare it and give the set as first and `data` as actions."
             raise UserError(f"{path} holds the actions of several clips, not one list. {hint}")
-    width = len(actions.columns)
-    rows = [[np.nan] * width if row is None else row for row in rows or []]
-    found = table(rows, str(path), columns)
-    order = _order(found.columns, actions, path) if columns else list(range(found.rows.shape[1]))
-    values = found.rows[:, order].astype(np.float32)
-    unknown = np.isnan(values).all(1) & bool(recording)
-    values[~unknown] = actions.check(values[~unknown], str(path))
+    unknown = np.array([row is None for row in rows or []]) if recording else np.zeros(len(rows or []), bool)
+    known = [row for row, gap in zip(rows or [], unknown, strict=True) if not gap]
+    values = np.full((len(unknown), len(actions.columns)), np.nan, np.float32)
+    if known or not len(unknown):
+        found = table(str(path), known, {"columns": columns})
+        order = _order(found.columns, actions, path) if columns else list(range(found.rows.shape[1]))
+        values[~unknown] = actions.check(found.rows[:, order], str(path))
     return values, recording
 
 

@@ -40,7 +40,7 @@ class Past(NamedTuple):
 
     frames: UInt8[Tensor, "b n c h w"]
     known: Int[Tensor, " b"]
-    actions: Float[Tensor, "b m k"] | None
+    actions: Float[Tensor, "b m k"] | None = None
 
 
 class Windows(torch.utils.data.Dataset):
@@ -137,7 +137,8 @@ class Windows(torch.utils.data.Dataset):
             frames[row, before - known[row] :] = self._array[first:end]
             if actions is not None and done is not None:
                 done[row, before - known[row] :] = actions[first : end - 1]
-        return Past(*(None if part is None else torch.from_numpy(part) for part in (frames, known, done)))
+        done = done if done is None else torch.from_numpy(done)
+        return Past(torch.from_numpy(frames), torch.from_numpy(known), done)
 
     def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """All frames of clip `i` of this split."""
