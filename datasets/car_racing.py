@@ -24,14 +24,14 @@ from rendering import Clip, main
 
 from biflow.errors import UserError
 
+RATE = 50  # steps of the simulation per second
 SKIP = 3  # steps of the simulation per frame, with one command; at 1, hardly anything moves between frames
 MEANING = {
     "columns": ["steer", "gas", "brake"],
     "ranges": [[-1, 1], [0, 1], [0, 1]],
     "keys": {"left": {"steer": -1}, "right": {"steer": 1}, "gas": {"gas": 1}, "brake": {"brake": 1}},
-    "fps": round(50 / SKIP, 3),
+    "fps": round(RATE / SKIP, 3),
 }
-ZOOM_IN = 50  # steps in which the simulation's camera approaches the car
 SQUARE = 700  # pixels of the screen's height above the dashboard
 VERGE = 20 / 3  # from the middle of the track to its edge, in the simulation's units
 Command = tuple[float, float, float]
@@ -111,22 +111,34 @@ def race(seed: int, frames: int, size: int) -> Clip:
     rng = random.Random(seed)
     game = _game()
     game.reset(seed=seed)
+    game.t = 1.0  # second; in the first one, the camera approaches the car
     track = np.array([point[2:4] for point in game.track])
     car = Car(*_seen(game))
     orders = drive(rng, car, track)
-    skip = math.ceil(ZOOM_IN / SKIP) + rng.randrange(60)
+    skip = rng.randrange(20, 80)  # frames, to start anywhere
     images, actions = [], []
     for step in range(skip + frames):
         if step >= skip:
             images.append(_picture(game.surf, size))
         command = [round(value, 3) for value in next(orders)]
-        for _ in range(SKIP):
-            game.step(np.array(command))
+        _act(game, command)
         car.x, car.y, car.angle, car.speed = _seen(game)
         if step >= skip:
             actions.append(command)
     game.close()
     return images, actions[: frames - 1]
+
+
+def _act(game: Any, command: list[float]) -> None:
+    """SKIP steps under one command. Only the last one draws, which is most of the work of `game.step`."""
+    steer, gas, brake = command
+    for _ in range(SKIP - 1):  # what `game.step` does before it draws
+        game.car.steer(-steer)
+        game.car.gas(gas)
+        game.car.brake(brake)
+        game.car.step(1 / RATE)
+        game.world.Step(1 / RATE, 180, 60)
+    game.step(np.array(command))
 
 
 def _seen(game: Any) -> tuple[float, float, float, float]:

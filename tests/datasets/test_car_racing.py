@@ -85,3 +85,18 @@ def test_the_program_renders_drives_and_records_their_actions(tmp_path):
     rows = content.pop("actions")["clip_0000"]
     assert content == car_racing.MEANING
     assert np.array(rows).shape == (3, 3)
+
+
+def test_drawing_only_the_last_step_changes_nothing():
+    pytest.importorskip("Box2D")
+    pytest.importorskip("pygame")
+    seen = []
+    for act in (car_racing._act, lambda game, command: [game.step(np.array(command)) for _ in range(car_racing.SKIP)]):
+        game = car_racing._game()
+        game.reset(seed=3)
+        game.t = 1.0
+        for command in ([0.3, 1.0, 0.0], [-1.0, 0.5, 0.0], [0.0, 0.0, 0.8]):
+            act(game, command)
+        seen.append((car_racing._seen(game), np.asarray(car_racing._picture(game.surf, 64))))
+    assert seen[0][0] == seen[1][0]
+    assert (seen[0][1] == seen[1][1]).all()
