@@ -42,8 +42,15 @@ class Frame:
 
 def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator]:
     """One CPU generator per sample, seeded by (seed, sample): a sample's noise does not depend on its batch."""
-    states = (np.random.SeedSequence((seed, sample)).generate_state(1, np.uint64)[0] for sample in samples)
-    return [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
+    return [torch.Generator().manual_seed(frame_seed(seed, sample)) for sample in samples]
+
+
+def frame_seed(seed: int, index: int) -> int:
+    """What a generator is seeded with, so that noise depends on `seed` and on the number of a sample or frame alone.
+
+    `biflow.serve` seeds with it before every frame, so that a stream can be continued, or repeated, from any of them.
+    """
+    return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def frame_seed(seed: int, index: int) -> int:

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from biflow import methods
+from biflow.actions import Actions
 from biflow.config import NetworkConfig
-from biflow.model import Model, save_model
+from biflow.model import Model, empty_conditions, save_model
 from biflow.networks import VideoUNet
 from biflow.serve.app import app
 from biflow.serve.models import load
@@ -29,11 +30,37 @@ def folders(tmp_path_factory):
         folders[name] = root / name
         network = VideoUNet(method, TINY)
         save_model(folders[name], Model(network, method, (3, side, side), eps=0.1, fps=10.0))
-        (folders[name] / "first").mkdir()
-        for i in range(3):
-            pixels = np.random.default_rng(i).integers(0, 255, (side, side, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folders[name] / "first" / f"{i}.png")
+        first_frames(folders[name], side)
     return folders
+
+
+def first_frames(folder, side):
+    """Put images to start from into a model folder."""
+    (folder / "first").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "first" / f"{i}.png")
+
+
+@pytest.fixture(scope="session")
+def steered_folders(folders, tmp_path_factory):
+    """A model of 16x16 that sees two past frames and takes actions, and then BI-FLOW of 16x16 and 24x24 without."""
+    folder = tmp_path_factory.mktemp("steered") / "walk"
+    keys = {"forward": {"move": 1.0}, "back": {"move": -1.0}, "left": {"turn": -1.0}, "right": {"turn": 1.0}}
+    actions = Actions(("move", "turn", "jump"), ((-1.0, 1.0), (-1.0, 1.0), (0.0, 2.0)), keys | {"jump": {"jump": 2.0}})
+    torch.manual_seed(1)
+    network = VideoUNet(methods.BIFLOW, TINY, conditions=empty_conditions(1, (3, 1, 1), 2, actions))
+    for name, weights in network.named_parameters():
+        if ".class_embedding.vector." in name:  # zero until it is trained, and then no action would matter
+            torch.nn.init.normal_(weights, std=0.5)
+    save_model(folder, Model(network, methods.BIFLOW, (3, 16, 16), 0.1, 10.0, 2, 0.2, actions))
+    first_frames(folder, 16)
+    return {"walk": folder, "bi": folders["bi"], "large": folders["large"]}
+
+
+@pytest.fixture(scope="module")
+def steered(steered_folders):
+    return load(steered_folders)
 
 
 @pytest.fixture(scope="module", autouse=True)  # not for the whole run: other tests want their engines

@@ -25,7 +25,7 @@ def controls(models):
 @pytest.fixture
 def dream(models, controls):
     dream = Dream(models)
-    dream.begin(models["bi"].first[0], controls)
+    dream.begin(models["bi"].first[:1], controls)
     return dream
 
 
@@ -111,7 +111,7 @@ def test_both_streams_get_the_same_noise(dream, models, controls):
     assert all(
         torch.equal(*moment.pictures) for moment in advance(dream, 2, two)
     )  # the second begins where the first is
-    dream.begin(models["bi"].first[0], two)
+    dream.begin(models["bi"].first[:1], two)
     assert len(dream.now.pictures) == 2
     apart = advance(dream, 2, replace(two, eps_b=0.0))
     assert all((one != other).any() for one, other in (moment.pictures for moment in apart))
@@ -124,7 +124,7 @@ def test_a_model_of_another_size_resizes_the_frame_on_screen(dream, controls):
     assert (large.pictures[0].shape, large.index) == ((3, 24, 24), 2)
     two = dream.advance(replace(controls, two_up=True, model_b="large", eps_b=0.1))
     assert [picture.shape[-1] for picture in two.pictures] == [16, 24]
-    dream.begin(torch.full((3, 40, 30), 200, dtype=torch.uint8), replace(controls, model="large"))
+    dream.begin(torch.full((1, 3, 40, 30), 200, dtype=torch.uint8), replace(controls, model="large"))
     assert (dream.now.pictures[0].shape, dream.now.pictures[0].unique().tolist()) == ((3, 24, 24), [200])
 
 
@@ -139,8 +139,8 @@ def test_every_method_streams_also_beside_another(dream, models, controls):
 def test_a_stale_frame_leaves_the_dream_as_it_was(dream, models, controls, two_up):
     controls = replace(controls, two_up=two_up, eps_b=0.3)
     other = Dream(models)
-    other.begin(models["bi"].first[0], controls)
-    dream.begin(models["bi"].first[0], controls)
+    other.begin(models["bi"].first[:1], controls)
+    dream.begin(models["bi"].first[:1], controls)
     assert all(map(equal, advance(dream, 2, controls), advance(other, 2, controls)))
     past, asked = list(dream.past), []
     calls = 6 if two_up else 3  # with two streams, the second one is stale after the first has been solved

@@ -60,12 +60,13 @@ async def health(request: Request) -> Response:
 
 @routes.get("/recording/{session}/{name}")
 async def recording(request: Request, session: str, name: str) -> Response:
-    """A finished recording."""
+    """A file of a finished recording: the mp4, or the JSON with its actions."""
     found = request.app.state.hall.sessions.get(session)
     path = found.recorder.find(name) if found else None  # compared with `name`, never built from it
     if path is None:
         return PlainTextResponse("That recording is no longer kept.", 404)
-    return FileResponse(path, media_type="video/mp4", filename="biflow.mp4")
+    kind = {".mp4": "video/mp4", ".json": "application/json"}[path.suffix]
+    return FileResponse(path, media_type=kind, filename=f"biflow{path.suffix}")
 
 
 @routes.websocket("/ws")

@@ -17,6 +17,7 @@ from biflow.serve.guard import Rate
 from biflow.serve.hall import Hall
 from biflow.serve.models import Served
 from biflow.serve.session import Session
+from biflow.serve.steering import description
 from biflow.serve.viewer import CREDITS, Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
@@ -37,8 +38,8 @@ async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> N
         with contextlib.suppress(RuntimeError):  # the event loop has ended, and this viewer with it
             loop.call_soon_threadsafe(event.set)
 
-    viewer = Viewer(wake)
-    viewer.tell(_hello(hall, session, new))
+    viewer = Viewer(wake, session.number())
+    viewer.tell({**_hello(hall, session, new), "viewer": viewer.number})
     session.join(viewer)
     sending = asyncio.create_task(_send(socket, session, viewer, event))
     receiving = asyncio.create_task(_receive(socket, hall, session, viewer))
@@ -93,6 +94,9 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
 
     {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart", "first": 0}
     | {"type": "back", "frame": 17} | {"type": "record", "on": true} | {"type": "ping", "at": 1234.5}
+    | {"type": "act", "action": {"move": 1, "turn": -0.5}}
+
+    An action is held until another one is sent. Columns that it does not name are neutral, and so is {}.
     """
     message = _parse(text)
     kind = message.get("type")
@@ -101,6 +105,9 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
     if kind == "set":
         notes = session.change(message.get("controls"))
         viewer.tell({"type": "told", "text": " ".join(notes)[:1000]})
+    elif kind == "act":
+        if notes := session.act(viewer, message.get("action")):
+            viewer.tell({"type": "note", "text": " ".join(notes)[:1000]})
     elif kind == "step":
         session.step()
     elif kind == "restart":
@@ -113,7 +120,7 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
         at = message.get("at")
         viewer.tell({"type": "pong", "at": at if isinstance(at, int | float) else None})
     else:
-        raise UserError("The type of a message must be ack, set, step, restart, back, record or ping.")
+        raise UserError("The type of a message must be ack, set, act, step, restart, back, record or ping.")
     return False
 
 
@@ -165,6 +172,7 @@ def _entry(served: Served) -> dict:
         "can": {"eps": method.takes_eps, "backward": method.backward, "in_between": method.in_between},
         "eps": served.eps,
         "fps": served.fps,
+        "actions": description(served.model.actions) if served.model.actions else None,
         "size": served.size,
         "first": [_data_url(picture) for picture in served.first],
     }

@@ -4,20 +4,25 @@ A `Dream` has no threads, no locks and no viewers; one thread at a time may use 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from biflow.actions import Actions
 from biflow.errors import UserError
+from biflow.model import Model
 from biflow.paths import Fields, Network
-from biflow.rollout import Shown, drain, sample_generators, stream
+from biflow.rollout import Shown, drain, frame_seed, stream
 from biflow.serve.controls import Controls
 from biflow.serve.models import Served
-from biflow.video import resize, to_float, to_uint8
+from biflow.serve.steering import Pressed, row
+from biflow.video import resize, to_float
 
 PAST_FRAMES, PAST_BYTES = 120, 16 * 2**20
 
@@ -37,6 +42,9 @@ class Moment:
         pictures: uint8 (3, h, w), one per stream, on the CPU.
         nfe: network evaluations per stream; 0 if the frame was not solved now.
         seconds: time that solving took.
+        before: the pictures of the whole frames before it, newest first, as many as models see.
+        whole: whether it is a frame that a model saw, or will see, and not one in between.
+        action: values of columns, with which it was solved; None if no action was known.
     """
 
     id: int
@@ -45,6 +53,18 @@ class Moment:
     pictures: list[Tensor]
     nfe: list[int]
     seconds: float
+    before: tuple[list[Tensor], ...] = ()
+    whole: bool = True
+    action: Pressed | None = None
+
+    def seen(self, model: Model, stream: int = 0, *, backward: bool = False) -> list[Tensor]:
+        """The picture of a stream after those before it that the model sees, the newest last, and of its size.
+
+        Backward in time it sees none before: these are still to come.
+        """
+        before = () if backward else self.before[: model.context]
+        pictures = [at[stream if stream < len(at) else 0] for at in (*reversed(before), self.pictures)]
+        return [resize(picture[None], model.size)[0] for picture in pictures]
 
 
 class Dream:
@@ -70,6 +90,8 @@ class Dream:
         self._streams: list[tuple[Iterator[Shown], torch.Generator]] = []
         self._settings: tuple | None = None  # what the streams were started with; None: they cannot continue
         self._start_time = 0.0  # the time at which they were started
+        self._pressed: Pressed | None = None  # the action to take before the next frame
+        self._taken: Pressed | None = None  # the action that the first stream asked for last
         self._unwanted: Callable[[], bool] = lambda: False
 
     @property
@@ -77,26 +99,37 @@ class Dream:
         """The frame on screen; there is one after `begin`."""
         return self.past[-1]
 
-    def begin(self, picture: Tensor, controls: Controls) -> Moment:
-        """Start again from a uint8 picture (3, h, w), resized to what the model takes."""
-        first = resize(picture[None], self.models[controls.model].size)[0]
-        return self._jump(0, 0.0, [first] * (2 if controls.two_up else 1))
+    def begin(self, pictures: UInt8[Tensor, "j 3 h w"], controls: Controls) -> Moment:
+        """Start again from a uint8 picture and those before it, the newest last, resized to what the model takes."""
+        *past, first = resize(pictures, self.models[controls.model].size)
+        streams = 2 if controls.two_up else 1
+        return self._jump(0, 0.0, [first] * streams, self._seen([[picture] for picture in reversed(past)]))
 
     def go_back(self, id: int) -> Moment:
         """Continue from a past frame. Raises UserError if it is no longer kept."""
         past = next((moment for moment in self.past if moment.id == id), None)
         if past is None:
             raise UserError("That frame is no longer kept.")
-        return self._jump(past.index, past.time, past.pictures)
+        return self._jump(past.index, past.time, past.pictures, past.before)
 
-    def advance(self, controls: Controls, *, unwanted: Callable[[], bool] = lambda: False) -> Moment:
-        """Solve the next frame. `unwanted` is asked before every network evaluation.
+    def settle(self) -> Moment:
+        """Continue from the frame on screen as going back to it would: from its pictures, in 256 levels."""
+        self._frames = [to_float(picture[None]) for picture in self.now.pictures]
+        self._settings = None
+        return self.now
+
+    def advance(
+        self, controls: Controls, *, action: Pressed | None = None, unwanted: Callable[[], bool] = lambda: False
+    ) -> Moment:
+        """Solve the next frame, after this action. `unwanted` is asked before every network evaluation.
+
+        A model takes what it has columns for. With frames in between, an action acts on the next whole frame.
 
         Raises:
             Stale: `unwanted` returned True. As after any error, the frame on screen stays, to be continued from.
             UserError: the frame could not be solved.
         """
-        self._unwanted = unwanted
+        self._unwanted, self._pressed = unwanted, action
         try:
             shown = self._solve(controls)
         except Exception:
@@ -106,17 +139,29 @@ class Dream:
         self._frames = [frame.x for frame in shown]
         pictures = [frame.pixels[0] for frame in shown]
         time, seconds = self._start_time + shown[0].time, sum(frame.seconds for frame in shown)
-        return self._keep(self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
+        moment = Moment(next(self._ids), self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
+        whole, before = shown[0].time.is_integer(), self._before(controls.direction == "backward")
+        return self._keep(replace(moment, before=before, whole=whole, action=self._taken))
 
     def clear(self) -> None:
         """Free the memory of all frames."""
         self.past.clear()
         self._frames, self._streams, self._settings = [], [], None
 
+    def _before(self, backward: bool) -> tuple[list[Tensor], ...]:
+        """The whole frames before the next one; backward in time that is one fewer."""
+        if not self.now.whole:
+            return self.now.before
+        return self.now.before[1:] if backward else self._seen([self.now.pictures, *self.now.before])
+
+    def _seen(self, before: Sequence[list[Tensor]]) -> tuple[list[Tensor], ...]:
+        """As many of them as the models see."""
+        return tuple(before[: max(served.model.context for served in self.models.values())])
+
     def _solve(self, controls: Controls) -> list[Shown]:
         if self._settings != stream_settings(controls):
             self._start(controls)
-        seed = sample_generators(controls.seed, [self.now.index])[0].initial_seed()
+        seed = frame_seed(controls.seed, self.now.index)
         shown = []
         for frames, generator in self._streams:
             generator.manual_seed(seed)
@@ -126,15 +171,15 @@ class Dream:
     def _start(self, controls: Controls) -> None:
         """New streams from the frame on screen; a second stream begins where the first one is."""
         chosen = [(controls.model, controls.eps), (controls.model_b, controls.eps_b)][: 2 if controls.two_up else 1]
-        self._streams, self._start_time = [], self.now.time
-        for (name, eps), x in zip(chosen, [*self._frames, self._frames[0]], strict=False):
-            model = self.models[name].model
-            if x.shape[-2:] != model.size:
-                x = to_float(resize(to_uint8(x).cpu(), model.size))
-            generator = torch.Generator()
+        self._streams, self._start_time, self._taken = [], self.now.time, None
+        self.past[-1] = replace(self.now, whole=True)
+        for place, (name, eps) in enumerate(chosen):
+            model, generator = self.models[name].model, torch.Generator()
+            first = self._first(model, place if place < len(self._frames) else 0, controls.direction == "backward")
             frames = stream(
                 replace(model, network=self._while_wanted(model.network)),
-                x.to(model.device),
+                first.to(model.device),
+                actions=self._actions(model.actions, leads=not place) if model.actions else None,
                 generators=[generator],
                 eps=eps,
                 direction=controls.direction,
@@ -144,6 +189,21 @@ class Dream:
             self._streams.append((drain(frames, start=self.now.index + 1), generator))
         self._settings = stream_settings(controls)
 
+    def _first(self, model: Model, place: int, backward: bool) -> Float[Tensor, "1 j 3 h w"]:
+        """The frame on screen of the stream at `place`, after those before it; not rounded if it has the right size."""
+        *past, now = [to_float(picture[None]) for picture in self.now.seen(model, place, backward=backward)]
+        if self._frames[place].shape == now.shape:
+            now = self._frames[place]
+        return torch.stack([*(picture.to(now.device) for picture in past), now], dim=1)
+
+    def _actions(self, actions: Actions, *, leads: bool) -> Iterator[Float[np.ndarray, " k"] | None]:
+        """The actions of a stream, each as it is when the stream asks for it."""
+        while True:
+            pressed = self._pressed
+            if leads:
+                self._taken = pressed
+            yield None if pressed is None else row(actions, pressed)
+
     def _while_wanted(self, network: Network) -> Network:
         def evaluate(query: Any) -> Fields:
             if self._unwanted():
@@ -152,18 +212,17 @@ class Dream:
 
         return evaluate
 
-    def _jump(self, index: int, time: float, pictures: list[Tensor]) -> Moment:
+    def _jump(self, index: int, time: float, pictures: list[Tensor], before: tuple[list[Tensor], ...]) -> Moment:
         """Show these pictures, and continue from them."""
-        self._frames = [to_float(picture[None]) for picture in pictures]
-        self._settings = None
-        return self._keep(index, time, pictures, [0] * len(pictures), 0.0)
+        self._keep(Moment(next(self._ids), index, time, pictures, [0] * len(pictures), 0.0, before))
+        return self.settle()
 
-    def _keep(self, index: int, time: float, pictures: list[Tensor], nfe: list[int], seconds: float) -> Moment:
-        room = PAST_BYTES // sum(picture.numel() for picture in pictures)
+    def _keep(self, moment: Moment) -> Moment:
+        room = PAST_BYTES // sum(picture.numel() for picture in moment.pictures)
         while len(self.past) >= max(1, room):
             self.past.popleft()
-        self.past.append(Moment(next(self._ids), index, time, pictures, nfe, seconds))
-        return self.now
+        self.past.append(moment)
+        return moment
 
 
 def stream_settings(controls: Controls) -> tuple:

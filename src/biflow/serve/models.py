@@ -60,11 +60,11 @@ class Served:
         """Its name, method and size, for people."""
         return f"{self.name} · {self.model.method.title} {self.size[0]}x{self.size[1]}"
 
-    def first_frame(self, index: int) -> UInt8[Tensor, "3 h w"]:
-        """One of the frames to start from. Raises UserError if there is no such frame."""
+    def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
+        """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""
         if not 0 <= index < len(self.first):
             raise UserError(f"There is no first frame {index + 1}; this model has {len(self.first)}.")
-        return self.first[index]
+        return self.first[index][None]
 
 
 def find(folder: Path) -> dict[str, Path]:

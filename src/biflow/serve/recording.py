@@ -1,15 +1,25 @@
-"""A recording of what a session shows, as an mp4."""
+"""A recording of what a session shows, as an mp4, and beside it the actions that led to it, as JSON."""
 
+import base64
 import logging
 import secrets
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from biflow.actions import Actions
 from biflow.errors import UserError
+from biflow.files import write_json
+from biflow.serve.controls import Controls
+from biflow.serve.dream import Moment, stream_settings
+from biflow.serve.images import encode
+from biflow.serve.models import Served
+from biflow.serve.steering import Pressed, row
 from biflow.video import VideoWriter, resize
 
 log = logging.getLogger("biflow")
@@ -19,26 +29,29 @@ MAX_FRAMES = 6000
 class Recorder:
     """Writes the frames of a session to an mp4, two streams side by side; only the last recording is kept.
 
-    Its methods return the message for the viewers, if there is one: that it started, or under which name it ended.
+    Its methods return the message for the viewers, if there is one: that it started, or under which names it ended.
     """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._writer: VideoWriter | None = None
+        self._script: Script | None = None
         self._fps = 0.0
         self.on = False
 
-    def begin(self, fps: float) -> dict:
-        """Record from the next frame on; the last recording is deleted."""
+    def begin(self, served: Served, controls: Controls, moment: Moment) -> dict:
+        """Record from the next frame on, which follows `moment`; the last recording is deleted."""
         self.close()
-        self.on, self._fps = True, fps
+        fps = served.fps * controls.in_between
+        self.on, self._fps = True, min(fps, controls.fps_cap or fps)
+        self._script = Script(served, controls, moment) if served.model.actions else None
         return {"type": "recording", "on": True}
 
-    def write(self, pictures: list[Tensor]) -> dict | None:
-        """Append uint8 (3, h, w) pictures side by side. Ends the recording if their size changes or a disk is full."""
+    def write(self, moment: Moment, controls: Controls) -> dict | None:
+        """Append a frame, its pictures side by side. Ends the recording if their size changes or a disk is full."""
         if not self.on:
             return None
-        first, *others = pictures
+        first, *others = moment.pictures
         others = [resize(other[None], (first.shape[1], first.shape[2]))[0] for other in others]
         frame = torch.cat([first, *others], dim=2)
         size = (frame.shape[1], frame.shape[2])
@@ -52,6 +65,8 @@ class Recorder:
             self._writer.write(frame)
         except (UserError, OSError) as error:
             return self._fail(error)
+        if self._script:
+            self._script.add(moment, controls)
         return None
 
     def finish(self) -> dict | None:
@@ -59,14 +74,17 @@ class Recorder:
         if not self.on:
             return None
         self.on = False
-        writer = self._writer
+        writer, script = self._writer, None
         if writer is None:
             return _ended(None, 0)
         try:
             writer.__exit__(None, None, None)
+            if self._script:
+                script = writer.path.with_suffix(".json")
+                write_json(script, {**self._script.content, "fps": self._fps}, indent=None)
         except (UserError, OSError) as error:
             return self._fail(error)
-        return _ended(writer.path.name, writer.frames)
+        return _ended(writer.path.name, writer.frames, script.name if script else None)
 
     def _fail(self, error: Exception) -> dict:
         log.warning("A recording failed: %s", error)
@@ -74,9 +92,10 @@ class Recorder:
         return _ended(None, 0)
 
     def find(self, name: str) -> Path | None:
-        """The finished recording of that name, if it is the last one."""
-        writer = self._writer
-        return writer.path if writer and not self.on and writer.path.name == name else None
+        """The file of that name of the last recording, if it is finished."""
+        path = self._writer.path if self._writer and not self.on else None
+        files = [path, path.with_suffix(".json")] if path else []
+        return next((file for file in files if file.name == name and file.exists()), None)
 
     def close(self) -> None:
         """Delete the recording, finished or not."""
@@ -85,8 +104,54 @@ class Recorder:
             self._writer.__exit__(type(error), error, None)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder, self._writer, self.on = None, None, False
+        self._folder, self._writer, self._script, self.on = None, None, None, False
 
 
-def _ended(name: str | None, frames: int) -> dict:
-    return {"type": "recording", "on": False, "name": name, "frames": frames}
+def _ended(name: str | None, frames: int, actions: str | None = None) -> dict:
+    return {"type": "recording", "on": False, "name": name, "actions": actions, "frames": frames}
+
+
+class Script:
+    """The actions of a recording, and what it takes to stream the same frames again.
+
+    Attributes:
+        content: of the JSON file, without the frame rate.
+    """
+
+    def __init__(self, served: Served, controls: Controls, moment: Moment) -> None:
+        model = served.model
+        assert model.actions
+        self._actions: Actions = model.actions
+        self._settings = _settings(controls)
+        self._rows: list[list[float] | None] = []
+        self._recording: dict[str, Any] = {
+            "model": served.name,
+            "seed": controls.seed,
+            "index": moment.index,
+            "eps": controls.eps,
+            "context_eps": model.context_eps,
+            "solver": asdict(controls.full_solver),
+            "in_between": controls.in_between,
+            "direction": controls.direction,
+            "engine": model.engine,
+            "changed": controls.two_up,
+            "first": [_png(picture) for picture in moment.seen(model, backward=controls.direction == "backward")],
+        }
+        self.content = {**model.actions.as_json(), "actions": self._rows, "recording": self._recording}
+
+    def add(self, moment: Moment, controls: Controls) -> None:
+        """Append the action of a frame, and note whether anything but the action has changed."""
+        jumped = not any(moment.nfe)
+        self._recording["changed"] |= jumped or _settings(controls) != self._settings
+        self._rows.append(None if moment.action is None else self._row(moment.action))
+
+    def _row(self, pressed: Pressed) -> list[float]:
+        return [round(value, 6) for value in row(self._actions, pressed).tolist()]
+
+
+def _settings(controls: Controls) -> tuple:
+    return *stream_settings(controls), controls.seed
+
+
+def _png(picture: Tensor) -> str:
+    return base64.b64encode(encode(picture, "png")).decode()

@@ -4,10 +4,12 @@ Every public method may be called from any thread. Only the worker thread touche
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from itertools import count
 from threading import Condition, Thread
 from typing import Any
 
@@ -16,11 +18,11 @@ from torch import Tensor
 from biflow.errors import UserError
 from biflow.serve.controls import Controls, changed, initial
 from biflow.serve.dream import Dream, Moment, Stale, stream_settings
-from biflow.serve.images import encode
 from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
+from biflow.serve.steering import Steering, pressed
 from biflow.serve.viewer import Viewer
-from biflow.serve.wire import pack
+from biflow.serve.wire import framed
 
 log = logging.getLogger("biflow")
 JOBS = 16  # that may wait, if a client asks faster than frames are solved
@@ -39,6 +41,7 @@ class Session:
         self.left = time.monotonic()  # when the last viewer left
         self.recorder = Recorder()
         self.dream = Dream(models)
+        self.steering = Steering()
         self._changed = Condition()
         self._jobs: deque[Callable[[], None]] = deque()
         self._steps = 0  # single frames that were asked for
@@ -47,6 +50,7 @@ class Session:
         self._gave_up = False  # the last frame was not finished
         self._waiting = False  # the worker is inside `_wait`
         self._newest: bytes | None = None
+        self._numbers = count(1)  # of viewers
         self._thread: Thread | None = None
         self._jobs.append(lambda: self._begin(self._served.first_frame(0)))
 
@@ -64,10 +68,16 @@ class Session:
         with self._changed:
             return self._waiting and not self._jobs and not self._wanted
 
+    def number(self) -> int:
+        """A number for another viewer."""
+        return next(self._numbers)
+
     def join(self, viewer: Viewer) -> None:
         """Add a viewer, who sees the frame on screen first."""
         with self._changed:
             self.viewers.append(viewer)
+            if self.steering.holder:  # viewers assume the autopilot
+                viewer.tell(self.steering.message)
             if self._newest:
                 viewer.show(self._newest)
             self._changed.notify()
@@ -76,6 +86,8 @@ class Session:
         """Remove a viewer. A session without viewers solves nothing."""
         with self._changed:
             self.viewers.remove(viewer)
+            if viewer is self.steering.holder:
+                self._let_go()
             self.left = time.monotonic()
             self._hurry |= not self.viewers
 
@@ -91,10 +103,31 @@ class Session:
             if controls.fps_cap != self.controls.fps_cap:
                 self._due = 0.0
             self._hurry |= self.controls.playing and not controls.playing
+            if controls.model != self.controls.model:
+                self._let_go()
             self.controls = controls
             self.version += 1
             self._changed.notify()
             self._tell({"type": "controls", "version": self.version, "controls": asdict(controls)})
+        return notes
+
+    def act(self, viewer: Viewer, wanted: Any) -> list[str]:
+        """Hold the action that a viewer wants. Returns a sentence for every value that could not be taken as it is.
+
+        Raises:
+            UserError: the model takes no actions, or another viewer steers.
+        """
+        with self._changed:
+            actions = self._served.model.actions
+            if actions is None:
+                raise UserError("This model takes no actions.")
+            held, notes = pressed(actions, wanted)
+            self._rest()
+            if self.steering.holder not in (None, viewer) and not held:
+                return notes  # the end of an action that was refused
+            if self.steering.act(viewer, held, time.monotonic()):
+                self._tell(self.steering.message)
+            self._changed.notify()  # of the new deadline
         return notes
 
     def step(self) -> None:
@@ -108,12 +141,12 @@ class Session:
 
     def restart(self, first: int) -> None:
         """Start again from one of the model's first frames. Raises UserError if there is no such frame."""
-        picture = self._served.first_frame(first)
-        self._do(lambda: self._begin(picture))
+        pictures = self._served.first_frame(first)
+        self._do(lambda: self._begin(pictures))
 
     def restart_from(self, picture: Tensor) -> None:
         """Start again from a uint8 picture (3, h, w), which is resized to what the model takes."""
-        self._do(lambda: self._begin(picture))
+        self._do(lambda: self._begin(picture[None]))
 
     def go_back(self, frame: int) -> None:
         """Continue from the past frame with that id. If it is no longer kept, viewers are told and nothing changes."""
@@ -155,11 +188,13 @@ class Session:
         """Wait until there is something to do; False once the session has ended."""
         with self._changed:
             while self.ended is None:
+                self._rest()
                 wanted, left = self._wanted, self._due - time.monotonic()
                 if self._jobs or (wanted and left <= 0):
                     return True
                 self._waiting = True
-                self._changed.wait(left if wanted else None)
+                left = min(left if wanted else math.inf, self.steering.deadline - time.monotonic())
+                self._changed.wait(None if left == math.inf else left)
                 self._waiting = False
         return False
 
@@ -176,10 +211,11 @@ class Session:
                 self._jobs.popleft()()
             return
         with self._changed:
-            controls, version = self.controls, self.version
+            self._rest()
+            controls, version, held = self.controls, self.version, self.steering.pressed
         started = time.monotonic()
         try:
-            moment = self.dream.advance(controls, unwanted=lambda: self._unwanted(controls))
+            moment = self.dream.advance(controls, action=held, unwanted=lambda: self._unwanted(controls))
         except Stale:
             self._gave_up = True
             return
@@ -190,7 +226,7 @@ class Session:
             return
         self._gave_up = False
         self._steps = max(0, self._steps - 1)
-        self._show(moment, version)
+        self._show(moment, controls, version)
         if controls.fps_cap:
             # Counted from when it was due, so that the rate holds; but a pause is never made up for.
             self._due = max(self._due, started - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
@@ -202,11 +238,23 @@ class Session:
         """
         if self.ended is not None:
             return True
+        if self.recorder.on:
+            return False  # a stream that starts anew takes other steps, and the recording could not be repeated
         moved = self._hurry or stream_settings(solving) != stream_settings(self.controls)
         return moved and not self._gave_up
 
-    def _begin(self, picture: Tensor) -> None:
-        self._jump(self.dream.begin(picture, self.controls))
+    def _rest(self) -> None:
+        """Let the autopilot take over from a viewer who has pressed nothing for long."""
+        if time.monotonic() >= self.steering.deadline:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self.steering.holder:
+            self.steering.free()
+            self._tell(self.steering.message)
+
+    def _begin(self, pictures: Tensor) -> None:
+        self._jump(self.dream.begin(pictures, self.controls))
 
     def _go_back(self, frame: int) -> None:
         try:
@@ -216,36 +264,22 @@ class Session:
 
     def _jump(self, moment: Moment) -> None:
         self._gave_up, self._due = False, 0.0
-        self._show(moment, self.version)
+        self._show(moment, self.controls, self.version)
 
-    def _show(self, moment: Moment, version: int) -> None:
+    def _show(self, moment: Moment, controls: Controls, version: int) -> None:
         """Encode a frame once, and put it into every viewer's slot."""
-        begun = time.perf_counter()
-        form = self.controls.format
-        images = [encode(picture, form) for picture in moment.pictures]
-        header = {
-            "id": moment.id,
-            "index": moment.index,
-            "time": round(moment.time, 4),
-            "nfe": moment.nfe,
-            "version": version,
-            "solve_ms": round(1000 * moment.seconds, 2),
-            "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
-            "format": f"image/{form}",
-        }
-        self._tell(self.recorder.write(moment.pictures))
+        message = framed(moment, controls.format, version)
+        self._tell(self.recorder.write(moment, controls))
         with self._changed:
-            self._newest = pack(header, images)
+            self._newest = message
             for viewer in self.viewers:
-                viewer.show(self._newest)
+                viewer.show(message)
 
     def _record(self, on: bool) -> None:
-        controls, recorder = self.controls, self.recorder
-        if on and not recorder.on:
-            fps = self._served.fps * controls.in_between
-            self._tell(recorder.begin(min(fps, controls.fps_cap or fps)))
+        if on and not self.recorder.on:
+            self._tell(self.recorder.begin(self._served, self.controls, self.dream.settle()))
         elif not on:
-            self._tell(recorder.finish())
+            self._tell(self.recorder.finish())
 
     @property
     def _served(self) -> Served:

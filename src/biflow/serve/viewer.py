@@ -16,10 +16,11 @@ class Viewer:
 
     Args:
         wake: called from any thread when there may be something to take.
+        number: which viewer of its session it is.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self.wake = wake
+    def __init__(self, wake: Callable[[], None], number: int = 0) -> None:
+        self.wake, self.number = wake, number
         self._lock = Lock()
         self._newest: bytes | None = None
         self._messages: deque[dict] = deque(maxlen=MESSAGES)

@@ -2,12 +2,34 @@
 
 import json
 import struct
+import time
+
+from biflow.serve.dream import Moment
+from biflow.serve.images import encode
 
 
 def pack(header: dict, pictures: list[bytes]) -> bytes:
     """One binary message; `sizes`, the bytes of each picture, is added to the header."""
     text = json.dumps({**header, "sizes": [len(picture) for picture in pictures]}).encode()
     return struct.pack("<I", len(text)) + text + b"".join(pictures)
+
+
+def framed(moment: Moment, form: str, version: int) -> bytes:
+    """The message of a frame: its pictures as files of the format `form`, solved under controls of that version."""
+    begun = time.perf_counter()
+    images = [encode(picture, form) for picture in moment.pictures]
+    header = {
+        "id": moment.id,
+        "index": moment.index,
+        "time": round(moment.time, 4),
+        "nfe": moment.nfe,
+        "action": moment.action,
+        "version": version,
+        "solve_ms": round(1000 * moment.seconds, 2),
+        "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
+        "format": f"image/{form}",
+    }
+    return pack(header, images)
 
 
 def unpack(message: bytes) -> tuple[dict, list[bytes]]:
