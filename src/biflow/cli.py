@@ -104,7 +104,7 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
     from biflow.model import load_model
 
     protocol = load_protocol(settings.protocol)
-    changes = {name: getattr(settings, name) for name in ("eps", "direction", "samples", "frames")}
+    changes = {name: getattr(settings, name) for name in ("eps", "direction", "samples", "frames", "actions")}
     if settings.solver or settings.steps:
         usual = protocol.solver
         name = settings.solver or usual.method

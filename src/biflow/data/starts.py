@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.data.readers import natural
@@ -24,10 +24,12 @@ class Starts(NamedTuple):
 
     frames: the frame to start from, the newest, after j - 1 frames before it.
     actions: what followed in its clip, in the units of the set; None if that was not asked for.
+    places: the number of its clip in the test split and its place in that; None for images.
     """
 
     frames: UInt8[Tensor, "b j 3 h w"]
     actions: Float[np.ndarray, "b n k"] | None = None
+    places: Int[np.ndarray, "b 2"] | None = None
 
 
 def first_frames(
@@ -97,9 +99,10 @@ def _from_prepared(
     order = np.random.default_rng(seed).permutation(len(test))
     picks = np.resize(order[fits[order]], samples or DEFAULT_SAMPLES)
     frames = test.with_past(picks, max(0, past - 1)).frames[:, -past - 1 :]
+    places = test.places[picks] + (0, 1)
     if not actions:
-        return Starts(frames)
-    return Starts(frames, np.stack([rows[c][i + 1 : i + 1 + actions] for c, i in test.places[picks]]))
+        return Starts(frames, places=places)
+    return Starts(frames, np.stack([rows[c][i : i + actions] for c, i in places]), places)
 
 
 def _known(rows: np.ndarray) -> int:
