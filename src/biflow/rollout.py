@@ -53,11 +53,6 @@ def frame_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def frame_seed(seed: int, index: int) -> int:
-    """The seed of the noise of the frame after frame `index`, where it depends on these two alone, as it does live."""
-    return sample_generators(seed, [index])[0].initial_seed()
-
-
 def stream(
     model: Model,
     first: State,
