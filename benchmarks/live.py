@@ -5,7 +5,8 @@
 The server runs in a process of its own. Real WebSocket clients on loopback acknowledge every frame. "sessions": each
 client streams its own session; "viewers": all watch the same one; their frame rate is uncapped. "served": one client at
 the server's default rate, that of the model's videos. Overhead is the time of an uncapped frame beyond its solve. A
-reaction is the time from sending a change to receiving the first frame solved with it, in intervals between frames. The
+reaction is the time from sending a change of eps to receiving the first frame solved with it, in intervals between
+frames; "gap" is the longest time between frames meanwhile. For a model with actions, the same is measured for a key. The
 last table is the cost of a network call by the number of samples in it, which shows when sessions should share calls
 (BATCH in biflow.serve.models).
 """
@@ -14,10 +15,12 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +36,11 @@ from biflow.model import load_model, shipped_model
 from biflow.rollout import drain, sample_generators, stream
 from biflow.serve.wire import unpack
 from biflow.video import to_float
+
+
+def eps_at(value: float) -> dict:
+    """The message that sets the noise level."""
+    return {"type": "set", "controls": {"eps": value}}
 
 
 class Server:
@@ -60,18 +68,24 @@ class Server:
 
 
 async def watch(
-    address: str, until: float, *, session: str = "", change_every: float = 0, uncapped: bool = True
+    address: str,
+    until: float,
+    *,
+    session: str = "",
+    change_every: float = 0,
+    changes: Sequence[dict] = (eps_at(0.11), eps_at(0.1)),
+    uncapped: bool = True,
 ) -> dict:
     """Be a client until `until` (time.monotonic).
 
-    With `change_every`, eps changes about every that many seconds.
+    With `change_every`, `changes` are sent in turn, about every that many seconds.
 
-    Returns the times at which frames came, their headers, the reactions to changes in seconds, and the session's name.
+    Returns the times at which frames came, their headers, the reactions to changes in seconds, and the server's hello.
     """
-    seen: dict = {"times": [], "headers": [], "reactions": [], "session": ""}
+    seen: dict = {"times": [], "headers": [], "reactions": [], "hello": {}}
     query = f"?session={session}" if session else ""
     async with connect(f"ws://{address}/ws{query}", max_size=None, compression=None) as link:
-        sent, version, eps, next_change = 0.0, None, 0.1, time.monotonic() + 2
+        sent, version, change, next_change = 0.0, None, {}, time.monotonic() + 2
         while (left := until - time.monotonic()) > 0:
             try:
                 message = await asyncio.wait_for(link.recv(), left)
@@ -83,16 +97,17 @@ async def watch(
                 seen["times"].append(now)
                 seen["headers"].append(header)
                 await link.send('{"type": "ack"}')
-                if version is not None and header["version"] >= version:
+                acted = change.get("action") and change["action"] == header["action"]
+                if acted or (version is not None and header["version"] >= version):
                     seen["reactions"].append(now - sent)
-                    version = None
+                    version, change = None, {}
                 if change_every and now > next_change:
-                    next_change, eps = now + change_every, 0.21 - eps
-                    sent = await change(link, eps, seed=len(seen["times"]))
+                    next_change, change = now + change_every, changes[len(seen["reactions"]) % len(changes)]
+                    sent = await send(link, change, within=float(np.median(np.diff(seen["times"][-20:]))))
                 continue
             content = json.loads(message)
             if content["type"] == "hello":
-                seen["session"] = content["session"]
+                seen["hello"] = content
                 if uncapped:
                     await link.send('{"type": "set", "controls": {"fps_cap": null}}')
             elif content["type"] == "wait":
@@ -102,11 +117,11 @@ async def watch(
     return seen
 
 
-async def change(link: ClientConnection, eps: float, *, seed: int) -> float:
-    """Set eps, not always just after a frame, when the reaction is fastest. Returns when it was sent."""
-    await asyncio.sleep(float(np.random.default_rng(seed).uniform(0, 0.1)))
+async def send(link: ClientConnection, change: dict, *, within: float) -> float:
+    """Send a change, not always just after a frame, when the reaction is fastest. Returns when it was sent."""
+    await asyncio.sleep(random.uniform(0, within))
     sent = time.monotonic()
-    await link.send(json.dumps({"type": "set", "controls": {"eps": eps}}))
+    await link.send(json.dumps(change))
     return sent
 
 
@@ -161,15 +176,11 @@ async def alone(server: Server, seconds: float) -> dict:
     gaps = np.diff(steady["times"][2:])
     solves = np.array([header["solve_ms"] for header in steady["headers"][3:]]) / 1000
     served = await watch(server.address, time.monotonic() + seconds, uncapped=False)
-    reactions = {}
-    for name, uncapped in (("served", False), ("uncapped", True)):
-        steered = await watch(server.address, time.monotonic() + seconds, change_every=0.6, uncapped=uncapped)
-        frame = float(np.median(np.diff(steered["times"][2:])))
-        reactions[name] = {
-            "median": round(median(steered["reactions"]) / frame, 2),
-            "worst": round(max(steered["reactions"]) / frame, 2),
-            "changes": len(steered["reactions"]),
-        }
+    reactions = {"change": await reaction(server, seconds, (eps_at(0.11), eps_at(0.1)))}
+    if actions := steady["hello"]["models"][0]["actions"]:
+        one, other, *_ = actions["keys"].values()
+        keys = [{"type": "act", "action": action} for action in (one, other)]
+        reactions["key"] = await reaction(server, seconds, keys)
     return {
         "overhead_percent": round(100 * float(np.median(gaps - solves) / np.median(solves)), 2),
         "encode_ms": round(median(header["encode_ms"] for header in steady["headers"][1:]), 2),
@@ -177,6 +188,23 @@ async def alone(server: Server, seconds: float) -> dict:
         "served": pace(served["times"]),
         "reaction_frames": reactions,
     }
+
+
+async def reaction(server: Server, seconds: float, changes: Sequence[dict]) -> dict:
+    """How long until a change is seen, at the server's default rate and uncapped, in intervals between frames."""
+    rows = {}
+    for name, uncapped in (("served", False), ("uncapped", True)):
+        until = time.monotonic() + seconds
+        steered = await watch(server.address, until, change_every=0.6, changes=changes, uncapped=uncapped)
+        gaps = np.diff(steered["times"][2:])
+        frame = float(np.median(gaps))
+        rows[name] = {
+            "median": round(median(steered["reactions"]) / frame, 2),
+            "worst": round(max(steered["reactions"]) / frame, 2),
+            "gap": round(float(gaps.max()) / frame, 2),
+            "changes": len(steered["reactions"]),
+        }
+    return rows
 
 
 def bare(folder: Path, seconds: float) -> dict:

@@ -32,7 +32,7 @@ def session(steered):
     session = Session("test", steered)
     for _ in range(2):
         viewer = Watching()
-        viewer.number = session.number()
+        viewer.number = next(session.numbers)
         session.join(viewer)
     session.change(STEPS)
     session.advance()

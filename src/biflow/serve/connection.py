@@ -38,7 +38,7 @@ async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> N
         with contextlib.suppress(RuntimeError):  # the event loop has ended, and this viewer with it
             loop.call_soon_threadsafe(event.set)
 
-    viewer = Viewer(wake, session.number())
+    viewer = Viewer(wake, next(session.numbers))
     viewer.tell({**_hello(hall, session, new), "viewer": viewer.number})
     session.join(viewer)
     sending = asyncio.create_task(_send(socket, session, viewer, event))

@@ -20,7 +20,7 @@ from biflow.serve.controls import Controls, changed, initial
 from biflow.serve.dream import Dream, Moment, Stale, stream_settings
 from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
-from biflow.serve.steering import Steering, pressed
+from biflow.serve.steering import Pressed, Steering, pressed
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import framed
 
@@ -50,7 +50,7 @@ class Session:
         self._gave_up = False  # the last frame was not finished
         self._waiting = False  # the worker is inside `_wait`
         self._newest: bytes | None = None
-        self._numbers = count(1)  # of viewers
+        self.numbers = count(1)  # of its viewers
         self._thread: Thread | None = None
         self._jobs.append(lambda: self._begin(self._served.first_frame(0)))
 
@@ -67,10 +67,6 @@ class Session:
         """Whether the worker waits with nothing to do: nothing will change until a client does something."""
         with self._changed:
             return self._waiting and not self._jobs and not self._wanted
-
-    def number(self) -> int:
-        """A number for another viewer."""
-        return next(self._numbers)
 
     def join(self, viewer: Viewer) -> None:
         """Add a viewer, who sees the frame on screen first."""
@@ -215,7 +211,7 @@ class Session:
             controls, version, held = self.controls, self.version, self.steering.pressed
         started = time.monotonic()
         try:
-            moment = self.dream.advance(controls, action=held, unwanted=lambda: self._unwanted(controls))
+            moment = self.dream.advance(controls, action=held, unwanted=lambda: self._unwanted(controls, held))
         except Stale:
             self._gave_up = True
             return
@@ -231,16 +227,20 @@ class Session:
             # Counted from when it was due, so that the rate holds; but a pause is never made up for.
             self._due = max(self._due, started - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
 
-    def _unwanted(self, solving: Controls) -> bool:
-        """Whether to give up the frame that is being solved under these controls.
+    def _unwanted(self, solving: Controls, held: Pressed | None) -> bool:
+        """Whether to give up the frame that is being solved under these controls, after this action.
 
-        After a change one frame is given up, but not two in a row: dragging a slider must not stop the picture.
+        After a change one frame is given up, but not two in a row: dragging a slider must not stop the picture. A key
+        is then seen after 1 interval between frames, not 1.5. A frame whose own action is new is finished, so that an
+        analogue stick, which changes all the time, costs no frames.
         """
         if self.ended is not None:
             return True
         if self.recorder.on:
             return False  # a stream that starts anew takes other steps, and the recording could not be repeated
         moved = self._hurry or stream_settings(solving) != stream_settings(self.controls)
+        fresh = self.dream.now.action != held or solving.in_between > 1  # or acts with the next whole frame only
+        moved |= self.steering.pressed != held and not fresh
         return moved and not self._gave_up
 
     def _rest(self) -> None:

@@ -5,6 +5,7 @@ import { camera, snapshot, upload } from "./images.js";
 import { speak, toast } from "./messages.js";
 import { frameBefore } from "./pictures.js";
 import { $, model, state } from "./state.js";
+import { WASD, actionOn, actions as steered, hold, release, releaseAll, reserve } from "./steering.js";
 
 const cycle = (list, value) => list[(list.indexOf(value) + 1) % list.length];
 
@@ -96,7 +97,12 @@ function pressed(event) {
   const pressing = key === " " && target.matches("button, input[type=radio], a");
   if (typing || own || pressing || (!state.hello && key !== "?")) return;
   const name = key.length === 1 ? key.toLowerCase() : key;
-  if (/^[1-9]$/.test(name)) {
+  const steers = steered() && (actionOn(name) || name.startsWith("Arrow") || WASD.includes(name));
+  if (steers && !event.shiftKey) {
+    const action = actionOn(name);
+    if (!action) return;
+    if (!event.repeat) hold(event.code, { [action]: 1 });
+  } else if (/^[1-9]$/.test(name)) {
     if (+name <= model(state.controls.model).first.length) restart(+name - 1);
   } else if (keys[name]) {
     keys[name]();
@@ -106,10 +112,19 @@ function pressed(event) {
   event.preventDefault();
 }
 
+// A slider or a list that was used with the mouse keeps the focus, and would take the arrow keys that are to steer.
+function leave({ target }) {
+  if (steered() && target.matches("select, input") && !target.matches(":focus-visible")) target.blur();
+}
+
 export function listenToKeys() {
+  reserve(Object.keys(keys).filter((key) => /^[a-z]$/.test(key)));
   for (const [id, action] of Object.entries(actions)) {
     $(id).addEventListener("click", () => (state.hello || id === "help") && action());
   }
   $("strip").addEventListener("click", (event) => goTo(event.target.closest("button")));
   addEventListener("keydown", pressed);
+  addEventListener("keyup", (event) => release(event.code));
+  addEventListener("blur", releaseAll);
+  addEventListener("change", leave);
 }

@@ -2,12 +2,23 @@
 
 import { end, retry, send, start, wait, welcome } from "./connection.js";
 import { answered, ask, confirm, furnish, listen, render, reset, sendControls } from "./controls.js";
+import { listenToGamepads } from "./gamepad.js";
 import { acceptDrops } from "./images.js";
 import { listenToKeys, ownRecording } from "./keys.js";
 import { toast } from "./messages.js";
+import { listenToPad, renderSteering } from "./pad.js";
 import { draw, fit } from "./pictures.js";
 import { pong, read } from "./readings.js";
 import { $, canvases, state } from "./state.js";
+import { forget } from "./steering.js";
+
+function file(name, saved) { // a link to a file of the last recording
+  return Object.assign(document.createElement("a"), {
+    href: `recording/${state.session}/${name}`,
+    download: saved,
+    textContent: saved,
+  });
+}
 
 const receivers = {
   hello(message) {
@@ -15,6 +26,7 @@ const receivers = {
     state.hello = message;
     state.session = message.session;
     state.recording = message.recording;
+    state.steering = { by: null, autopilot: true };
     const address = new URL(location);
     address.searchParams.set("session", state.session);
     history.replaceState(null, "", address);
@@ -22,14 +34,26 @@ const receivers = {
     reset();
     $("strip").replaceChildren();
     furnish();
+    forget();
     confirm(message.controls, message.version);
+    renderSteering();
     if (before?.picture) { // the server has restarted: continue from the picture on screen
       sendControls(before.controls);
       canvases[0].toBlob(ask);
       toast("The server no longer has the session; a new one continues from the picture on screen.");
     }
   },
-  controls: ({ controls, version }) => confirm(controls, version),
+  controls({ controls, version }) {
+    confirm(controls, version);
+    renderSteering();
+  },
+  steering({ by, autopilot }) {
+    const lost = state.steering.by === state.hello.viewer && by !== state.hello.viewer;
+    state.steering = { by, autopilot };
+    if (lost) forget();
+    renderSteering();
+  },
+  note: ({ text }) => toast(text),
   told({ text }) { // the answer to every "set"
     if (text) toast(text);
     answered();
@@ -37,24 +61,25 @@ const receivers = {
   error: ({ text }) => toast(text),
   pong: ({ at }) => pong(at),
   wait: ({ text }) => wait(text),
-  recording({ on, name, frames }) {
+  recording({ on, name, actions, frames }) {
     state.recording = on;
     render();
     const own = ownRecording(on);
     if (on) return toast("Recording. Press C or the button to finish.");
     if (!name) return toast("The recording has no frames; nothing was saved.");
-    const link = document.createElement("a");
-    link.href = `recording/${state.session}/${name}`;
-    link.download = "biflow.mp4";
-    link.textContent = `Recorded ${frames} frames: biflow.mp4`;
-    toast(link, 12000);
-    if (own) link.click(); // other viewers get only the link
+    const video = file(name, "biflow.mp4"), script = actions ? [" and ", file(actions, "biflow.json"), ", its actions"] : [];
+    const line = document.createElement("span");
+    line.append(`Recorded ${frames} frames: `, video, ...script);
+    toast(line, 12000);
+    if (own) video.click(); // other viewers get only the link
   },
   ended: ({ text }) => end(text),
 };
 
 listen();
 listenToKeys();
+listenToPad();
+listenToGamepads();
 acceptDrops();
 $("retry").addEventListener("click", retry);
 addEventListener("resize", fit);

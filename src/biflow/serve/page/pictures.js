@@ -38,7 +38,8 @@ export function fit() {
   const box = $("pictures"), style = getComputedStyle(box), pixel = devicePixelRatio || 1;
   const shown = twoUp() ? canvases : [canvases[0]];
   const width = box.clientWidth - parseFloat(style.paddingLeft) * 2 - parseFloat(style.gap) * (shown.length - 1);
-  const height = Math.max(240, innerHeight - (innerWidth > 960 ? 290 : 330));
+  const rest = innerWidth > 960 ? 290 + $("steering").offsetHeight : 330; // what is to be seen with the pictures
+  const height = Math.max(240, innerHeight - rest);
   for (const canvas of shown) {
     const room = Math.min(width / shown.length / canvas.width, height / canvas.height) * pixel;
     const scale = (room < 1 ? room : Math.floor(room)) / pixel; // whole device pixels, so that all are equally large

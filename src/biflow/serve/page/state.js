@@ -1,5 +1,5 @@
 // What the modules of the page share. Imports go one way:
-// state <- messages <- connection <- readings <- pictures <- controls <- images <- keys <- main
+// state <- messages <- connection <- readings <- pictures <- controls <- images <- steering <- pad, gamepad, keys <- main
 
 export const $ = (id) => document.getElementById(id);
 export const canvases = [$("a"), $("b")];
@@ -10,6 +10,7 @@ export const state = {
   header: null, // of the newest frame
   session: new URLSearchParams(location.search).get("session"),
   recording: false,
+  steering: { by: null, autopilot: true }, // the number of the viewer who steers
   first: 0, // the first frame that the stream started from; -1 for an uploaded image
   reaction: null, // { at, version }: when a change was sent, and the version of the controls that contain it
 };
