@@ -29,7 +29,7 @@ import torch
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import record
-from biflow.data.windows import first_frames
+from biflow.data.starts import first_frames
 from biflow.engines import with_engine
 from biflow.machine import device
 from biflow.model import load_model, shipped_model

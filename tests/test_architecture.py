@@ -16,7 +16,7 @@ GROUPS = [
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "rollout", "reference"],
-    ["outputs", "training", "evaluation", "serve", "pipeline"],
+    ["outputs", "playback", "training", "evaluation", "serve", "pipeline"],
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}

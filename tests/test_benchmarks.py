@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import networks, solvers
-from biflow.data.windows import first_frames
+from biflow.data.starts import first_frames
 from biflow.model import load_model, shipped_model
 from biflow.rollout import stream
 from biflow.video import to_float

@@ -109,7 +109,7 @@ def test_help_shows_defaults_and_choices_plainly(capsys, monkeypatch):
     for text in (
         "MODEL --model A run of `biflow train`, or a model folder. [required]",
         "--first PATH What to start from",
-        "[default: 512]",
+        "By default 512, or one per action.",
         "--eps FLOAT ",
         "--direction CHOICE Direction in time. [choices: forward, backward] [default: forward]",
         "--png Also write every frame as a PNG. --out PATH The folder for the results. [default: samples]",

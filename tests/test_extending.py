@@ -24,7 +24,7 @@ from biflow.methods.method import squared_error
 from biflow.model import Model, load_model
 from biflow.networks import VideoUNet
 from biflow.outputs import sample
-from biflow.paths import Fields, linear
+from biflow.paths import NO_CONDITIONS, Fields, linear
 from biflow.rollout import drain, generate, stream
 from biflow.solvers import Solution
 from biflow.training.checkpoint import latest

@@ -184,7 +184,7 @@ def test_queries_of_another_kind_are_answered_too():
 @pytest.mark.parametrize(
     ("extra", "sentence"),
     [
-        ({"action": torch.zeros(1, 4)}, r"action \(1, 4\)"),
+        ({"weights": torch.zeros(1, 4, 4)}, r"weights \(1, 4, 4\)"),
         ({"alpha": torch.zeros(1), "speed": torch.zeros(1)}, r"alpha \(1,\), speed \(1,\)"),
     ],
 )

@@ -1,8 +1,11 @@
+from .actions import Actions as Actions
+from .actions import script as script
 from .config import NetworkConfig as NetworkConfig
 from .config import Solver as Solver
 from .config import TrainConfig as TrainConfig
+from .data.starts import first_frames as first_frames
+from .data.starts import starts as starts
 from .data.windows import Windows as Windows
-from .data.windows import first_frames as first_frames
 from .engines import with_engine as with_engine
 from .errors import UserError as UserError
 from .methods import METHODS as METHODS
@@ -15,6 +18,7 @@ from .model import load_model as load_model
 from .model import save_model as save_model
 from .model import shipped_model as shipped_model
 from .networks import VideoUNet as VideoUNet
+from .paths import Conditions as Conditions
 from .paths import Curve as Curve
 from .paths import Fields as Fields
 from .paths import Query as Query

@@ -17,6 +17,10 @@ Y_COLUMNS = {"throttle", "gas", "accelerate", "move", "speed", "y"}  # higher is
 NEGATIVE = {"back", "backward", "brake", "reverse"}
 
 
+class ActionsError(UserError):
+    """Actions that do not fit their description or their clip."""
+
+
 @dataclass(frozen=True)
 class Actions:
     """What the columns of actions mean.
@@ -79,12 +83,13 @@ class Actions:
     def check(self, rows: np.ndarray, where: str) -> Float[np.ndarray, "*n k"]:
         """The rows as float32. `where` begins the message: "actions.csv", for example.
 
-        Raises UserError for another width, values that are not finite, and values out of range.
+        Raises ActionsError for another width, values that are not finite, and values out of range.
         """
         rows = np.asarray(rows, np.float32)
         if rows.ndim == 0 or rows.shape[-1] != len(self.columns):
             width = rows.shape[-1] if rows.ndim else 1
-            raise UserError(f"{where} has {width} columns, but an action has {len(self.columns)}: {self._names()}.")
+            needed = f"{len(self.columns)}, for {self._names()}"
+            raise ActionsError(f"Each action of {where} has {width} numbers, but must have {needed}.")
         low, high = np.array(self.ranges, np.float32).T
         slack = 1e-4 * (high - low)  # rounding
         bad = np.argwhere(~((rows >= low - slack) & (rows <= high + slack)))
@@ -92,7 +97,8 @@ class Actions:
             place, column = tuple(bad[0]), bad[0][-1]
             number = f" {place[-2]}" if len(place) > 1 else ""
             what = f"The action{number} of {where} has {self.columns[column]} {rows[place]:g}"
-            raise UserError(f"{what}, but its range is {low[column]:g} to {high[column]:g}.")
+            why = f"but its range is {low[column]:g} to {high[column]:g}"
+            raise ActionsError(f"{what}, {why if np.isfinite(rows[place]) else 'which is not a finite number'}.")
         return np.clip(rows, low, high)
 
     def as_json(self) -> dict[str, Any]:
@@ -109,15 +115,15 @@ class Actions:
 
 
 def from_json(content: Any, where: str) -> Actions:
-    """Actions from what `as_json` gave. Raises UserError, which names the file `where`."""
+    """Actions from what `as_json` gave. Raises ActionsError, which names the file `where`."""
     try:
         ranges = tuple((float(low), float(high)) for low, high in content["ranges"])
         keys = {str(k): {str(c): float(v) for c, v in values.items()} for k, values in content.get("keys", {}).items()}
         return Actions(tuple(map(str, content["columns"])), ranges, keys)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise ActionsError(f"{where}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where}: the description of actions needs columns and ranges ({error!r}).") from error
+        raise ActionsError(f"{where}: the description of actions needs columns and ranges ({error!r}).") from error
 
 
 def script(actions: Actions, text: str) -> Float[np.ndarray, "n k"]:

@@ -45,7 +45,8 @@ def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
     clips, size = index["clips"], settings.size
     frames, test = sum(clip["frames"] for clip in clips), sum(clip["split"] == "test" for clip in clips)
     counts = f"{frames} frames of {size}x{size} in {len(clips)} clips, {test} of them for testing"
-    print(f"{settings.dst}: {counts}; {len(index['skipped'])} skipped.")
+    actions = f", with actions {', '.join(index['actions']['columns'])}" if "actions" in index else ""
+    print(f"{settings.dst}: {counts}; {len(index['skipped'])} skipped{actions}.")
 
 
 def _train(settings: Annotated[config.Train, FLAT]) -> None:
@@ -103,7 +104,7 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
     from biflow.model import load_model
 
     protocol = load_protocol(settings.protocol)
-    changes = {name: getattr(settings, name) for name in ("eps", "direction", "samples", "frames")}
+    changes = {name: getattr(settings, name) for name in ("eps", "direction", "samples", "frames", "actions")}
     if settings.solver or settings.steps:
         usual = protocol.solver
         name = settings.solver or usual.method

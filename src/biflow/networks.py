@@ -123,7 +123,8 @@ def _parts(query: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The frames (b, c, h, w), the numbers (b,) and the vectors (b, d) of a query."""
     tensors = present(query).values()
     frames = [tensor.flatten(1, -3) for tensor in tensors if tensor.ndim > 3]
-    return frames, *([tensor for tensor in tensors if tensor.ndim == n] for n in (1, 2))
+    numbers, vectors = ([tensor for tensor in tensors if tensor.ndim == n] for n in (1, 2))
+    return frames, numbers, vectors
 
 
 def _unet(network: NetworkConfig, channels_in: int, channels_out: int, second: bool, vector: int) -> UNet2DModel:
@@ -144,7 +145,7 @@ def _unet(network: NetworkConfig, channels_in: int, channels_out: int, second: b
         norm_num_groups=NORM_GROUPS,
     )
     if vector:
-        unet.class_embedding = _Labels(network.channels[0], second, vector)
+        unet.class_embedding = _Labels(network.channels[0], second, vector)  # pyright: ignore[reportAttributeAccessIssue]
     return unet
 
 
@@ -157,9 +158,10 @@ class _Labels(nn.Module):
         self.number = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0) if second else None
         if second:
             self.linear_1, self.linear_2 = nn.Linear(channels, width), nn.Linear(width, width)
-        self.vector = nn.Sequential(nn.Linear(vector, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.vector[2].weight)
-        nn.init.zeros_(self.vector[2].bias)
+        last = nn.Linear(width, width)
+        self.vector = nn.Sequential(nn.Linear(vector, width), nn.SiLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def forward(self, labels: Float[Tensor, "b d"]) -> Float[Tensor, "b width"]:
         if self.number is None:

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from biflow import __version__
 from biflow.config import Demo, Sample
-from biflow.data.windows import first_frames
 from biflow.engines import with_engine
 from biflow.files import replacing, sha256, write_json
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
+from biflow.playback import Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators, stream
 from biflow.video import VideoWriter, contact_sheet, to_float
 
@@ -40,21 +40,22 @@ def sample(settings: Sample) -> dict:
     """
     model, solver = load_model(settings.model, device=device()), settings.full_solver
     model = with_engine(model, settings.engine, rtol=solver.rtol)
-    first = first_frames(settings.first or settings.model / "first", model.size, settings.samples, settings.seed)
-    how = {"eps": settings.eps, "direction": settings.direction, "solver": solver, "in_between": settings.fps_factor}
-    results = _Results()
-    with tqdm(total=len(first) * settings.frames * settings.fps_factor, unit="frame", desc="streaming") as bar:
+    play, results = playback(settings, model), _Results()
+    first = play.frames[:, -1]
+    with tqdm(total=len(first) * play.length * play.how["in_between"], unit="frame", desc="streaming") as bar:
         for part in (range(len(first))[low : low + settings.batch] for low in range(0, len(first), settings.batch)):
-            start = to_float(first[part.start : part.stop]).to(model.device)
-            frames = stream(model, start, generators=sample_generators(settings.seed, part), **how)
-            _write(drain(frames), results, settings, model, part, bar)
+            start = to_float(play.frames[part.start : part.stop]).to(model.device)
+            generators = sample_generators(settings.seed, part)
+            frames = stream(model, start, actions=play.actions(part), generators=generators, **play.how)
+            frames = reseeded(frames, generators, play.noise) if play.noise else frames
+            _write(drain(frames), results, settings, play, model, part, bar)
             if results.interrupted:
                 break
     if not results.nfe:
         raise KeyboardInterrupt("Stopped before the first frame.")
-    stats = _stats(settings, model, results, min(settings.batch, len(first)))
+    stats = _stats(settings, play, model, results, min(settings.batch, len(first)))
     rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
-    contact_sheet(rows, settings.out / "sheet.png", _captions(settings, model, stats))
+    contact_sheet(rows, settings.out / "sheet.png", _captions(play, model, stats))
     write_json(settings.out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
     if results.interrupted:
         written = sum(map(len, results.nfe))
@@ -72,16 +73,18 @@ class _Results:
     interrupted: bool = False
 
 
-def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: Model, part: range, bar: tqdm) -> None:
+def _write(
+    frames: Iterator[Shown], results: _Results, settings: Sample, play: Playback, model: Model, part: range, bar: tqdm
+) -> None:
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
-    out, columns = settings.out, _columns(settings)
-    rate, scale = (settings.fps or model.fps or 25.0) * settings.fps_factor, max(1, 256 // max(model.size))
+    out, columns, factor = settings.out, _columns(play), play.how["in_between"]
+    rate, scale = (settings.fps or model.fps or 25.0) * factor, max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
     with ExitStack() as files:
         writers: list[VideoWriter] = []
         try:
-            for index, frame in enumerate(islice(frames, settings.frames * settings.fps_factor)):
+            for index, frame in enumerate(islice(frames, play.length * factor)):
                 if not writers:
                     paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
                     writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
@@ -101,11 +104,12 @@ def _write(frames: Iterator[Shown], results: _Results, settings: Sample, model: 
         results.sheet += sheet
 
 
-def _stats(settings: Sample, model: Model, results: _Results, batch: int) -> dict:
-    frames = sum(map(len, results.nfe))
-    eps = float(model.eps if settings.eps is None else settings.eps)
-    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": settings.direction}
-    used |= {"solver": asdict(settings.full_solver), "fps_factor": settings.fps_factor, "engine": model.engine}
+def _stats(settings: Sample, play: Playback, model: Model, results: _Results, batch: int) -> dict:
+    frames, how = sum(map(len, results.nfe)), play.how
+    eps = float(model.eps if how["eps"] is None else how["eps"])
+    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
+    used |= {"solver": asdict(how["solver"]), "fps_factor": how["in_between"], "engine": model.engine}
+    used |= {"actions": settings.actions} if settings.actions else {}
     made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
     made_on |= {"biflow": __version__, "torch": torch.__version__}
     return {
@@ -121,12 +125,12 @@ def _stats(settings: Sample, model: Model, results: _Results, batch: int) -> dic
     }
 
 
-def _captions(settings: Sample, model: Model, stats: dict) -> list[str]:
+def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
     eps, batch = stats["settings"]["eps"], stats["settings"]["batch"]
     return [
-        f"{model.method.title}, eps {eps:g}, {settings.direction}. Solver: {settings.full_solver}.",
+        f"{model.method.title}, eps {eps:g}, {play.how['direction']}. Solver: {play.how['solver']}.",
         f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {hardware()}, {batch} at once.",
-        f"First column: the given frame. Then frames {', '.join(str(i + 1) for i in _columns(settings))}.",
+        f"First column: the given frame. Then frames {', '.join(str(i + 1) for i in _columns(play))}.",
     ]
 
 
@@ -145,9 +149,9 @@ def demo(settings: Demo) -> dict:
     return stats
 
 
-def _columns(settings: Sample) -> list[int]:
+def _columns(play: Playback) -> list[int]:
     """The frames that a contact sheet shows: uniformly over the video, the last one included."""
-    last = settings.frames * settings.fps_factor - 1
+    last = play.length * play.how["in_between"] - 1
     return sorted(set(np.linspace(0, last, COLUMNS - 1).round().astype(int).tolist()))
 
 

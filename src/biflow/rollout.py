@@ -176,14 +176,14 @@ class Memory:
             conditions.past[:, : len(self._past)] = noisy
             conditions.past_noise[:, : len(self._past)] = self._level
         if model.actions and conditions.action is not None and action is not None:
-            row = action.detach().cpu().numpy() if isinstance(action, Tensor) else action
+            row = action.detach().cpu().numpy() if isinstance(action, Tensor) else np.asarray(action, np.float32)
             row = model.actions.scaled(model.actions.check(row, where))
             conditions.action[:, 0] = 1
             conditions.action[:, 1:] = torch.as_tensor(row, device=model.device)
         return conditions
 
 
-def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *shape"]:
+def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *frame"]:
     """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 

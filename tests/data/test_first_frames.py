@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.data.windows import Windows, first_frames
+from biflow.data.starts import first_frames
+from biflow.data.windows import Windows
 from biflow.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biflow import engines
-from biflow.data.windows import first_frames
+from biflow.data.starts import first_frames
 from biflow.engines import HALF_LEVEL, frame_error, with_engine
 from biflow.engines.openvino import openvino_network
 from biflow.engines.pytorch import bf16_network

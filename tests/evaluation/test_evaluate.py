@@ -20,10 +20,11 @@ from biflow.evaluation import evaluate as module
 from biflow.evaluation import over_time
 from biflow.evaluation.distances import frechet_distance, kernel_distance
 from biflow.evaluation.evaluate import evaluate, summary
-from biflow.evaluation.jobs import read_video, real_windows
+from biflow.evaluation.jobs import real_windows
 from biflow.evaluation.metrics import nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
+from biflow.evaluation.videos import read_video
 from biflow.methods import Method
 from biflow.model import Model, load_model, save_model
 from biflow.networks import VideoUNet
@@ -174,7 +175,7 @@ def test_an_interrupted_run_resumes_at_the_next_video(model, prepared, tmp_path,
             raise KeyboardInterrupt
         return stream(model, first, **settings)
 
-    monkeypatch.setattr("biflow.evaluation.jobs.stream", failing_stream)
+    monkeypatch.setattr("biflow.evaluation.videos.stream", failing_stream)
     with pytest.raises(KeyboardInterrupt):
         run(model, prepared, tmp_path / "out", batch=1)
     assert len(list((tmp_path / "out" / "videos").iterdir())) == 1

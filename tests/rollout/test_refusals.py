@@ -62,7 +62,7 @@ def test_a_frame_of_the_wrong_size_names_both_sizes():
             torch.zeros(2, 1, 4, 4),
             r"are \(2, 1, 4, 4\), but the model starts from \(b, 3, 4, 4\)",
         ),
-        (torch.zeros(2, 3, 3, 4, 4), r"are \(2, 3, 3, 4, 4\), but the model starts from \(b, 3, 4, 4\)"),
+        (torch.zeros(2, 3, 3, 8, 4), r"are \(2, 3, 8, 4\), but the model starts from \(b, 3, 4, 4\)"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), r"are torch\.uint8; convert pixels with biflow\.video\.to_float"),
         (
             torch.tensor([0.0, 255.0])[:, None, None, None].expand(2, 3, 4, 4),

@@ -25,7 +25,7 @@ def controls(models):
 @pytest.fixture
 def dream(models, controls):
     dream = Dream(models)
-    dream.begin(models["bi"].first[:1], controls)
+    dream.begin(models["bi"].first[0], controls)
     return dream
 
 
@@ -45,12 +45,12 @@ def replaced(dream, name, network):
 
 
 def test_the_first_frame_is_the_picture_itself(dream, models):
-    assert torch.equal(dream.now.pictures[0], models["bi"].first[0])
+    assert torch.equal(dream.now.pictures[0], models["bi"].first[0, -1])
     assert (dream.now.id, dream.now.index, dream.now.time, dream.now.nfe, dream.solved) == (1, 0, 0.0, [0], 0)
 
 
 def test_frames_are_those_of_rollout_stream_with_noise_by_seed_and_index(dream, models, controls):
-    x = to_float(models["bi"].first[:1])
+    x = to_float(models["bi"].first[0])
     for index, moment in enumerate(advance(dream, 3, replace(controls, seed=7))):
         generators = sample_generators(7, [index])
         x = next(stream(models["bi"].model, x, generators=generators, solver=Solver("midpoint", steps=2))).x
@@ -111,7 +111,7 @@ def test_both_streams_get_the_same_noise(dream, models, controls):
     assert all(
         torch.equal(*moment.pictures) for moment in advance(dream, 2, two)
     )  # the second begins where the first is
-    dream.begin(models["bi"].first[:1], two)
+    dream.begin(models["bi"].first[0], two)
     assert len(dream.now.pictures) == 2
     apart = advance(dream, 2, replace(two, eps_b=0.0))
     assert all((one != other).any() for one, other in (moment.pictures for moment in apart))
@@ -139,8 +139,8 @@ def test_every_method_streams_also_beside_another(dream, models, controls):
 def test_a_stale_frame_leaves_the_dream_as_it_was(dream, models, controls, two_up):
     controls = replace(controls, two_up=two_up, eps_b=0.3)
     other = Dream(models)
-    other.begin(models["bi"].first[:1], controls)
-    dream.begin(models["bi"].first[:1], controls)
+    other.begin(models["bi"].first[0], controls)
+    dream.begin(models["bi"].first[0], controls)
     assert all(map(equal, advance(dream, 2, controls), advance(other, 2, controls)))
     past, asked = list(dream.past), []
     calls = 6 if two_up else 3  # with two streams, the second one is stale after the first has been solved

@@ -25,7 +25,7 @@ def controls(steered):
 @pytest.fixture
 def dream(steered, controls):
     dream = Dream(steered)
-    dream.begin(steered["walk"].first[:1], controls)
+    dream.begin(steered["walk"].first[0], controls)
     return dream
 
 
@@ -104,10 +104,10 @@ def test_past_frames_of_another_size_are_resized(dream, controls, starts):
 
 
 def test_a_first_frame_may_come_with_those_before_it(dream, steered, controls, starts):
-    moment = dream.begin(steered["walk"].first, controls)
-    assert torch.equal(moment.pictures[0], steered["walk"].first[-1])
+    moment = dream.begin(steered["walk"].first[:, -1], controls)
+    assert torch.equal(moment.pictures[0], steered["walk"].first[-1, -1])
     advance(dream, 1, controls)
-    assert torch.equal(starts[-1], steered["walk"].first)
+    assert torch.equal(starts[-1], steered["walk"].first[:, -1])
 
 
 def test_an_action_is_that_of_the_very_next_frame(dream, steered, controls):
@@ -117,7 +117,7 @@ def test_an_action_is_that_of_the_very_next_frame(dream, steered, controls):
     generator = torch.Generator()
     frames = stream(
         steered["walk"].model,
-        to_float(steered["walk"].first[:1]),
+        to_float(steered["walk"].first[0]),
         actions=actions,
         generators=[generator],
         solver=MIDPOINT,

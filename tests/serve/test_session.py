@@ -46,7 +46,7 @@ def test_the_first_frame_is_shown_before_anything_is_solved(session, models):
     viewer.read()
     (header, (picture,)) = viewer.seen[-1]
     assert (header["index"], header["nfe"]) == (0, [0])
-    assert (picture == models["bi"].first[0].permute(1, 2, 0).numpy()).all()
+    assert (picture == models["bi"].first[0, -1].permute(1, 2, 0).numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from biflow.config import NetworkConfig, TrainConfig
+from biflow.config import NetworkConfig, Prepare, Solver, TrainConfig
+from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
+from biflow.rollout import stream
 from biflow.training.checkpoint import latest
 from biflow.training.loop import learning_rate, rms_change, train
 from biflow.video import to_float
@@ -105,6 +108,57 @@ def test_muon_goes_on_to_bit_equal_parameters(prepared, tmp_path):
         whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
         assert whole.keys() == resumed.keys()
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory):
+    """Four clips of a square that moves as its action says, 12 frames of 16x16 each, prepared."""
+    root = tmp_path_factory.mktemp("driven")
+    generator, rows = np.random.default_rng(0), {}
+    for clip in range(4):
+        moves = generator.choice([-2, 0, 2], 11)
+        frames = np.full((12, 16, 16, 3), 40, np.uint8)
+        for i, left in enumerate(np.clip(6 + np.concatenate([[0], moves.cumsum()]), 0, 12)):
+            frames[i, 6:10, left : left + 4] = 220
+        np.save(root / f"clip_{clip}.npy", frames)
+        rows[f"clip_{clip}"] = moves[:, None].tolist()
+    content = {"columns": ["move"], "ranges": [[-2, 2]], "actions": rows}
+    (root / "actions.json").write_text(json.dumps(content))
+    prepare(Prepare(root, root / "set", size=16), progress=False)
+    return root / "set"
+
+
+@pytest.mark.parametrize("method", METHODS.values())
+def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method, driven, tmp_path):
+    config = replace(CONFIG, method=method.name, context=2, own_frames=0.5, steps=30, save_every=15, log_every=10)
+    train(replace(config, steps=15), driven, tmp_path / "cut")
+    train(config, driven, tmp_path / "cut")
+    train(config, driven, tmp_path / "whole")
+    for name in FILES:  # the random parts are those of a run that was not interrupted
+        whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["v"] < 0.9 * lines[0]["v"]
+    model = load_model(tmp_path / "whole")
+    assert (model.context, model.context_eps, model.actions.columns) == (2, 0.1, ("move",))
+
+
+def test_training_begins_with_the_weights_of_a_model_that_sees_less(prepared, driven, tmp_path):
+    train(CONFIG, prepared, tmp_path / "first")
+    config = replace(CONFIG, context=2, init=str(tmp_path / "first"), lr=1e-12, steps=1)
+    train(config, driven, tmp_path / "second")
+    first, second = (load_model(tmp_path / name, ema=name == "first") for name in ("first", "second"))
+    assert second.network.v_scale == first.network.v_scale
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    frames = [next(stream(model, x, solver=Solver("euler", steps=2))).x for model in (first, second)]
+    assert torch.allclose(*frames, atol=1e-5)
+
+
+def test_weights_of_a_network_of_another_shape_are_refused(prepared, tmp_path):
+    train(replace(CONFIG, steps=1), prepared, tmp_path / "first")
+    wider = NetworkConfig(channels=(64, 32), attention=(), patch=2)
+    with pytest.raises(UserError, match=r"The network of .*first has another shape, beginning with"):
+        train(replace(CONFIG, init=str(tmp_path / "first"), network=wider), prepared, tmp_path / "second")
 
 
 def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):

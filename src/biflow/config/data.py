@@ -10,6 +10,8 @@ from biflow.config.checks import check
 class Prepare:
     """Turn your videos into the form that training reads.
 
+    Actions are read too, from files beside the clips: actions.json, or a CSV or JSON file with the name of the clip.
+
     Attributes:
         src: A folder of clips in any mix of forms (videos, folders of frames, arrays, archives), or a single file.
         dst: The folder to write. It appears whole or not at all.

@@ -28,6 +28,9 @@ class Evaluate:
         steps: Number of fixed solver steps per frame, instead of the protocol's.
         samples: Number of videos, instead of the protocol's.
         frames: Frames per video, instead of the protocol's.
+        actions: What is done in the videos, instead of the protocol's, for a model with actions: "data" (what was done
+            in the test clips), "none" (the model goes on by itself), or a script such as "forward*40 left*12" or
+            "still", which repeats.
         engine: What evaluates the network; see `biflow sample --help`.
         batch: Videos solved at once. It does not change them.
         feature_batch: Windows compared at once. It does not change the numbers.
@@ -49,6 +52,7 @@ class Evaluate:
     steps: int | None = None
     samples: int | None = None
     frames: int | None = None
+    actions: str | None = None
     engine: Engine = "auto"
     batch: int = 8
     feature_batch: int = 4

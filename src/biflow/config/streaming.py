@@ -19,8 +19,12 @@ class Sample:
         model: A run of `biflow train`, or a model folder.
         first: What to start from: an image, a folder of images, or a prepared set (frames of its test split). The
             model's own first frames by default.
-        frames: Steps of the model; each is one frame of the training videos.
+        frames: Steps of the model; each is one frame of the training videos. By default 512, or one per action.
+        actions: What is done in the video, for a model that takes actions. Names of actions with numbers of frames, as
+            in "forward*40 left*12 still*5"; a CSV or JSON file with a row per frame; the JSON file of a live recording,
+            which is repeated as it was; or "data", the own actions of the prepared set that FIRST names.
         eps: Noise level added before each frame, for methods that take one. The model's own by default.
+        context_eps: Noise level of the past frames that the model sees. The model's own by default.
         direction: Direction in time.
         solver: The ODE solver; "reference" is the paper's own.
         steps: Number of fixed solver steps per frame, instead of adaptive steps.
@@ -38,14 +42,17 @@ class Sample:
     Examples:
         biflow sample runs/mine --first datasets/mine --frames 512
         biflow sample runs/mine --first photo.jpg --eps 0.2 --out samples/photo
+        biflow sample runs/maze --actions "forward*40 left*12 still*5"
         biflow sample runs/mine --first datasets/mine --direction backward
     """
 
     model: Path
     _: KW_ONLY
     first: Path | None = None
-    frames: int = 512
+    frames: int | None = None
+    actions: str | None = None
     eps: float | None = None
+    context_eps: float | None = None
     direction: Direction = "forward"
     solver: SolverName = "adams"
     steps: int | None = None
@@ -63,6 +70,7 @@ class Sample:
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
+        check(self, "not be negative", lambda value: value >= 0, "context_eps")
         _ = self.full_solver  # it raises UserError
 
     @property

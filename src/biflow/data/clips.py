@@ -4,6 +4,8 @@ A source is a folder, an archive (zip, tar, tar.gz; read in place) or a single f
 - a folder of images, in the order of the integers in their names (2.png before 10.png);
 - a video file (mp4, avi, mkv, webm, mov, gif);
 - an array in a `.pt`, `.npy` or `.npz` file: (T, H, W, C), (T, C, H, W), grey (T, H, W), or a batch of these, (N, …).
+
+Files with the actions of clips are read by `biflow.data.actions`.
 """
 
 import io
@@ -58,13 +60,17 @@ def find_clips(src: str | Path) -> list[Item]:
         raise UserError(f"{src} is prepared already. Use it as it is, or prepare the clips that it was made from.")
     alone = src.is_file() and not _is_archive(src)
     files = list(_files(src, PurePosixPath(src.name if alone else ""), set()))
+    for beside in map(src.with_suffix, (".csv", ".json") if alone else ()):
+        if beside.is_file():
+            files += _files(beside, PurePosixPath(beside.name), set())
     groups: dict[PurePosixPath, list[File]] = {}
     for file in files:
         suffix = file.path.suffix.lower()
         if suffix in IMAGE_SUFFIXES or suffix in READERS:
             groups.setdefault(file.path.parent if suffix in IMAGE_SUFFIXES else file.path, []).append(file)
-    splits = _listed_splits(files)
-    actions = find_tables(files, groups)
+    lists = _lists(files, groups)
+    splits = {name: split for listed in lists.values() for name, split in listed.items()}
+    actions = find_tables([file for file in files if file.path not in lists], groups)
     items = [_item(src, path, group, splits, actions.get(path)) for path, group in groups.items()]
     if not items:
         raise UserError(f"{src} holds no clips: no images, videos (such as mp4) or arrays (pt, npy, npz).")
@@ -84,17 +90,22 @@ def _split(name: re.Match) -> str:
     return name[1] or "test"
 
 
-def _listed_splits(files: Iterable[File]) -> dict[str, str]:
-    """The split of each clip in lists such as CARLA's video_train.csv: a path per line, perhaps after an index."""
-    splits = {}
+def _lists(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[PurePosixPath, dict[str, str]]:
+    """Lists such as CARLA's video_train.csv, by path: the split of each clip of which they have a line.
+
+    A line is a path, perhaps after an index. A file of such a name that names no clip is not a list: it may hold the
+    actions of a clip of its own name.
+    """
+    names = {path.name for path in clips}
+    lists = {}
     for file in files:
         name = SPLIT_NAME.fullmatch(file.path.stem)
         if name and file.path.suffix.lower() in (".csv", ".txt"):
-            with file.open() as lines:
-                for line in lines.read().decode(errors="replace").splitlines():
-                    splits[PurePosixPath(line.split(",")[-1].strip()).name] = _split(name)
-    splits.pop("", None)
-    return splits
+            with file.open() as opened:
+                lines = opened.read().decode(errors="replace").splitlines()
+            listed = names & {PurePosixPath(line.split(",")[-1].strip()).name for line in lines}
+            lists[file.path] = dict.fromkeys(listed - {""}, _split(name))
+    return {path: splits for path, splits in lists.items() if splits}
 
 
 def _files(path: Path, place: PurePosixPath, seen: set[Path]) -> Iterator[File]:

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from biflow.actions import ActionsError
 from biflow.config import Prepare
-from biflow.data.actions import ActionsError, Gathered, Table, table
+from biflow.data.action_set import ActionSet
+from biflow.data.actions import Table, table
 from biflow.data.clips import Item, find_clips
 from biflow.data.windows import FORMAT, is_prepared
 from biflow.errors import UserError
@@ -81,9 +83,9 @@ def _write_frames(
     return writer
 
 
-def _write_actions(path: Path, actions: Gathered, clips: list[dict]) -> dict:
+def _write_actions(path: Path, actions: ActionSet, clips: list[dict]) -> dict:
     """Write a row per frame, if there are actions, and mark the clips that have some. Return entries of the index."""
-    described = actions.described()
+    described = actions.meaning()
     if described is None:
         return {}
     meaning, rules = described
@@ -93,7 +95,7 @@ def _write_actions(path: Path, actions: Gathered, clips: list[dict]) -> dict:
         rows[last] = np.nan  # also where a single clip was cut in two
         clip["actions"] = bool(np.isfinite(rows[clip["start"]]).all())
     if none := sum(not clip["actions"] for clip in clips):
-        log.warning("%d of %d clips have no actions.", none, len(clips))
+        log.warning("There are no actions for %d of %d clips.", none, len(clips))
     write_array(path, rows)
     return {"actions": {**meaning.as_json(), "resample": rules}}
 
@@ -106,7 +108,7 @@ class _Writer:
         self.clips: list[dict] = []
         self.skipped: list[dict] = []
         self.conversions: Counter[str] = Counter()
-        self.actions = Gathered()
+        self.actions = ActionSet()
         self.frames = self.items = 0
         self.write_header()
         self.start = file.tell()  # of the first frame
@@ -125,7 +127,7 @@ class _Writer:
                         raise UserError(f"{name} has {count} at stride {stride}. A clip needs 2.")
                     actions = self._actions_of(item, video)
                     self.actions.add(name, actions, length, kept)
-                    fps = video.fps or self.settings.fps or (actions and actions.settings.get("fps"))
+                    fps = video.fps or self.settings.fps or (actions and actions.fps)
                     entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
                     self.clips.append({**entry, "fps": fps and fps / stride, "split": item.split})
                     self.frames += frames
@@ -134,7 +136,8 @@ class _Writer:
         self.bar.update(self.items - self.bar.n)
 
     def _actions_of(self, item: Item, video: Video) -> Table | None:
-        own = None if video.actions is None else table(video.actions, f"{item.source}{video.part}")
+        """The actions of a clip, from its own file or from one beside it."""
+        own = None if video.actions is None else table(f"{item.source}{video.part}", video.actions)
         if own and item.actions:
             raise ActionsError(f"{item.source} holds actions, and so does {item.actions.where}. Remove one of them.")
         if item.actions and self.clips and self.clips[-1]["source"] == item.source:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from biflow import video
+from biflow.actions import ActionsError
 from biflow.errors import UserError
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -76,7 +77,9 @@ def read_arrays(file: File, conversions: Counter) -> Iterator[video.Video]:
     for key, array in arrays.items():
         part = f"[{key}]" if key else ""
         clips = {f"{part}[{i}]": clip for i, clip in enumerate(array)} if array.ndim == 5 else {part: array}
-        rows = _rows_of_clips(actions, len(clips), file.name) if len(arrays) == 1 else [None] * len(clips)
+        if actions is not None and len(arrays) > 1:
+            raise ActionsError(f"{file.name} has actions, but several arrays of frames: {', '.join(arrays)}.")
+        rows = [None] * len(clips) if actions is None else _rows_of_clips(actions, len(clips), file.name)
         for (part, clip), row in zip(clips.items(), rows, strict=True):
             found = _as_video(clip, file.name, part, conversions)
             found.actions = row
@@ -93,7 +96,7 @@ It raises UserError for a damaged file, and counts images that it converts to RG
 """
 
 
-def _load(file: File) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+def _load(file: File) -> tuple[dict[str, np.ndarray], Any]:
     """The arrays of frames in a file by name, "" if it holds a single one; and its actions. No code in it is run."""
     try:
         if file.path.suffix.lower() in (".npy", ".npz"):
@@ -118,14 +121,13 @@ def _load(file: File) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     return arrays, actions
 
 
-def _rows_of_clips(actions: np.ndarray | None, clips: int, name: str) -> list[np.ndarray | None]:
+def _rows_of_clips(actions: Any, clips: int, name: str) -> list[np.ndarray]:
     """The actions of each clip in a file, from an array (T, k), or (N, T, k) for a batch of clips."""
-    if actions is None:
-        return [None] * clips
-    if actions.ndim == 2 and clips == 1:
+    if isinstance(actions, np.ndarray) and actions.ndim in (1, 2) and clips == 1:
         return [actions]
-    if actions.ndim != 3 or len(actions) != clips:
-        raise UserError(f"{name} has actions of shape {actions.shape}, not (T, k), or (N, T, k) for a batch of clips.")
+    if not isinstance(actions, np.ndarray) or actions.ndim != 3 or len(actions) != clips:
+        shape = getattr(actions, "shape", type(actions).__name__)
+        raise ActionsError(f"{name} has actions of shape {shape}, not (T, k), or (N, T, k) for a batch of N clips.")
     return list(actions)
 
 

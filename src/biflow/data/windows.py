@@ -1,4 +1,4 @@
-"""Windows of adjacent frames from a prepared folder, the order in which training sees them, and first frames.
+"""Windows of adjacent frames from a prepared folder, and the order in which training sees them.
 
 A prepared folder (`biflow.data.prepare` writes it) holds
 - `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
@@ -8,7 +8,6 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 """
 
 import functools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,15 +18,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions, described
-from biflow.data.readers import natural
 from biflow.errors import UserError
 from biflow.files import read_json, reading
-from biflow.video import IMAGE_SUFFIXES, read_image, resize
-
-log = logging.getLogger("biflow")
 
 FORMAT = 1
-DEFAULT_SAMPLES = 8  # first frames, where a source has as many and nobody says how many
 Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
 
 
@@ -46,7 +40,7 @@ class Past(NamedTuple):
 
     frames: UInt8[Tensor, "b n c h w"]
     known: Int[Tensor, " b"]
-    actions: Float[Tensor, "b m k"] | None
+    actions: Float[Tensor, "b m k"] | None = None
 
 
 class Windows(torch.utils.data.Dataset):
@@ -64,6 +58,7 @@ class Windows(torch.utils.data.Dataset):
         clips: the entries of index.json for the clips of this split.
         fps: the most common frame rate of these clips; None where no clip has one.
         index: the content of index.json.
+        places: of each window, the number of its clip and the place of its first frame in that.
         actions: what the columns of actions mean; None for a set without actions.
 
     Raises:
@@ -87,7 +82,8 @@ class Windows(torch.utils.data.Dataset):
         self.fps: float | None = max(rates, key=rates.count) if rates else None
         starts = [np.arange(clip["start"], clip["start"] + clip["frames"] - frames + 1) for clip in self.clips]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])  # of all windows: none crosses into a next clip
-        self._clip_starts = np.repeat([clip["start"] for clip in self.clips], list(map(len, starts)))
+        counts = [range(len(part)) for part in starts]
+        self.places = np.array([(clip, i) for clip, part in enumerate(counts) for i in part], np.int64).reshape(-1, 2)
         if not len(self._starts):
             what = f"no clip of {frames} or more frames in its {split} split"
             raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")
@@ -132,7 +128,7 @@ class Windows(torch.utils.data.Dataset):
     def with_past(self, indices: Indices, before: int) -> Past:
         """The windows of these indices, in this order, with at most `before` frames of the same clip before each."""
         picks, total = np.asarray(indices), before + self.frames
-        known = np.minimum(before, self._starts[picks] - self._clip_starts[picks])
+        known = np.minimum(before, self.places[picks, 1])
         frames = np.zeros((len(picks), total, *self._array.shape[1:]), np.uint8)
         actions = self._actions
         done = None if actions is None else np.full((len(picks), total - 1, actions.shape[1]), np.nan, np.float32)
@@ -141,7 +137,8 @@ class Windows(torch.utils.data.Dataset):
             frames[row, before - known[row] :] = self._array[first:end]
             if actions is not None and done is not None:
                 done[row, before - known[row] :] = actions[first : end - 1]
-        return Past(*(None if part is None else torch.from_numpy(part) for part in (frames, known, done)))
+        done = done if done is None else torch.from_numpy(done)
+        return Past(torch.from_numpy(frames), torch.from_numpy(known), done)
 
     def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """All frames of clip `i` of this split."""
@@ -184,55 +181,3 @@ def _permutation(n: int, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
     # for Generator.permutation, and a run must resume under a newer NumPy.
     raw = np.random.Philox(np.random.SeedSequence([seed % 2**64, epoch])).random_raw(n)
     return np.argsort(raw, kind="stable")
-
-
-def first_frames(
-    source: Path | str, size: tuple[int, int], samples: int | None = None, seed: int = 0
-) -> UInt8[Tensor, "b 3 h w"]:
-    """First frames for `samples` videos: an image, the images of a folder, or frames of a prepared set's test split.
-
-    Images of another size are resized, which the logger "biflow" reports. If there are fewer images than `samples`,
-    they repeat. From a prepared set, `seed` draws the second frames of random pairs, as the paper's code does.
-
-    Args:
-        source: an image, a folder of images, or a prepared folder.
-        size: (h, w) that the model takes.
-        samples: number of frames; by default one per image, at most 8, or 8 from a prepared set.
-        seed: seed of the draw from a prepared set.
-
-    Raises:
-        UserError: nothing to start from, or a prepared set of another size. Its `setting` is "first".
-    """
-    source = Path(source)
-    try:
-        return _from_prepared(source, size, samples, seed) if is_prepared(source) else _images(source, size, samples)
-    except UserError as error:
-        raise UserError(str(error), setting="first") from error
-
-
-def _from_prepared(source: Path, size: tuple[int, int], samples: int | None, seed: int) -> Tensor:
-    test = Windows(source, split="test")
-    if test.size != tuple(size):
-        held, taken = ("x".join(map(str, sides)) for sides in (test.size, size))
-        raise UserError(f"{source} holds {held} frames, but the model takes {taken}.")
-    order = np.random.default_rng(seed).permutation(len(test))
-    return test.batch(np.resize(order, samples or DEFAULT_SAMPLES))[:, 1]
-
-
-def _images(source: Path, size: tuple[int, int], samples: int | None) -> Tensor:
-    what = "Give an image, a folder of images or a prepared set."
-    if not source.exists():
-        raise UserError(f"{source} does not exist. {what}")
-    images = [file for file in source.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    files = sorted(images, key=lambda file: natural(file.name)) if source.is_dir() else [source]
-    if not files:
-        raise UserError(f"There are no images in {source}. {what}")
-    samples = samples or min(len(files), DEFAULT_SAMPLES)
-    frames = []
-    for file in files[:samples]:
-        frame = read_image(file)
-        if frame.shape[-2:] != tuple(size):
-            log.warning("%s is %dx%d; resized to %dx%d.", file, *frame.shape[-2:], *size)
-            frame = resize(frame[None], size)[0]
-        frames.append(frame)
-    return torch.stack([frames[i % len(frames)] for i in range(samples)])

@@ -8,8 +8,9 @@ It contains
   mean. Bootstrap and jackknife treat videos as independent.
 - `nfe`: `mean` and `p95` over all frames of all videos, and `over_time`, the mean at each frame.
 - `over_time`: the measures of `biflow.evaluation.over_time`, and `lpips_to_previous`, at each of `frames`, and their
-  mean in real videos.
+  mean in real videos; among them `grid`, at the period of the network's patch.
 - `nearest`: distances from the last frames to the nearest training frames, and those of real test frames.
+- `past_and_actions`: see `biflow.evaluation.past_and_actions`.
 - `seconds_per_frame`, `windows`, `note` (a warning that belongs beside the numbers, or None) and `protocol`.
 
 Several processes (torchrun, accelerate) share the work through the folder. On GPUs, each of them has to load the model
@@ -18,20 +19,23 @@ on a device of its own.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import PartialState
 from tqdm import tqdm
 
-from biflow.data.windows import Windows, first_frames
+from biflow.data.starts import starts
+from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.evaluation import metrics
-from biflow.evaluation.jobs import Evaluation, generate, jobs, real_windows
+from biflow.evaluation import actions, metrics, past_and_actions
+from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
-from biflow.files import read_json, write_json
+from biflow.evaluation.videos import Videos, generate
+from biflow.files import read_json, write_array, write_json
 from biflow.model import Model
+from biflow.networks import VideoUNet
 
 
 def evaluate(
@@ -55,15 +59,19 @@ def evaluate(
     test = Windows(data, split="test")
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.eps) if model.method.takes_eps else 0.0)
+    protocol = replace(protocol, actions=actions.settled(protocol.actions, model, test))
     networks = load_networks(protocol.networks, model.device) if networks is None else networks
     _check(model, test, protocol, networks)
     record = full_record(protocol, model, test, networks)
+    evaluation = _evaluation(model, test, out, protocol, record)
     with state.main_process_first():
         _claim(out, record)
-    evaluation = Evaluation(protocol, record, test, first_frames(data, test.size, protocol.samples, protocol.seed), out)
+        write_array(out / "first.npy", evaluation.first.numpy())
     work = {name: jobs(name, network, evaluation) for name, network in networks.items()}
-    mine, shown = slice(state.process_index, None, state.num_processes), progress and state.is_main_process
-    generate(model, evaluation, range(protocol.samples)[mine], batch=batch, progress=shown)
+    shown = progress and state.is_main_process
+    mine = slice(state.process_index, None, state.num_processes)
+    for videos in (evaluation.videos, *evaluation.short.values()):
+        generate(model, videos, protocol, range(len(videos))[mine], batch=batch, progress=shown)
     state.wait_for_everyone()  # a process computes features of videos that others have generated
     every = [job for real, generated in work.values() for job in (*real, *generated)]
     for job in tqdm(every[mine], "features", unit="video", disable=not shown or None):
@@ -71,9 +79,34 @@ def evaluate(
     state.wait_for_everyone()
     if not state.is_main_process:
         return {}
-    result = metrics.measure(work, evaluation) | {"protocol": {**record, "engine": model.engine}}
+    per_frame = metrics.frames(evaluation)
+    result = metrics.measure(work, evaluation, per_frame)
+    result["past_and_actions"] = past_and_actions.measure(model, evaluation, networks, per_frame, progress=progress)
+    result["protocol"] = {**record, "engine": model.engine}
     write_json(out / "metrics.json", result)
     return result
+
+
+def _evaluation(model: Model, test: Windows, out: Path, protocol: Protocol, record: dict) -> Evaluation:
+    """What is to be generated, from which frames and under which actions."""
+    begin = starts(test.root, test.size, protocol.samples, protocol.seed, past=model.context)
+    assert begin.places is not None
+    backward = protocol.direction == "backward"
+    rows = actions.rows(protocol.actions, model, test, begin.places, protocol.frames, backward=backward)
+    videos = Videos(out, begin.frames, rows, protocol.frames, begin.places)
+    short = past_and_actions.short_videos(model, test, protocol, out)
+    return Evaluation(protocol, record, test, videos, short, _patch(model), out)
+
+
+def _patch(model: Model) -> int:
+    """The side of the patches that the network works on; 2 if it works on none or is not known."""
+    if isinstance(model.network, VideoUNet):
+        side = model.network.network.patch
+    else:  # an engine
+        file = model.folder / "config.json" if model.folder else None
+        network = read_json(file).get("network") if file and file.exists() else None
+        side = (network or {}).get("patch", 2)
+    return side if side > 1 else 2
 
 
 def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[str, Features]) -> None:
@@ -89,12 +122,16 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
 def _claim(out: Path, record: dict) -> None:
     """Write down what `out` is for, or make sure that it is for the same."""
     path, now = out / "protocol.json", json.loads(json.dumps(record))
-    before = read_json(path) if path.exists() else now
+    begun = path.exists()
+    before = read_json(path) if begun else now
+    # An earlier version knew fewer settings, which had their defaults, and wrote down less of the model and the data.
+    usual = {**now, "settings": json.loads(json.dumps(asdict(Protocol())))}
+    before |= {key: {**usual[key], **before.get(key, {})} for key in ("settings", "model", "data")}
     matters = ("settings", "model", "data", "networks")  # not the version of the code: a run may resume after an update
     if different := [d for key in matters for d in differences(before.get(key), now[key], key)]:
         message = f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder."
         raise UserError(message, setting="out")
-    if before is now:
+    if not begun:
         write_json(path, record)
 
 
@@ -107,9 +144,12 @@ def summary(result: dict) -> str:
         for name, d in result.items()
         if isinstance(d, dict) and "per_window" in d
     ]
+    extra = result.get("past_and_actions", {"notes": []})
+    told = f", actions {settings['actions']}" if settings.get("actions") else ""
     lines += [
+        *past_and_actions.summary(extra),
         f"NFE {nfe['mean']:.2f} per frame, 95 % up to {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s per frame.",
-        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}, "
+        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{told}, "
         f"{settings['samples']} videos.",
     ]
-    return "\n".join(filter(None, [*lines, result["note"]]))
+    return "\n".join(filter(None, [*lines, result["note"], *extra["notes"]]))

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of each video: its frames, its costs and its features, each in a file.
+"""What an evaluation computes of each video: features, in a file for each.
 
 A file is written when it is complete, so that an interrupted evaluation can resume. The features of real videos are in
 the user's cache, as all models share them.
@@ -15,34 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol
-from biflow.files import cache_folder, read_tensors, write_array, write_json, write_tensors
-from biflow.model import Model
-from biflow.rollout import drain, sample_generators, stream
-from biflow.video import to_float
-
-
-def video_path(out: Path, sample: int) -> Path:
-    """The file with the frames of a sample, uint8 (t, h, w, 3). Any reader of clips can read its folder."""
-    return out / "videos" / f"{sample:03d}.npy"
-
-
-def read_video(out: Path, sample: int) -> UInt8[Tensor, "t 3 h w"]:
-    """The frames of a sample that is complete."""
-    return torch.from_numpy(np.load(video_path(out, sample))).permute(0, 3, 1, 2)
-
-
-def costs_path(out: Path, sample: int) -> Path:
-    """The file with `nfe` of each frame of a sample, and `seconds`, its share of the solving time.
-
-    It is written after the frames.
-    """
-    return out / "costs" / f"{sample:03d}.json"
+from biflow.evaluation.videos import Videos, read_video
+from biflow.files import cache_folder, read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -53,39 +32,24 @@ class Evaluation:
         protocol: its settings.
         record: what `biflow.evaluation.protocol.full_record` says of it.
         test: the test split.
-        first: the first frame of each sample.
+        videos: those that are compared with it.
+        short: the short videos of `biflow.evaluation.past_and_actions`, by name.
+        period: pixels after which a texture that the network leaves would repeat: its patch.
         out: the folder of its files.
     """
 
     protocol: Protocol
     record: dict
     test: Windows
-    first: UInt8[Tensor, "n 3 h w"]
+    videos: Videos
+    short: dict[str, Videos]
+    period: int
     out: Path
 
-
-def generate(model: Model, evaluation: Evaluation, samples: Sequence[int], *, batch: int, progress: bool) -> None:
-    """Stream the videos of these samples that the folder does not hold yet, `batch` at a time, and write `first.npy`.
-
-    Raises UserError for a frame that cannot be solved, and for settings that the model does not support.
-    """
-    protocol, out = evaluation.protocol, evaluation.out
-    write_array(out / "first.npy", evaluation.first.numpy())
-    missing = [i for i in samples if not (costs_path(out, i).exists() and video_path(out, i).exists())]
-    settings = {"eps": protocol.eps, "direction": protocol.direction, "solver": protocol.solver}
-    for low in range(0, len(missing), batch):
-        part = missing[low : low + batch]
-        generators = sample_generators(protocol.seed, part)
-        first = to_float(evaluation.first[part]).to(model.device)
-        frames = drain(stream(model, first, generators=generators, **settings))
-        title, total = f"videos, {len(missing) - low} to go", protocol.frames
-        bar = tqdm(islice(frames, total), title, total, unit="frame", disable=not progress or None)
-        pixels, nfe, seconds = zip(*((frame.pixels, frame.nfe, frame.seconds) for frame in bar), strict=True)
-        for row, sample in enumerate(part):
-            video = torch.stack([frame[row] for frame in pixels])
-            write_array(video_path(out, sample), video.permute(0, 2, 3, 1).numpy())
-            costs = {"nfe": [counts[row] for counts in nfe], "seconds": sum(seconds) / len(part)}
-            write_json(costs_path(out, sample), costs, indent=None)
+    @property
+    def first(self) -> UInt8[Tensor, "n 3 h w"]:
+        """The first frame of each sample."""
+        return self.videos.first
 
 
 @dataclass(frozen=True)

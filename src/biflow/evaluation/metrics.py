@@ -8,8 +8,9 @@ from torch import Tensor
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
 from biflow.evaluation.distances import resample, too_few
-from biflow.evaluation.jobs import Evaluation, Job, costs_path, read_video, real_windows
+from biflow.evaluation.jobs import Evaluation, Job, real_windows
 from biflow.evaluation.protocol import Protocol
+from biflow.evaluation.videos import costs_path, read_video
 from biflow.files import read_json
 from biflow.video import contact_sheet
 
@@ -17,12 +18,23 @@ from biflow.video import contact_sheet
 NAMES = {"i3d": ("fvd", "kvd"), "inception": ("fid", "kid")}
 
 
-def measure(work: dict[str, tuple[list[Job], list[Job]]], evaluation: Evaluation) -> dict:
-    """All numbers. `work` has the jobs of each network, which are done: for the real videos and the generated ones."""
+Work = dict[str, tuple[list[Job], list[Job]]]
+PerFrame = dict[str, tuple[list[Float[Tensor, " t"]], list[Float[Tensor, " _"]]]]
+
+
+def measure(work: Work, evaluation: Evaluation, per_frame: PerFrame) -> dict:
+    """The numbers of all videos.
+
+    Args:
+        work: the jobs of each network, which are done: for the real videos and the generated ones.
+        evaluation: whose videos they are.
+        per_frame: what `frames` measures.
+    """
     protocol, test = evaluation.protocol, evaluation.test
     real = sum(map(len, real_windows(test, protocol).values()))
     result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(evaluation)}
-    result["over_time"] = frames_over_time(evaluation)
+    every = list(range(protocol.frames))
+    result["over_time"] = {name: _over_time(every, *values) for name, values in per_frame.items()}
     for name, parts in work.items():
         if name == "lpips":
             result["over_time"]["lpips_to_previous"] = to_previous(*parts)
@@ -80,14 +92,18 @@ def costs(evaluation: Evaluation) -> dict:
     return {"nfe": counts, "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size}
 
 
-def frames_over_time(evaluation: Evaluation) -> dict:
-    """The measures of `over_time`: their mean over the videos at each of `frames`, and in real videos."""
-    test, first = evaluation.test, evaluation.first
-    videos = [over_time.measure(read_video(evaluation.out, i), first[i]) for i in range(len(first))]
-    clips = (test.clip(number) for number in range(len(test.clips)))
-    real = [over_time.measure(clip[1:], clip[0]) for clip in clips if len(clip) > 1]
-    frames = list(range(evaluation.protocol.frames))
-    return {name: _over_time(frames, [v[name] for v in videos], [r[name] for r in real]) for name in over_time.MEASURES}
+def frames(evaluation: Evaluation) -> PerFrame:
+    """The measures of `over_time` at each frame of each generated and of each real video."""
+    measures = {**over_time.MEASURES, "grid": lambda frames, first: over_time.grid(frames, evaluation.period)}
+    test, videos = evaluation.test, evaluation.videos
+    found: PerFrame = {name: ([], []) for name in measures}
+    for number in range(len(videos)):
+        for name, function in measures.items():
+            found[name][0].append(function(videos.read(number), videos.first[number]))
+    for clip in (test.clip(number) for number in range(len(test.clips)) if test.clips[number]["frames"] > 1):
+        for name, function in measures.items():
+            found[name][1].append(function(clip[1:], clip[0]))
+    return found
 
 
 def _over_time(frames: list[int], videos: list[Float[Tensor, " t"]], real: list[Float[Tensor, " _"]]) -> dict:

@@ -42,6 +42,13 @@ class Protocol:
         seed: seed of the noise, of the choice of first frames, and of the bootstrap.
         resamples: number of bootstrap resamples.
         nearest: number of videos whose last frame is compared with all training frames.
+        actions: what is done in the videos: a script such as "forward*40 left*12" or "still", repeated to the length;
+            "data" for what was done in the test clip after the first frame, and then in the next clips; "none" for a
+            model with actions that is not told any. None is "data" for a model and a set with the same actions, and
+            else "none". Models without actions take None only.
+        short_videos: number of short videos for `truth` and for `turn`; 0 leaves both out.
+        truth: frames, counted from 1, at which videos under a clip's own actions are compared with that clip.
+        turn: a script that turns away and back; by default made of the actions "left" and "right", if there are any.
 
     Raises:
         UserError: a setting that is out of range.
@@ -61,9 +68,14 @@ class Protocol:
     seed: int = 0
     resamples: int = 200
     nearest: int = 8
+    actions: str | None = None
+    short_videos: int = 8
+    truth: tuple[int, ...] = (1, 4, 8, 16, 32)
+    turn: str | None = None
 
     def __post_init__(self) -> None:
-        check(self, "not be negative", lambda n: n >= 0, "nearest")
+        check(self, "not be negative", lambda n: n >= 0, "nearest", "short_videos")
+        check(self, "be numbers of frames, counted from 1", lambda frames: all(n >= 1 for n in frames), "truth")
         check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "frame_stride")
         check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples")
         if self.frames < self.window:
@@ -117,7 +129,7 @@ def full_record(protocol: Protocol, model: Model, data: Windows, networks: Mappi
     return {
         "settings": asdict(protocol),
         "model": _model_record(model, data.size),
-        "data": _data_record(data),
+        "data": data_record(data),
         "networks": {name: network.record() for name, network in networks.items()},
         **environment(),
     }
@@ -137,14 +149,20 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
     else:
         file = weights_file(model.folder)
         name, weights, digest = model.folder.resolve().name, file.name, sha256(file)
-    return {"name": name, "method": model.method.name, "size": list(size), "weights": weights, "sha256": digest}
+    context = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
+    size_and_weights = {"size": list(size), "weights": weights, "sha256": digest}
+    return {"name": name, "method": model.method.name, **size_and_weights, **context}
 
 
-def _data_record(data: Windows) -> dict:
+def data_record(data: Windows) -> dict:
+    """What a split of a prepared set is called and holds, with the checksum of its frames and of its actions."""
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
         digest.update(data.clip(number).numpy().tobytes())
     names = {"name": data.root.resolve().name, "sha256": digest.hexdigest(), "split": data.split}
+    if data.actions:
+        rows = [data.action_rows(number).tobytes() for number in range(len(data.clips))]
+        names["actions_sha256"] = hashlib.sha256(b"".join(rows)).hexdigest()
     counts = {"clips": len(data.clips), "frames": sum(clip["frames"] for clip in data.clips)}
     return {**names, **counts, "stride": data.index["stride"], "fps": data.fps}
 

@@ -174,7 +174,7 @@ def _entry(served: Served) -> dict:
         "fps": served.fps,
         "actions": description(served.model.actions) if served.model.actions else None,
         "size": served.size,
-        "first": [_data_url(picture) for picture in served.first],
+        "first": [_data_url(pictures[-1]) for pictures in served.first],
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from biflow.data.windows import first_frames
+from biflow.data.starts import starts
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.machine import device
@@ -33,12 +33,12 @@ class Served:
     Attributes:
         name: what clients choose it by: the name of its folder, without the path.
         model: with an engine's network that any thread may ask, a `Batcher`.
-        first: the frames to start from, (n, 3, h, w) with n at least 1.
+        first: the n frames to start from, at least 1, each after j - 1 frames before it.
     """
 
     name: str
     model: Model
-    first: UInt8[Tensor, "n 3 h w"]
+    first: UInt8[Tensor, "n j 3 h w"]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Served:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""
         if not 0 <= index < len(self.first):
             raise UserError(f"There is no first frame {index + 1}; this model has {len(self.first)}.")
-        return self.first[index][None]
+        return self.first[index]
 
 
 def find(folder: Path) -> dict[str, Path]:
@@ -97,9 +97,9 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
             log.warning("%s is left out: %s", name, error)
             continue
         if first or (folder / "first").is_dir():
-            start = first_frames(first or folder / "first", model.size, None, 0)
+            start = starts(first or folder / "first", model.size, past=model.context).frames
         else:
-            start = torch.full((1, 3, *model.size), 128, dtype=torch.uint8)
+            start = torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
         model = with_engine(model)
         batcher = Batcher(model.network, limit=BATCH.get(model.device.type, 1))
         served[name] = Served(name, replace(model, network=batcher), start)
@@ -115,7 +115,7 @@ def warm_up(served: Served) -> None:
     """
     model, samples = served.model, 1
     while samples <= (model.network.limit if isinstance(model.network, Batcher) else 1):
-        first = to_float(served.first[:1].expand(samples, -1, -1, -1)).to(model.device)
+        first = to_float(served.first[:1].expand(samples, -1, -1, -1, -1)).to(model.device)
         shown = next(drain(stream(model, first, generators=sample_generators(0, range(samples)))))
         encode(shown.pixels[0], "jpeg")
         samples *= 2

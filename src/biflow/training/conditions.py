@@ -1,5 +1,6 @@
 """What a batch is trained under: past frames with noise, some of them the model's own, and actions."""
 
+import contextlib
 from itertools import islice
 
 import torch
@@ -11,6 +12,7 @@ from biflow.data.windows import Past
 from biflow.model import Model
 from biflow.paths import Conditions
 from biflow.rollout import sample_generators, stream
+from biflow.solvers import SolverError
 from biflow.video import to_float
 
 OWN = 3  # frames of a rollout, at most
@@ -67,9 +69,7 @@ def _put_past(
     past.copy_(torch.where(there.view(wide), newest_first + level.view(wide) * n, past))
 
 
-def _put_own(
-    frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator
-) -> None:
+def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator) -> None:
     """Replace the current frame and up to OWN - 1 before it, in a share of the samples, by what the model makes."""
     now = frames.shape[1] - model.method.window
     chance, length, seed = _uniform(3, generator=generator).tolist()
@@ -89,8 +89,9 @@ def _put_own(
         generators=sample_generators(int(seed * 2**24), range(len(rows))),
         solver=OWN_SOLVER,
     )
-    for place, frame in enumerate(islice(own, length), start=start + 1):
-        frames[rows.to(frames.device), place] = frame.x
+    with contextlib.suppress(SolverError):  # weights that are not finite: the loss will say so
+        for place, frame in enumerate(islice(own, length), start=start + 1):
+            frames[rows.to(frames.device), place] = frame.x
 
 
 def _uniform(*shape: int, generator: torch.Generator) -> Tensor:

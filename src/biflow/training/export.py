@@ -17,7 +17,9 @@ FIRST = 8  # frames of the test split
 
 
 def export(settings: Export) -> None:
-    """Write the run's averaged weights in bf16, with `evidence.json` and, given a prepared set, `first/*.png`.
+    """Write the run's averaged weights in bf16, with `evidence.json` and, given a prepared set, first frames.
+
+    These are images in `first/`; for a model with context folders of images, each with a frame and those before it.
 
     The evidence states what was trained how long on what: step, samples, seconds, losses, config, commit, hardware.
 
@@ -44,5 +46,8 @@ def export(settings: Export) -> None:
         # From the middle of clips that lie evenly over the split.
         for i in range(min(FIRST, len(test.clips))):
             clip = i * len(test.clips) // min(FIRST, len(test.clips))
-            frame = test.frame(clip, test.clips[clip]["frames"] // 2)
-            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(folder / f"{i:03d}.png")
+            newest = test.clips[clip]["frames"] // 2
+            for index in range(max(0, newest - model.context), newest + 1):
+                place = folder / f"{i:03d}" / f"{index:06d}.png" if model.context else folder / f"{i:03d}.png"
+                place.parent.mkdir(exist_ok=True)
+                Image.fromarray(test.frame(clip, index).permute(1, 2, 0).numpy()).save(place)

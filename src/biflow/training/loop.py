@@ -19,6 +19,7 @@ from tqdm import tqdm
 from biflow import methods
 from biflow.config import TrainConfig
 from biflow.data.windows import Past, Windows, window_order
+from biflow.engines.queries import each
 from biflow.errors import UserError
 from biflow.machine import computes_in_bf16, keep_compiled
 from biflow.model import Model, empty_conditions, start_from
@@ -153,7 +154,7 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
     weights = {"v": run.v_scale**-2}
     method = run.model.method
     for part in range(config.accumulate):
-        share = Past(*(None if whole is None else whole.chunk(config.accumulate)[part] for whole in batch))
+        share = each(batch, lambda whole, part=part: whole.chunk(config.accumulate)[part])
         generator = _generator(device, config.seed, step, run.accelerator.process_index, part)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             clips, seen = conditions(run.model, share, config, generator)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report.runs import Group, Run
+from biflow.evaluation.videos import read_video
 from biflow.methods import METHODS
 from biflow.video import contact_sheet
 

@@ -14,8 +14,8 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from biflow.evaluation.jobs import read_video
 from biflow.evaluation.report.runs import Group, Run
+from biflow.evaluation.videos import read_video
 from biflow.video import VideoWriter
 
 SHOWN = 4  # videos of each run

@@ -1,0 +1,140 @@
+"""What streams start from: frames, with those before them and the actions that followed, where there are any."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from biflow.data.readers import natural
+from biflow.data.windows import Windows, is_prepared
+from biflow.errors import UserError
+from biflow.video import IMAGE_SUFFIXES, read_image, resize
+
+log = logging.getLogger("biflow")
+
+DEFAULT_SAMPLES = 8  # where a source has as many and nobody says how many
+
+
+class Starts(NamedTuple):
+    """Where b streams start.
+
+    frames: the frame to start from, the newest, after j - 1 frames before it.
+    actions: what followed in its clip, in the units of the set; None if that was not asked for.
+    places: the number of its clip in the test split and its place in that; None for images.
+    """
+
+    frames: UInt8[Tensor, "b j 3 h w"]
+    actions: Float[np.ndarray, "b n k"] | None = None
+    places: Int[np.ndarray, "b 2"] | None = None
+
+
+def first_frames(
+    source: Path | str, size: tuple[int, int], samples: int | None = None, seed: int = 0
+) -> UInt8[Tensor, "b 3 h w"]:
+    """First frames for `samples` videos: an image, the images of a folder, or frames of a prepared set's test split.
+
+    Images of another size are resized, which the logger "biflow" reports. If there are fewer images than `samples`,
+    they repeat. From a prepared set, `seed` draws the second frames of random pairs, as the paper's code does.
+
+    Args:
+        source: an image, a folder of images or of folders of images, or a prepared folder.
+        size: (h, w) that the model takes.
+        samples: number of frames; by default one per image, at most 8, or 8 from a prepared set.
+        seed: seed of the draw from a prepared set.
+
+    Raises:
+        UserError: nothing to start from, or a prepared set of another size. Its `setting` is "first".
+    """
+    return starts(source, size, samples, seed).frames[:, -1]
+
+
+def starts(
+    source: Path | str,
+    size: tuple[int, int],
+    samples: int | None = None,
+    seed: int = 0,
+    *,
+    past: int = 0,
+    actions: int = 0,
+) -> Starts:
+    """`first_frames`, with at most `past` frames before each, as many for all, and the next `actions` actions of it.
+
+    In a folder of folders, each folder holds a frame to start from, which is its last image, and those before it.
+
+    Raises:
+        UserError: as `first_frames`; and a source without actions, or whose clips are shorter than that.
+    """
+    source = Path(source)
+    try:
+        if is_prepared(source):
+            return _from_prepared(source, size, samples, seed, past, actions)
+        if actions:
+            raise UserError(f"{source} has no actions. Give a set that was prepared from clips with actions.")
+        return _from_images(source, size, samples, past)
+    except UserError as error:
+        raise UserError(str(error), setting="first") from error
+
+
+def _from_prepared(
+    source: Path, size: tuple[int, int], samples: int | None, seed: int, past: int, actions: int
+) -> Starts:
+    test = Windows(source, split="test")
+    if test.size != tuple(size):
+        held, taken = ("x".join(map(str, sides)) for sides in (test.size, size))
+        raise UserError(f"{source} holds {held} frames, but the model takes {taken}.")
+    before = test.places[:, 1] + 1  # frames before the second one of a pair
+    past = min(past, int(before.max()))
+    fits = before >= past
+    rows = [test.action_rows(clip) for clip in range(len(test.clips))] if actions else []
+    if actions:
+        after = np.array([_known(rows[clip][place + 1 :]) for clip, place in test.places])
+        if not (fits & (after >= actions)).any():
+            most = f"at most {after[fits].max()} actions follow a frame in its test split, but {actions} are needed"
+            raise UserError(f"{source} has too few: {most}. Ask for fewer frames.")
+        fits &= after >= actions
+    order = np.random.default_rng(seed).permutation(len(test))
+    picks = np.resize(order[fits[order]], samples or DEFAULT_SAMPLES)
+    frames = test.with_past(picks, max(0, past - 1)).frames[:, -past - 1 :]
+    places = test.places[picks] + (0, 1)
+    if not actions:
+        return Starts(frames, places=places)
+    return Starts(frames, np.stack([rows[c][i : i + actions] for c, i in places]), places)
+
+
+def _known(rows: np.ndarray) -> int:
+    """How many rows there are until one is not known."""
+    bad = ~np.isfinite(rows).all(1)
+    return int(bad.argmax()) if bad.any() else len(rows)
+
+
+def _from_images(source: Path, size: tuple[int, int], samples: int | None, past: int) -> Starts:
+    what = "Give an image, a folder of images or a prepared set."
+    if not source.exists():
+        raise UserError(f"{source} does not exist. {what}")
+    found = [[file] for file in _images(source)] if source.is_dir() else [[source]]
+    if not found:
+        folders = sorted(filter(Path.is_dir, source.glob("*")), key=lambda folder: natural(folder.name))
+        found = [images for images in map(_images, folders) if images]
+    if not found:
+        raise UserError(f"There are no images in {source}. {what}")
+    samples = samples or min(len(found), DEFAULT_SAMPLES)
+    length = min(past + 1, *(len(files) for files in found[:samples])) if past else 1
+    each = [torch.stack([_read(file, size) for file in files[-length:]]) for files in found[:samples]]
+    return Starts(torch.stack([each[i % len(each)] for i in range(samples)]))
+
+
+def _images(folder: Path) -> list[Path]:
+    images = [file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=lambda file: natural(file.name))
+
+
+def _read(file: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    frame = read_image(file)
+    if frame.shape[-2:] != tuple(size):
+        log.warning("%s is %dx%d; resized to %dx%d.", file, *frame.shape[-2:], *size)
+        frame = resize(frame[None], size)[0]
+    return frame

@@ -1,0 +1,89 @@
+"""The actions under which the videos of an evaluation are generated, as rows; NaN where the model is not told one."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from biflow.actions import script
+from biflow.data.windows import Windows
+from biflow.errors import UserError
+from biflow.model import Model
+
+OWN, DROPPED = "data", "none"  # values of a protocol's `actions` that are no scripts
+TURN = 22  # frames to each side, by default; 88 degrees in the maze
+
+
+def settled(actions: str | None, model: Model, test: Windows) -> str | None:
+    """The `actions` of a protocol for this model and set: None for a model without actions only.
+
+    Raises:
+        UserError: actions for a model that takes none, or the actions of a set that has others.
+    """
+    if model.actions is None:
+        if actions is not None:
+            raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
+        return None
+    if actions == OWN and not same(model, test):
+        theirs = ", ".join(test.actions.columns) if test.actions else "none"
+        what = f"The model's actions are {', '.join(model.actions.columns)}, but {test.root} has {theirs}"
+        raise UserError(f"{what}; evaluate with a script or with none.", setting="actions")
+    return actions or (OWN if same(model, test) else DROPPED)
+
+
+def same(model: Model, test: Windows) -> bool:
+    """Whether a set has the actions that the model takes."""
+    return model.actions is not None and test.actions is not None and model.actions.columns == test.actions.columns
+
+
+def rows(
+    actions: str | None, model: Model, test: Windows, places: Int[np.ndarray, "b 2"], frames: int, *, backward: bool
+) -> Float[np.ndarray, "b n k"] | None:
+    """What is done before each of `frames` frames of each video; None for a model without actions.
+
+    Args:
+        actions: those of a protocol, `settled`.
+        places: the number of the clip and the place in it from which each video starts.
+        backward: whether frames go back in time; the actions are then those that led to each frame.
+    """
+    if model.actions is None or actions is None:
+        return None
+    if actions == DROPPED:
+        return np.full((len(places), frames, len(model.actions.columns)), np.nan, np.float32)
+    if actions == OWN:
+        return np.stack([own(test, clip, place, frames, backward=backward) for clip, place in places.tolist()])
+    try:
+        once = script(model.actions, actions)
+    except UserError as error:
+        raise UserError(str(error), setting="actions") from error
+    return np.repeat(np.resize(once, (frames, once.shape[1]))[None], len(places), 0)
+
+
+def own(test: Windows, clip: int, place: int, frames: int, *, backward: bool = False) -> Float[np.ndarray, "n k"]:
+    """What was done in a clip after the frame at `place`, and then in the next clips, after the last in the first.
+
+    Backward it is what was done before that frame, the latest first, and then in the clips before. Rows that are not
+    known are left out.
+    """
+    every = [test.action_rows(number) for number in range(len(test.clips))]
+    parts = [every[clip][:place][::-1] if backward else every[clip][place:]]
+    step = -1 if backward else 1
+    parts += [every[(clip + step * more) % len(every)][::step] for more in range(1, len(every) + 1)]
+    known = np.concatenate([part[np.isfinite(part).all(1)] for part in parts])
+    if not len(known):
+        raise UserError(f"No actions are known in the test split of {test.root}.", setting="actions")
+    return np.resize(known, (frames, known.shape[1]))
+
+
+def turn(model: Model, asked: str | None) -> Float[np.ndarray, "n k"] | None:
+    """The rows of a turn away and back: those of the script, or of the actions "left" and "right" if the model has any.
+
+    Raises:
+        UserError: a script that is not understood.
+    """
+    if model.actions is None:
+        return None
+    if asked is None and not {"left", "right"} <= model.actions.keys.keys():
+        return None
+    try:
+        return script(model.actions, asked or f"left*{TURN} right*{TURN}")
+    except UserError as error:
+        raise UserError(str(error), setting="turn") from error

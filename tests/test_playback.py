@@ -1,0 +1,169 @@
+"""Where `biflow sample` starts, and what is done there."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biflow.actions import Actions
+from biflow.config import NetworkConfig, Prepare, Sample
+from biflow.data.prepare import prepare
+from biflow.errors import UserError
+from biflow.methods import BIFLOW
+from biflow.model import Model, empty_conditions, load_model, save_model
+from biflow.networks import VideoUNet
+from biflow.outputs import sample
+from biflow.playback import playback
+from biflow.rollout import frame_seed, stream
+from biflow.video import decode, to_float, to_uint8
+
+ACTIONS = Actions(("move", "turn"), ((0.0, 1.0), (-1.0, 1.0)))
+FEW = {"solver": "midpoint", "steps": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model of 8x8 frames with two past ones and actions, with weights that make these matter."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    seen = empty_conditions(1, (3, 1, 1), 2, ACTIONS)
+    # Not narrower: the group norms would take out what embeddings add to a channel of its own.
+    shape = NetworkConfig(channels=(64, 64), attention=(), patch=2)
+    network = VideoUNet(BIFLOW, shape, conditions=seen)
+    for weight in network.nets[0].class_embedding.vector.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    save_model(folder, Model(network, BIFLOW, (3, 8, 8), 0.1, 10.0, 2, 0.05, ACTIONS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four clips of 10 frames with actions: frame i has the grey value 10 i, its action move i / 10 and turn 0.5."""
+    root = tmp_path_factory.mktemp("source")
+    rows = [[i / 10, 0.5] for i in range(9)]
+    for clip in range(4):
+        np.save(
+            root / f"clip_{clip}.npy",
+            np.arange(10, dtype=np.uint8)[:, None, None, None] * 10 + np.zeros((8, 8, 3), np.uint8),
+        )
+    content = {
+        "columns": ["move", "turn"],
+        "ranges": [[0, 1], [-1, 1]],
+        "actions": {f"clip_{i}": rows for i in range(4)},
+    }
+    (root / "actions.json").write_text(json.dumps(content))
+    prepare(Prepare(root, root / "set", size=8, split=0.5), progress=False)
+    return root / "set"
+
+
+def play(model, data, **settings):
+    return playback(Sample(model, first=data, **{"samples": 2, **settings}), load_model(model))
+
+
+def test_a_script_says_what_is_done_and_how_long(model, data):
+    found = play(model, data, actions="still*2 left+move=0.5*3")
+    assert found.length == 5
+    assert found.rows.shape == (2, 5, 2)
+    assert found.rows[1].tolist() == [[0, 0]] * 2 + [[0.5, -1]] * 3
+    assert found.frames.shape == (2, 3, 3, 8, 8)  # with their past
+
+
+def test_without_actions_nothing_is_done_for_512_frames_and_this_is_said(model, data, caplog):
+    found = play(model, data)
+    assert (found.rows, found.length) == (None, 512)
+    assert "No actions are given: the neutral one is used throughout." in caplog.text
+
+
+def test_the_own_actions_of_a_set_follow_its_first_frames(model, data):
+    found = play(model, data, actions="data", frames=4)
+    for frames, rows in zip(found.frames, found.rows, strict=True):
+        now = int(frames[-1, 0, 0, 0]) // 10
+        assert [int(frame[0, 0, 0]) // 10 for frame in frames] == [now - 2, now - 1, now]
+        assert np.allclose(rows[:, 0] * 10, np.arange(now, now + 4))
+
+
+def test_as_many_own_actions_as_there_are_by_default(model, data):
+    found = play(model, data, actions="data")
+    assert found.length == 7  # the first one that has two frames before it is frame 2 of 10, and the last has no action
+    assert all(int(frames[-1, 0, 0, 0]) == 20 for frames in found.frames)
+
+
+def test_a_file_may_be_csv_or_json_with_columns_in_any_order(model, data, tmp_path):
+    (tmp_path / "a.csv").write_text("turn,move\n-1,0.5\n0,1\n")
+    (tmp_path / "a.json").write_text(json.dumps([[0.5, -1], [1, 0]]))
+    for name in ("a.csv", "a.json"):
+        assert play(model, data, actions=str(tmp_path / name)).rows[0].tolist() == [[0.5, -1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.json", "[[0.5]]", r"Each action of .*a\.json has 1 numbers, but must have 2"),
+        ("a.json", "[[0.5, 3]]", r"has turn 3, but its range is -1 to 1"),
+        ("a.json", "{", r"a\.json is not valid JSON"),
+        ("a.json", '{"actions": {"clip": [[0, 0]]}}', r"a\.json holds the actions of several clips"),
+        ("a.json", '{"columns": ["move", "jump"], "actions": [[0, 0]]}', r"a\.json has .*(jump|turn)"),
+        ("a.json", "[[0, null]]", r"a\.json"),
+        ("a.json", "[]", r"a\.json holds no rows of actions"),
+        ("a.csv", "move,turn\n0.5,fast\n", r"a\.csv"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_a_sentence(model, data, tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        play(model, data, actions=str(tmp_path / name))
+
+
+def test_too_few_actions_are_refused(model, data):
+    with pytest.raises(UserError, match="There are 3 actions for 9 frames"):
+        play(model, data, actions="forward*3", frames=9)
+    with pytest.raises(UserError, match="at most 7 actions follow a frame in its test split, but 30 are needed"):
+        play(model, data, actions="data", frames=30)
+
+
+def test_a_model_without_actions_refuses_them(data, tmp_path):
+    network = VideoUNet(BIFLOW, NetworkConfig(channels=(32, 32), attention=(), patch=2))
+    save_model(tmp_path, Model(network, BIFLOW, (3, 8, 8)))
+    with pytest.raises(UserError, match="This model takes no actions"):
+        play(tmp_path, data, actions="forward*3")
+
+
+def test_actions_change_the_video(model, data, tmp_path):
+    for name, text in (("a", "forward*3"), ("b", "left*3")):
+        sample(Sample(model, first=data, actions=text, samples=1, engine="torch", out=tmp_path / name, **FEW))
+    first, second = (torch.stack(list(decode(tmp_path / name / "sample_000.mp4").frames)) for name in "ab")
+    assert len(first) == 3
+    assert (first.int() - second.int()).abs().max() > 20
+
+
+def test_a_recording_is_repeated_as_it_was(model, tmp_path):
+    """A stream as a live session has it, whose noise depends on the seed and the frame's number."""
+    loaded = load_model(model)
+    first = torch.randint(0, 255, (1, 3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    rows = [[1.0, 0.0], None, [0.0, -1.0], [0.5, 0.5]]
+    generator = torch.Generator()
+    live = stream(loaded, to_float(first), actions=iter(rows), generators=[generator], eps=0.3)
+    pictures = []
+    for index in range(40, 44):
+        generator.manual_seed(frame_seed(5, index))
+        pictures.append(to_uint8(next(live).x)[0])
+    recording = {"seed": 5, "index": 40, "eps": 0.3, "context_eps": 0.05, "direction": "forward", "in_between": 1}
+    recording |= {"solver": {"method": "adams"}, "first": [png(frame) for frame in first[0]]}
+    content = {"columns": ["move", "turn"], "ranges": [[0, 1], [-1, 1]], "actions": rows, "recording": recording}
+    (tmp_path / "recording.json").write_text(json.dumps(content))
+    settings = Sample(model, actions=str(tmp_path / "recording.json"), engine="torch", png=True, out=tmp_path / "out")
+    stats = sample(settings)
+    assert (stats["samples"], stats["frames"], stats["settings"]["eps"]) == (1, 4, 0.3)
+    for index, picture in enumerate(pictures):
+        written = np.array(Image.open(tmp_path / "out" / "sample_000" / f"{index:06d}.png"))
+        assert torch.equal(torch.from_numpy(written).permute(2, 0, 1), picture)
+
+
+def png(frame) -> str:
+    file = io.BytesIO()
+    Image.fromarray(frame.permute(1, 2, 0).numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
