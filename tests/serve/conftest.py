@@ -99,3 +99,24 @@ def server(folders):
     guarded = app(folders, hosts={"127.0.0.1"})
     with running(guarded) as address:
         yield Server(address, guarded.app.state.hall)
+
+
+@pytest.fixture
+def shared(steered):
+    """A session without a thread, and two viewers of it."""
+    session = Session("test", steered)
+    for _ in range(2):
+        viewer = Watching()
+        viewer.number = next(session.numbers)
+        session.join(viewer)
+    session.change({"solver": "midpoint", "steps": 2})
+    session.advance()
+    yield session
+    session.recorder.close()
+
+
+@pytest.fixture(scope="module")
+def steered_server(steered_folders):
+    guarded = app(steered_folders, hosts={"127.0.0.1"})
+    with running(guarded) as address:
+        yield Server(address, guarded.app.state.hall)

@@ -41,6 +41,20 @@ class Watching(Viewer):
                 self.messages.append(taken)
 
 
+def play(session, frames=1):
+    """The actions of the next frames."""
+    while session._jobs:
+        session.advance()
+    for _ in range(frames):
+        session.advance()
+    return [moment.action for moment in list(session.dream.past)[-frames:]] if frames else []
+
+
+def told(viewer, kind):
+    viewer.read()
+    return [message for message in viewer.messages if message["type"] == kind]
+
+
 @contextlib.contextmanager
 def running(guarded, port=0, *, ready=True):
     """The address of a server for `guarded` in a thread, once it listens, or once its models are `ready`."""

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from biflow.serve.app import app
 from tests.serve.browser import PATIENCE, Look, launched
-from tests.serve.helpers import Server, running, until
+from tests.serve.helpers import until
 
 GAMEPAD = """() => {
     window.pad = { connected: true, mapping: "standard", axes: [0, 0, 0, 0],
@@ -20,13 +19,6 @@ GAMEPAD = """() => {
 def browser():
     with launched() as browser:
         yield browser
-
-
-@pytest.fixture(scope="module")
-def steered_server(steered_folders):
-    guarded = app(steered_folders, hosts={"127.0.0.1"})
-    with running(guarded) as address:
-        yield Server(address, guarded.app.state.hall)
 
 
 @pytest.fixture
