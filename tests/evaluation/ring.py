@@ -71,7 +71,8 @@ def make_set(root, clips=CLIPS, frames=FRAMES, split=30 / 36):
 def obeys(query):
     """Rolls the picture as it is told; without an action it stands still."""
     told = query.action[:, :1] * query.action[:, 1:]
-    moved = [torch.roll(x, (round(4 * m), round(4 * t)), (-2, -1)) for x, (m, t) in zip(query.x, told.tolist())]
+    pairs = zip(query.x, told.tolist(), strict=True)
+    moved = [torch.roll(x, (round(4 * move), round(4 * turn)), (-2, -1)) for x, (move, turn) in pairs]
     return Fields(torch.stack(moved) - query.x)
 
 

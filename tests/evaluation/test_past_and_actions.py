@@ -49,12 +49,12 @@ def test_videos_are_made_under_the_clips_own_actions(obedient, prepared):
     assert result["protocol"]["settings"]["actions"] == "data"
     test = Windows(prepared, split="test")
     first = np.load(out / "first.npy")
+    clips = [test.clip(number).numpy() for number in range(6)]
     for sample in range(4):
-        real = next(c for c in map(test.clip, range(6)) for f in c.numpy() if (f == first[sample]).all()).numpy()
-        place = next(i for i, frame in enumerate(real) if (frame == first[sample]).all())
         video = read_video(out, sample).numpy()
-        count = min(len(video), len(real) - place - 1)
-        np.testing.assert_array_equal(video[:count], real[place + 1 : place + 1 + count])
+        # The ring comes back to the same frame, so that a first frame may stand at several places.
+        places = [(clip, i) for clip in clips for i in range(23) if (clip[i] == first[sample]).all()]
+        assert any((video[: len(clip) - i - 1] == clip[i + 1 : i + 1 + len(video)]).all() for clip, i in places)
 
 
 def test_a_model_that_obeys_has_full_control_and_one_that_sleeps_has_none(obedient, sleepy):
@@ -107,7 +107,9 @@ def test_palette_motion_and_grid_are_those_of_real_clips_or_not(obedient, sleepy
     over_time = obedient[0]["over_time"]["grid"]
     assert good["grid"]["generated"] == pytest.approx(np.mean(over_time["generated"]), rel=1e-3)
     assert good["grid"]["over_real"] == pytest.approx(np.mean(over_time["generated"]) / over_time["real"], rel=1e-3)
-    assert good["grid"]["last_over_real"] == pytest.approx(np.mean(over_time["generated"][-16:]) / over_time["real"], rel=1e-3)
+    assert good["grid"]["last_over_real"] == pytest.approx(
+        np.mean(over_time["generated"][-16:]) / over_time["real"], rel=1e-3
+    )
     assert good["grid"]["protocol"]["period"] == 2
     assert good["motion"]["interval"][0] <= good["motion"]["over_real"] <= good["motion"]["interval"][1]
 
