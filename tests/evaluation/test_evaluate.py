@@ -207,6 +207,20 @@ def test_a_folder_of_another_evaluation_is_refused(model, prepared, tmp_path):
         run(model, prepared, tmp_path / "out", replace(PROTOCOL, eps=0.3))
 
 
+def test_an_evaluation_of_an_earlier_version_resumes(model, prepared, tmp_path):
+    result = run(model, prepared, tmp_path / "out")
+    path = tmp_path / "out" / "protocol.json"
+    record = json.loads(path.read_text())
+    for name in ("actions", "short_videos", "truth", "turn"):
+        del record["settings"][name]
+    path.write_text(json.dumps(record))
+    assert run(model, prepared, tmp_path / "out")["fvd"] == result["fvd"]
+    record["settings"]["truth"] = [2]
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"another settings\.truth"):
+        run(model, prepared, tmp_path / "out")
+
+
 def test_what_does_not_go_together_gets_a_sentence(model, prepared, tmp_path):
     with pytest.raises(UserError, match="the model makes 32x32"):
         run(make_model(tmp_path / "large", size=(32, 32)), prepared, tmp_path / "out")
@@ -237,6 +251,9 @@ def test_the_command_line_evaluates_and_reports(model, prepared, tmp_path, monke
     cli.main([*common, "--out", str(tmp_path / "out"), "--eps", "0.2", "--solver", "euler", "--steps", "2"])
     settings = json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"]["settings"]
     assert (settings["name"], settings["eps"], settings["solver"]["steps"]) == ("p", 0.2, 2)
+    with pytest.raises(SystemExit):
+        cli.main([*common, "--out", str(tmp_path / "other"), "--actions", "still"])
+    assert "This model takes no actions" in capsys.readouterr().err
     cli.main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")])
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "report" / "report.html")
 

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -19,7 +19,8 @@ def test_the_paper_s_protocol_is_that_of_section_3_1():
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"protocol": {"settings": s}}, lambda s: {"settings": s}])
 def test_a_protocol_comes_back_from_what_an_evaluation_wrote(wrap, tmp_path):
-    protocol = Protocol(name="mine", samples=3, eps=0.2, solver=Solver("euler", steps=20), networks=("i3d", "lpips"))
+    protocol = Protocol(name="mine", samples=3, eps=0.2, networks=("i3d", "lpips"), truth=(1, 8))
+    protocol = replace(protocol, solver=Solver("euler", steps=20), actions="forward*3", turn="left*9 right*9")
     (tmp_path / "p.json").write_text(json.dumps(wrap(asdict(protocol))))
     assert load_protocol(str(tmp_path / "p.json")) == protocol
 
@@ -41,6 +42,8 @@ def test_a_file_says_only_what_differs_from_the_default(tmp_path):
         ('{"real_windows": 1}', "real_windows is 1, but must be at least 2"),
         ('{"stride": 12}', "must be a multiple of frame_stride, 8"),
         ('{"frames": "many"}', "frames.*many"),
+        ('{"truth": [0, 4]}', "truth is .*, but must be numbers of frames, counted from 1"),
+        ('{"short_videos": -1}', "short_videos is -1, but must not be negative"),
         ("{", "is not valid JSON"),
         ("[3]", "does not contain a protocol"),
     ],
@@ -59,6 +62,7 @@ def test_an_unknown_protocol_names_the_known_ones():
 def test_changed_counts_show_in_the_name_and_what_the_paper_varies_does_not():
     quick = PROTOCOLS["quick"]
     assert changed(quick, eps=0.3, samples=None).name == "quick"
+    assert changed(quick, actions="still") == replace(quick, actions="still")
     assert changed(quick, samples=4, frames=quick.frames).name == "quick, other samples"
 
 

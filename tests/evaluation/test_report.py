@@ -74,6 +74,35 @@ def five(evaluated):
     ]
 
 
+@pytest.fixture
+def extended(evaluated):
+    """Writes an evaluation with numbers of the past and of actions; some may be left out."""
+
+    def write(name, actions="data", without=(), **settings):
+        folder = evaluated(name, **settings)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["protocol"]["settings"] |= {"actions": actions}
+        ratio = {"generated": 1.0, "real": 2.0, "over_real": 0.5, "interval": [0.4, 0.6], "last_over_real": 0.25}
+        inverse = {"pairs": {"generated": 28, "real": 99}, "inverse_model": {"sha256": "0123456789"}}
+        palette = {"palettes": 3, "hold": 8, "frames": {"generated": 28, "real": 200}}
+        turning = {"script": "left*22 right*22", "videos": 3, "unrelated": "64 pairs of frames"}
+        values = {"model": {"mean": [30.0, 20.0]}, "dropped": {"mean": [25.0, 15.0]}, "copy": {"mean": [24.0, 14.0]}}
+        parts = {
+            "control": {**ratio, "over_real": 0.875, "chance": 0.333, "protocol": inverse},
+            "palette": {**ratio, "protocol": palette},
+            "turning": {"back": 0.31, "away": 1.2, "interval": [0.2, 0.4], "unrelated": 0.55, "protocol": turning},
+            "truth": {"frames": [1, 8], "psnr": values, "ssim": values, "protocol": {"videos": 3}},
+            "motion": {**ratio, "over_real": 0.75},
+            "grid": {**ratio, "over_real": 1.5, "protocol": {"period": 2}},
+        }
+        parts["turning"]["real"] = {"back": 0.02, "away": 1.1, "turns": 46}
+        metrics["past_and_actions"] = {**{k: v for k, v in parts.items() if k not in without}, "notes": []}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    return write
+
+
 def rows(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line[:2] == "| "]
 
@@ -95,7 +124,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     assert len(csv) == 7
     assert csv[2] == (
         "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
-        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125"
+        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125" + 13 * ","
     )
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
@@ -103,6 +132,44 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     html = page.read_text()
     assert html.count("<video") == 6
     assert "http" not in html.replace("http://www.w3.org", "").replace("data:", "")[:3000]
+
+
+def test_the_past_and_actions_have_tables_with_their_protocol(evaluated, extended, tmp_path):
+    alone = ("control", "truth", "turning")
+    folders = [evaluated("old"), extended("told"), extended("alone", actions="none", without=alone)]
+    page = report(folders, tmp_path / "report").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert text.count("Protocol **tiny**") == 1  # an earlier version's, and other actions, are in the same table
+    section = text.split("### Past and actions")[1].split("## The paper")[0]
+    found = rows(section)
+    between = "1.00 [0.40, 0.60]"
+    motion, grid = "0.75 [0.40, 0.60]", "1.50 [0.40, 0.60]"
+    told, dropped = "BI-FLOW ε 0.1, actions data", "BI-FLOW ε 0.1, actions none"
+    assert found[1:3] == [
+        [told, "0.88 [0.40, 0.60]", between, "0.50", "0.31 [0.20, 0.40]", "1.20", motion, grid, "0.25"],
+        [dropped, "", between, "0.50", "", "", motion, grid, "0.25"],
+    ]
+    assert found[4:] == [
+        [told, "30.0, 20.0", "30.00, 20.00", ""],
+        [f"{told}, not told", "25.0, 15.0", "25.00, 15.00", ""],
+        ["the first frame, copied", "24.0, 14.0", "24.00, 14.00", ""],
+    ]
+    for words in ("01234567", "28 generated and 99 real pairs", "3 palettes", "left*22 right*22", "every 2 pixels"):
+        assert section.count(words) == 1
+    assert "<h3>Past and actions</h3>" in page
+    table = [line.split(",") for line in (tmp_path / "report" / "report.csv").read_text().splitlines()]
+    columns = {name: [line[at] for line in table[1:]] for at, name in enumerate(table[0])}
+    assert sorted(columns["control_over_real"]) == ["", "", "0.875"]
+    assert sorted(columns["grid_over_real"]) == ["", "1.5", "1.5"]
+    assert sorted(columns["actions"]) == ["", "data", "none"]
+
+
+def test_other_frames_of_the_truth_stand_in_another_table(evaluated, extended):
+    folder = extended("other")
+    path = folder / "metrics.json"
+    path.write_text(path.read_text().replace('"nearest": 0', '"nearest": 0, "truth": [1, 9]'))
+    usual = evaluated("old")
+    assert len(groups(read_runs([usual, extended("told"), folder]))) == 2
 
 
 class Page(HTMLParser):

@@ -130,12 +130,13 @@ def load_reader(training: Windows, sha256: str, device: torch.device, *, progres
     classes = find_classes(rows[known])
     if not classes.columns:
         return None
-    network = InverseModel(sum(classes.counts))
     key = hashlib.sha256(json.dumps([sha256, SETTINGS]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "control" / f"{key}.safetensors"
     if not path.exists():
         write_tensors(path, train(training, classes, device, progress=progress).state_dict())
-    network.load_state_dict(read_tensors(path))
+    with torch.device("meta"):  # no random numbers are drawn
+        network = InverseModel(sum(classes.counts))
+    network.load_state_dict(read_tensors(path), assign=True)
     return Reader(network.to(device).eval(), classes, tensors_sha256(network.state_dict()))
 
 

@@ -35,6 +35,7 @@ from biflow.evaluation.videos import Videos
 from biflow.model import Model
 
 log = logging.getLogger("biflow")
+PARTS = ("control", "truth", "palette", "turning", "motion", "grid")
 LAST = 16  # frames at the end of a video, of which motion and grid are also measured
 
 
@@ -236,6 +237,31 @@ def summary(parts: dict) -> list[str]:
         if part := parts.get(name):
             end = f"{part['over_real']:.2f} {_between(part)} of real, {part['last_over_real']:.2f} at the end"
             lines.append(f"{name.capitalize()} {end}.")
+    return lines
+
+
+def explained(parts: dict) -> list[str]:
+    """What the numbers are, with their protocol, in a sentence each."""
+    lines = []
+    if part := parts.get("control"):
+        pairs, chance = part["protocol"]["pairs"], f"chance {part['chance']:.2f}"
+        network = f"an inverse model (sha256 {part['protocol']['inverse_model']['sha256'][:8]})"
+        end = f"{pairs['generated']} generated and {pairs['real']} real pairs (real {part['real']:.2f}, {chance})"
+        lines.append(f"Control: the share of actions that {network} reads rightly, mean over columns; {end}.")
+    if part := parts.get("palette"):
+        how = part["protocol"]
+        frames = f"{how['frames']['generated']} generated frames, {how['frames']['real']} real ones"
+        what = f"changes between {how['palettes']} palettes that stay for {how['hold']} frames"
+        end = f"{part['real']:.3f} in real clips; over real with one change added to both"
+        lines.append(f"Palette: {what}; {frames}; {end}.")
+    if part := parts.get("turning"):
+        how, real = part["protocol"], part["real"]
+        found = f"; real clips' own turns {real['back']:.2f}, away {real['away']:.2f} ({real['turns']})" if real else ""
+        over = f"over that of {how['unrelated']}, {part['unrelated']:.3f}"
+        lines.append(f"Turned: LPIPS to the start after {how['script']}, {how['videos']} videos, {over}{found}.")
+    if part := parts.get("grid"):
+        period = f"the power of what repeats every {part['protocol']['period']} pixels"
+        lines.append(f"Motion: the mean change from frame to frame. Grid: {period}. Both over the mean of real clips.")
     return lines
 
 

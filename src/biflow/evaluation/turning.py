@@ -75,7 +75,7 @@ def find_turns(test: Windows, script: Float[np.ndarray, "n k"], actions: Actions
     if len(used) != 1 or test.actions is None:
         return []
     column, found = int(used[0]), []
-    reach = np.abs((script - actions.neutral)[:, column].cumsum()).max()
+    reach = float(np.abs((script - actions.neutral)[:, column].cumsum()).max())
     for clip in range(len(test.clips)):
         rows = test.action_rows(clip) - actions.neutral
         only = (np.delete(rows, column, 1) == 0).all(1) & np.isfinite(rows[:, column])

@@ -77,7 +77,8 @@ def over_time(runs: list[Run]):
 
 def measures(runs: list[Run]):
     """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
-    names = list(runs[0].metrics["over_time"])
+    # Those that all runs have: an evaluation by an earlier version may lack one.
+    names = [name for name in runs[0].metrics["over_time"] if all(name in run.metrics["over_time"] for run in runs)]
     figure, panels = _figure((10.4, 2.6), len(names))
     colour = colours(runs)
     for panel, name in zip(panels, names, strict=True):

@@ -5,7 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from biflow.errors import UserError
+from biflow.evaluation.past_and_actions import PARTS, explained
+from biflow.evaluation.protocol import Protocol
 from biflow.methods import METHODS
+
+VARIED = ("eps", "solver", "direction", "nearest", "actions")  # what may differ within a table
+# Settings that evaluations by earlier versions lack. They concern additional numbers only.
+NEW = {name: json.loads(json.dumps(getattr(Protocol(), name))) for name in ("short_videos", "truth", "turn")}
 
 
 class Run:
@@ -15,11 +21,13 @@ class Run:
         folder: the folder of the evaluation.
         metrics: the content of its metrics.json; `protocol`, `settings`, and the means `fvd` and `nfe` are
             parts of it.
+        extra: the parts of `biflow.evaluation.past_and_actions`, None for one that was left out; {} for an evaluation
+            by an earlier version.
         data: the name of the data.
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
         label: the name in tables and plots, as in the paper.
         comparable: equal for runs whose numbers may be compared: data, and all settings except those that the paper
-            varies.
+            varies, and the actions, which are part of the label.
 
     Raises:
         KeyError, TypeError: the metrics are not those of an evaluation.
@@ -33,7 +41,11 @@ class Run:
         self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=eps > 0)
         self.label = f"{self.method.title} ε {eps:g}" if self.method.takes_eps else self.method.title
         self.label += ", backward" if self.settings["direction"] == "backward" else ""
-        settings = {k: v for k, v in self.settings.items() if k not in ("eps", "solver", "direction", "nearest")}
+        told = self.settings.get("actions")
+        self.label += f", actions {told}" if told else ""
+        found = metrics.get("past_and_actions")
+        self.extra = {name: found.get(name) for name in PARTS} if found else {}
+        settings = {k: v for k, v in {**NEW, **self.settings}.items() if k not in VARIED}
         data, networks = self.protocol["data"]["sha256"], self.protocol["networks"]
         self.comparable = json.dumps([self.data, settings, data, networks], sort_keys=True)
 
@@ -47,6 +59,7 @@ class Group:
         equal_cost: those of the paper's Table 2, with 20 Euler steps per frame.
         main: the others, as in Table 1.
         forward: those of `main` that the plots show.
+        how: what the numbers of the past and of actions are, with their protocol, a sentence each.
         best: the one with the lowest FVD among those with a noise level, which the paper marks with a star.
     """
 
@@ -56,6 +69,7 @@ class Group:
         self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
         self.main = [run for run in runs if run not in self.equal_cost]
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
+        self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
         noisy = [run for run in self.forward if run.method.takes_eps]
         self.best = min(noisy, key=lambda run: run.fvd, default=None)
 

@@ -31,8 +31,16 @@ TEMPLATES = Environment(
 PAPER: dict[str, dict[str, list[float]]] = json.loads((FOLDER / "paper.json").read_text())
 COLUMNS = (
     "data method eps direction solver steps protocol model_sha256 fvd fvd_low fvd_high fvd_slope "
-    "kvd kvd_low kvd_high kvd_slope nfe nfe_p95 seconds_per_frame"
+    "kvd kvd_low kvd_high kvd_slope nfe nfe_p95 seconds_per_frame actions"
 )
+# Of the parts of `past_and_actions`: the columns after these.
+PARTS = {
+    "control": ("generated", "real", "over_real"),
+    "palette": ("generated", "real", "over_real"),
+    "turning": ("back", "away"),
+    "motion": ("over_real", "last_over_real"),
+    "grid": ("over_real", "last_over_real"),
+}
 
 
 def markdown(plots: list[tuple[Group, list[Path]]]) -> str:
@@ -58,14 +66,16 @@ def comma_separated(runs: list[Run]) -> str:
     """One line per run with the numbers in the tables and how they were measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS.split())
+    writer.writerow([*COLUMNS.split(), *(f"{part}_{name}" for part, names in PARTS.items() for name in names)])
     for run in runs:
         settings, metrics, solver = run.settings, run.metrics, run.settings["solver"]
         row = [run.data, run.method.title, settings["eps"], settings["direction"], solver["method"], solver["steps"]]
         row += [settings["name"], run.protocol["model"]["sha256"]]
         for distance in (metrics["fvd"], metrics["kvd"]):
             row += [distance["mean"], *distance["interval"], distance["slope"]]
-        writer.writerow([*row, metrics["nfe"]["mean"], metrics["nfe"]["p95"], metrics["seconds_per_frame"]])
+        row += [metrics["nfe"]["mean"], metrics["nfe"]["p95"], metrics["seconds_per_frame"], settings.get("actions")]
+        row += [(run.extra.get(part) or {}).get(name) for part, names in PARTS.items() for name in names]
+        writer.writerow(row)
     return text.getvalue()
 
 
