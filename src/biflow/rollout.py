@@ -100,19 +100,25 @@ def stream(
         torch.Size([1, 3, 64, 64])
     """
     generators = sample_generators(0, range(len(first))) if generators is None else generators
-    several = model.shape is not None and first.ndim == len(model.shape) + 2
-    _check_first(model, first[:, -1] if several else first, len(generators))
+    past, last = _split(model, first)
+    _check_first(model, last, len(generators))
     eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
     if actions is not None and model.actions is None:
         raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
     if solver.steps is not None:  # a number of fixed steps is shared among the legs
         solver = replace(solver, steps=-(-solver.steps // in_between))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
-    legs = np.linspace(*ends, in_between + 1).tolist()
-    past, last = (list(first[:, :-1].unbind(1)), first[:, -1]) if several else ([], first)
-    memory = Memory(model, past, generators, model.context_eps if context_eps is None else context_eps)
+    level = model.context_eps if context_eps is None else context_eps
+    memory = Memory(model, past if direction == "forward" else [], generators, level)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
-    return _frames(model, last, memory, todo, generators, eps, solver, legs)
+    return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
+
+
+def _split(model: Model, first: Tensor) -> tuple[list[Tensor], State]:
+    """The frames before the one to start from, the newest last, and that one."""
+    if model.shape is None or first.ndim != len(model.shape) + 2:
+        return [], first
+    return list(first[:, :-1].unbind(1)), first[:, -1]
 
 
 def _frames(

@@ -110,7 +110,9 @@ def test_legs_of_a_frame_share_its_action_and_its_past():
 
 
 def test_backward_in_time_no_past_is_known_but_actions_are():
-    first, second = asked(adding(), images(), frames=2, direction="backward", actions=repeat([2, 0]))
+    clip = torch.stack([images(seed=i) for i in range(3)], dim=1)
+    first, second = asked(adding(), clip, frames=2, direction="backward", actions=repeat([2, 0]))
+    assert torch.equal(first.x, clip[:, -1])
     for query in (first, second):
         assert query.past_noise.tolist() == [[-1, -1]] * 2
         assert query.action[0].tolist() == [1, 1, 0]
