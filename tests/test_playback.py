@@ -78,6 +78,11 @@ def test_without_actions_nothing_is_done_for_512_frames_and_this_is_said(model, 
     assert "No actions are given: the neutral one is used throughout." in caplog.text
 
 
+def test_none_is_an_action_that_the_model_does_not_know(model, data):
+    found = play(model, data, actions="none", frames=3)
+    assert list(found.actions(range(2))) == [None] * 3
+
+
 def test_the_own_actions_of_a_set_follow_its_first_frames(model, data):
     found = play(model, data, actions="data", frames=4)
     for frames, rows in zip(found.frames, found.rows, strict=True):

@@ -28,7 +28,7 @@ from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
 FRAMES = 512  # unless actions or the user say how many
-OWN = "data"  # the value of --actions that means those of the set
+OWN, UNKNOWN = "data", "none"  # values of --actions: those of the set; none that the model knows of
 
 
 class Playback(NamedTuple):
@@ -79,7 +79,9 @@ def playback(settings: Sample, model: Model) -> Playback:
         assert found.actions is not None
         return Playback(found.frames, found.actions, found.actions.shape[1], how)
     recording: dict = {}
-    if Path(text).suffix.lower() in (".json", ".csv"):
+    if text == UNKNOWN:
+        rows = np.full((wanted or FRAMES, len(model.actions.columns)), np.nan, np.float32)
+    elif Path(text).suffix.lower() in (".json", ".csv"):
         rows, recording = _read(Path(text), model.actions)
     else:
         rows = script(model.actions, text)
