@@ -94,7 +94,7 @@ def table(rows: list[dict]) -> str:
     """The rows of a set in Markdown."""
     lines = [f"| {' | '.join(['', *COLUMNS])} |", f"|---|{'---|' * len(COLUMNS)}"]
     for row in rows:
-        cells = ["–" if row[title] is None else f"{row[title]:.3g}" for title in COLUMNS]
+        cells = ["-" if row[title] is None else f"{row[title]:.3g}" for title in COLUMNS]
         lines.append(f"| {' | '.join([row['case'], *cells])} |")
     return "\n".join(lines)
 
