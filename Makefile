@@ -30,7 +30,7 @@ LAUNCH ?= $(BIN)/biflow
 presets: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[maze]"
 	$(BIN)/python datasets/maze.py datasets/maze-frames
-	test -e datasets/maze/index.json || $(BIN)/biflow prepare datasets/maze-frames datasets/maze --size 64 --fps 17.5
+	test -e datasets/maze/index.json || $(BIN)/biflow prepare datasets/maze-frames datasets/maze --size 64
 	$(LAUNCH) train --config configs/maze.yaml --data datasets/maze --out runs/maze
 	$(BIN)/biflow export runs/maze src/biflow/models/maze --first datasets/maze
 
