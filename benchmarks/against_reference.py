@@ -99,9 +99,10 @@ def deviation(folder: Path, eps: float, first: Tensor) -> dict[str, float]:
     fast = with_engine(model)
     step, off = None, {"ours": [], "reference": []}
     with torch.inference_mode():
-        for frame, x, truth in exact_frames(model.method, model.network, eps, first, 4):
-            f = reference_pipeline.field(model.method, model.network, eps, frame)
-            ours = field(model.method, fast.network, eps)
+        exact, ours = (reference_pipeline.alone(one) for one in (model, fast))
+        ours = field(model.method, ours, eps)
+        for frame, x, truth in exact_frames(model.method, exact, eps, first, 4):
+            f = reference_pipeline.field(model.method, exact, eps, frame)
             solution = solve(ours, x, 0.0, 1.0, solver=Solver(), args=(frame,), first_step=step)
             step = solution.next_step
             off["ours"].append((solution.x - truth).square().mean())

@@ -30,6 +30,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import record
 from biflow.data.starts import first_frames
+from biflow.engines.queries import example
 from biflow.engines import with_engine
 from biflow.machine import device
 from biflow.model import load_model, shipped_model
@@ -224,7 +225,7 @@ def batches(folder: Path, repeats: int = 12) -> list[dict]:
     model = with_engine(load_model(folder, device=device()))
     rows = []
     for samples in (1, 2, 4, 8, 16):
-        query = model.method.example(torch.zeros(samples, 3, *model.size, device=model.device), model.eps)
+        query = example(model, samples)
         times = []
         for _ in range(repeats + 2):
             begun = time.perf_counter()

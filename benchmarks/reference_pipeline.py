@@ -18,7 +18,8 @@ from torch import Tensor
 
 from biflow.config import Direction
 from biflow.methods import BIFLOW, CONDIFF, FLOW, Method
-from biflow.paths import Network, Query
+from biflow.model import Model
+from biflow.paths import Fields, Network, Query, present
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """f(x, k) -> dx/dk for x (b, ...) and k (b,)."""
@@ -67,6 +68,17 @@ FIELDS = {FLOW: flow, BIFLOW: biflow, CONDIFF: condiff}
 def field(method: Method, network: Network, eps: float, condition: Tensor, direction: Direction = "forward") -> Field:
     """dx/dk from the last frame, `condition`, to the next one (or to the one before)."""
     return FIELDS[method](network, eps, condition, direction)
+
+
+def alone(model: Model) -> Network:
+    """The model's network, asked without past frames and without an action, which the paper's code does not know."""
+    nothing = present(model.conditions(1))
+
+    def ask(query: Query) -> Fields:
+        b = len(query.x)
+        return model.network(query._replace(**{name: one.expand(b, *one.shape[1:]) for name, one in nothing.items()}))
+
+    return ask if nothing else model.network
 
 
 def start(method: Method, frame: Tensor, eps: float, generators: Sequence[torch.Generator]) -> Tensor:

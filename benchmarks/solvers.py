@@ -72,8 +72,9 @@ def measure(
     """A row for each of the solvers in `names`: model, method, eps, solver, nfe, rmse, worst."""
     model = with_engine(load_model(folder), rtol=TRUTH.rtol)
     frame = starting_frames(folder, first, model.size, samples)
-    f = field(model.method, model.network, eps)
-    problems = list(exact_frames(model.method, model.network, eps, frame, frames))
+    network = reference_pipeline.alone(model)
+    f = field(model.method, network, eps)
+    problems = list(exact_frames(model.method, network, eps, frame, frames))
     rows = []
     for name in names:
         solver = SOLVERS[name]
