@@ -30,8 +30,8 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import record
 from biflow.data.starts import first_frames
-from biflow.engines.queries import example
 from biflow.engines import with_engine
+from biflow.engines.queries import example
 from biflow.machine import device
 from biflow.model import load_model, shipped_model
 from biflow.rollout import drain, sample_generators, stream
