@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from tqdm import tqdm
 
-from benchmarks import record
+from benchmarks import record, reference_pipeline
 from biflow import Model, NetworkConfig, TrainConfig, VideoUNet, Windows, load_model, to_float, train, with_engine
 from biflow.methods import BIFLOW
 from biflow.reference import reference_network
@@ -60,9 +60,10 @@ def trained(data: Path, shape: str, minutes: float) -> dict:
     picks = torch.linspace(0, len(test) - 1, min(PAIRS, len(test))).round().int().numpy()
     generator = torch.Generator().manual_seed(0)
     sums = {"v": 0.0, "n": 0.0}
+    network = reference_pipeline.alone(model)
     with torch.inference_mode():
         for clips in to_float(test.batch(picks)).split(16):
-            for name, term in model.method.loss(model.network, clips, generator, config).terms.items():
+            for name, term in model.method.loss(network, clips, generator, config).terms.items():
                 sums[name] += term.sum().item() / len(picks)
     v = sums["v"] / model.config["v_scale"] ** 2
     row = {"set": data.name, "shape": shape, "steps": steps, "minutes": round(history["seconds"] / 60, 2)}

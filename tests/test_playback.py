@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_without_actions_nothing_is_done_for_512_frames_and_this_is_said(model, 
 
 def test_none_is_an_action_that_the_model_does_not_know(model, data):
     found = play(model, data, actions="none", frames=3)
-    assert list(found.actions(range(2))) == [None] * 3
+    assert np.isnan(np.stack(list(found.actions(range(2))))).all()
+    assert found.rows.shape == (2, 3, 2)
 
 
 def test_the_own_actions_of_a_set_follow_its_first_frames(model, data):
@@ -97,8 +99,36 @@ def test_as_many_own_actions_as_there_are_by_default(model, data):
     assert all(int(frames[-1, 0, 0, 0]) == 20 for frames in found.frames)
 
 
+def test_backward_the_own_actions_are_those_that_led_to_the_frame(model, data):
+    found = play(model, data, actions="data", frames=4, direction="backward")
+    for frames, rows in zip(found.frames, found.rows, strict=True):
+        now = int(frames[-1, 0, 0, 0]) // 10
+        assert np.allclose(rows[:, 0] * 10, [now - 1, now - 2, now - 3, now - 4])
+
+
+def test_own_actions_are_brought_into_the_order_of_the_model(model, data, tmp_path):
+    swapped = tmp_path / "swapped"
+    shutil.copytree(data, swapped)
+    index = json.loads((data / "index.json").read_text())
+    for key in ("columns", "ranges"):
+        index["actions"][key].reverse()
+    (swapped / "index.json").write_text(json.dumps(index))
+    np.save(swapped / "actions.npy", np.load(data / "actions.npy")[:, ::-1])
+    ours, theirs = (play(model, source, actions="data", frames=3).rows for source in (data, swapped))
+    assert np.array_equal(ours, theirs)
+
+
+def test_own_actions_of_other_columns_are_refused(model, data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    index = (data / "index.json").read_text().replace('"turn"', '"steer"')
+    (other / "index.json").write_text(index)
+    with pytest.raises(UserError, match=r"other has (a|no) column (steer|turn); the model's actions are move, turn"):
+        play(model, other, actions="data", frames=3)
+
+
 def test_a_file_may_be_csv_or_json_with_columns_in_any_order(model, data, tmp_path):
-    (tmp_path / "a.csv").write_text("turn,move\n-1,0.5\n0,1\n")
+    (tmp_path / "a.csv").write_text("\ufeffturn;move\n-1;0.5\n0;1\n")
     (tmp_path / "a.json").write_text(json.dumps([[0.5, -1], [1, 0]]))
     for name in ("a.csv", "a.json"):
         assert play(model, data, actions=str(tmp_path / name)).rows[0].tolist() == [[0.5, -1], [1, 0]]
@@ -113,6 +143,9 @@ def test_a_file_may_be_csv_or_json_with_columns_in_any_order(model, data, tmp_pa
         ("a.json", '{"actions": {"clip": [[0, 0]]}}', r"a\.json holds the actions of several clips"),
         ("a.json", '{"columns": ["move", "jump"], "actions": [[0, 0]]}', r"a\.json has .*(jump|turn)"),
         ("a.json", "[[0, null]]", r"a\.json"),
+        ("a.json", "5", r"a\.json holds no list of actions"),
+        ("a.json", '{"actions": true}', r"a\.json holds no list of actions"),
+        ("a.json", "[" * 100_000, r"a\.json is not valid JSON"),
         ("a.json", "[]", r"a\.json holds no rows of actions"),
         ("a.csv", "move,turn\n0.5,fast\n", r"a\.csv"),
     ],

@@ -181,27 +181,40 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def start_from(network: VideoUNet, folder: Path) -> float:
-    """Load the weights of another model into a network that may see more, and return that model's v_scale.
+def start_from(network: VideoUNet, method: Method, actions: Actions | None, folder: Path) -> None:
+    """Load the weights of another model of the same method into a network that may see more.
 
     Past frames and actions that the other one did not know have no effect until they are trained.
 
     Raises:
-        UserError: no model there, or one of another shape.
+        UserError: no model there, or one of another method, with other actions or of another shape.
     """
     other = load_model(folder)
-    state, expected = other.weights.state_dict(), network.state_dict()
+    if other.method.name != method.name:
+        what = f"{folder} is a {other.method.title} model; {method.title} cannot begin with it."
+        raise UserError(what, setting="init")
+    if other.actions and actions and other.actions.columns != actions.columns:
+        columns = [", ".join(one.columns) for one in (other.actions, actions)]
+        raise UserError(f"The actions of {folder} are {columns[0]}, those of the set {columns[1]}.", setting="init")
+    state, expected = dict(other.weights.state_dict()), network.state_dict()
+    levels = other.context  # numbers of its vector that are levels of noise; an action follows
     for name, value in expected.items():
-        if name not in state and ".class_embedding.vector." in name:
+        own = state.get(name)
+        if own is None and ".class_embedding.vector." in name:
             state[name] = value
-        elif name.endswith("conv_in.weight") and name in state and value.shape[1] > state[name].shape[1]:
+        elif own is not None and own.ndim == value.ndim and own.shape[1:2] < value.shape[1:2]:
             wider = torch.zeros_like(value)
-            wider[:, : state[name].shape[1]] = state[name]  # past frames are the last channels
+            if name.endswith("conv_in.weight"):  # past frames are the last channels, the oldest last
+                wider[:, : own.shape[1]] = own
+            elif name.endswith(".class_embedding.vector.0.weight"):
+                wider[:, :levels] = own[:, :levels]
+                wider[:, value.shape[1] - own.shape[1] + levels :] = own[:, levels:]
+            else:
+                continue
             state[name] = wider
-    if isinstance(other.network, VideoUNet) and (bad := mismatched(expected, state)):
+    if bad := mismatched(expected, state):
         raise UserError(f"The network of {folder} has another shape, beginning with {bad[0]}.", setting="init")
     network.load_state_dict(state)
-    return other.config["v_scale"]
 
 
 def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -1,7 +1,6 @@
 """Where `biflow sample` starts and what is done there: a script, a file or a set's own actions, or a live recording."""
 
 import base64
-import csv
 import io
 import json
 import logging
@@ -18,7 +17,7 @@ from torch import Tensor
 from biflow.actions import Actions, script
 from biflow.config import Sample, parse
 from biflow.config.solver import Solver
-from biflow.data.actions import table
+from biflow.data.actions import read_csv, table
 from biflow.data.starts import starts
 from biflow.errors import UserError
 from biflow.files import reading
@@ -51,8 +50,7 @@ class Playback(NamedTuple):
         """The actions of these samples, for `stream`."""
         if self.rows is None:
             return None
-        rows = self.rows[part.start : part.stop].swapaxes(0, 1)
-        return (None if np.isnan(row).any() else row for row in rows)
+        return iter(self.rows[part.start : part.stop].swapaxes(0, 1))
 
 
 def playback(settings: Sample, model: Model) -> Playback:
@@ -73,23 +71,25 @@ def playback(settings: Sample, model: Model) -> Playback:
             log.warning("No actions are given: the neutral one is used throughout.")
         return Playback(starts(source, model.size, **choice).frames, None, wanted or FRAMES, how)
     if text == OWN:
-        found = starts(source, model.size, **choice, actions=wanted or 1)
-        if not wanted:  # as many as there are after these starts
-            found = _longest(source, model, choice)
+        backward = settings.direction == "backward"
+        found = starts(source, model.size, **choice, actions=wanted or FRAMES, fewer=wanted is None, backward=backward)
         assert found.actions is not None
-        return Playback(found.frames, found.actions, found.actions.shape[1], how)
+        rows = found.actions[..., _order(found.columns, model.actions, str(source))]
+        return Playback(found.frames, rows, rows.shape[1], how)
     recording: dict = {}
     if text == UNKNOWN:
         rows = np.full((wanted or FRAMES, len(model.actions.columns)), np.nan, np.float32)
     elif Path(text).suffix.lower() in (".json", ".csv"):
-        rows, recording = _read(Path(text), model.actions)
+        rows, recording = read_rows(Path(text), model.actions)
     else:
         rows = script(model.actions, text)
+    legs = recording.get("in_between", 1) if isinstance(recording.get("in_between", 1), int) else 1
+    rows = rows[:: max(1, legs)]  # a recording has a row for every frame that was shown
     if wanted and len(rows) < wanted:
         few = f"There are {len(rows)} actions for {wanted} frames. Give more, or ask for fewer frames."
         raise UserError(few, setting="actions")
     if recording:
-        return _recorded(Path(text), recording, rows, wanted, how)
+        return _recorded(Path(text), recording, rows, wanted, how, model)
     frames = starts(source, model.size, **choice).frames
     rows = rows[:wanted]
     return Playback(frames, np.repeat(rows[None], len(frames), 0), len(rows), how)
@@ -107,75 +107,64 @@ def reseeded(frames: Iterator[Frame], generators: list[torch.Generator], noise: 
         yield frame
 
 
-def _longest(source: Path, model: Model, choice: dict):
-    """The starts that are followed by the most actions, at most FRAMES."""
-    low, high = 1, FRAMES
-    while low < high:
-        middle = (low + high + 1) // 2
-        try:
-            starts(source, model.size, **choice, actions=middle)
-            low = middle
-        except UserError:
-            high = middle - 1
-    return starts(source, model.size, **choice, actions=low)
+def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
+    """The rows of a CSV or JSON file, and what it says of the live recording that it lies beside, {} if it does not.
 
-
-def _read(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
-    """The rows of a file, NaN where one is not known, and what it says of the recording that it lies beside, if any."""
+    Rows may be missing in a recording: NaN, where no action was known. Raises UserError.
+    """
     with reading(path, "cannot be read", "Check the path."):
-        text = path.read_text()
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     recording: dict = {}
     if path.suffix.lower() == ".csv":
-        lines = [row for row in csv.reader(text.splitlines()) if row]
-        named = bool(lines) and not _is_number(lines[0][0])
-        columns = [cell.strip() for cell in lines.pop(0)] if named else None
-        rows = [[float(cell) if _is_number(cell) else np.nan for cell in row] for row in lines]
+        ((name, rows, settings), *others) = read_csv(text, str(path))
+        several = bool(name or others)
+        columns = settings["columns"]
     else:
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid JSON ({error}).") from error
         content = content if isinstance(content, dict) else {"actions": content}
         columns, rows, recording = content.get("columns"), content.get("actions"), content.get("recording") or {}
-        if isinstance(rows, dict):
-            hint = "For a set's own actions, prepare it and give the set as first and `data` as actions."
-            raise UserError(f"{path} holds the actions of several clips, not one list. {hint}")
-    unknown = np.array([row is None for row in rows or []]) if recording else np.zeros(len(rows or []), bool)
-    known = [row for row, gap in zip(rows or [], unknown, strict=True) if not gap]
-    values = np.full((len(unknown), len(actions.columns)), np.nan, np.float32)
-    if known or not len(unknown):
+        several = isinstance(rows, dict)
+    if several:
+        what = f"{path} holds the actions of several clips, not one list"
+        raise UserError(f"{what}. Prepare the clips, start from that set, and use the actions {OWN!r}.")
+    if not isinstance(rows, list) or not isinstance(recording, dict):
+        raise UserError(f"{path} holds no list of actions. Write a row of numbers for each frame.")
+    unknown = np.array([row is None and bool(recording) for row in rows], bool)
+    values = np.full((len(rows), len(actions.columns)), np.nan, np.float32)
+    known = [row for row, gap in zip(rows, unknown, strict=True) if not gap]
+    if known or not rows:
         found = table(str(path), known, {"columns": columns})
-        order = _order(found.columns, actions, path) if columns else list(range(found.rows.shape[1]))
-        values[~unknown] = actions.check(found.rows[:, order], str(path))
+        order = _order(found.columns if columns else actions.columns, actions, str(path))
+        if found.rows.shape[1] == len(order):
+            found.rows[:] = found.rows[:, order]
+        values[~unknown] = actions.check(found.rows, str(path))
     return values, recording
 
 
-def _order(columns: tuple[str, ...], actions: Actions, path: Path) -> list[int]:
-    for name in {*columns} ^ {*actions.columns}:
-        where = f"{path} has a column {name}" if name in columns else f"{path} has no column {name}"
-        raise UserError(f"{where}; the model's actions are {', '.join(actions.columns)}.", setting="actions")
+def _order(columns: tuple[str, ...], actions: Actions, where: str) -> list[int]:
+    """Where each column of a model's actions is among these columns. Raises UserError for other ones."""
+    for name in sorted({*columns} ^ {*actions.columns}):
+        what = f"{where} has {'a' if name in columns else 'no'} column {name}"
+        raise UserError(f"{what}; the model's actions are {', '.join(actions.columns)}.", setting="actions")
     return [columns.index(name) for name in actions.columns]
 
 
-def _recorded(path: Path, recording: dict, rows: np.ndarray, wanted: int | None, how: dict) -> Playback:
+def _recorded(path: Path, recording: dict, rows: np.ndarray, wanted: int | None, how: dict, model: Model) -> Playback:
     """The same stream as in the live session that was recorded."""
     if recording.get("changed"):
         log.warning("Settings were changed during the recording %s; the video will differ from then on.", path)
+    if recording.get("engine", model.engine) != model.engine:
+        engines = (recording["engine"], model.engine)
+        log.warning("The recording was made with %s, and this is %s: frames may differ slightly.", *engines)
     try:
         images = [parse_image(io.BytesIO(base64.b64decode(image)), str(path))[0] for image in recording["first"]]
         how = {**how, **{key: recording[key] for key in ("eps", "context_eps", "direction", "in_between")}}
         how["solver"] = parse(Solver, recording["solver"], str(path))
         noise = (int(recording["seed"]), int(recording["index"]))
-        legs = max(1, int(how["in_between"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not describe a recording of biflow serve ({error!r}).") from error
-    rows = rows[::legs][:wanted]
+    rows = rows[:wanted]
     return Playback(torch.stack(images)[None], rows[None], len(rows), how, noise)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -101,7 +101,8 @@ def stream(
     """
     generators = sample_generators(0, range(len(first))) if generators is None else generators
     past, last = _split(model, first)
-    _check_first(model, last, len(generators))
+    for frame in (*past, last):
+        _check_first(model, frame, len(generators))
     eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
     if actions is not None and model.actions is None:
         raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
@@ -109,6 +110,8 @@ def stream(
         solver = replace(solver, steps=-(-solver.steps // in_between))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
     level = model.context_eps if context_eps is None else context_eps
+    if not 0 <= level < float("inf"):
+        raise UserError(f"context_eps is {level:g}, but must be 0 or more.", setting="context_eps")
     memory = Memory(model, past if direction == "forward" else [], generators, level)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
     return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
@@ -116,7 +119,7 @@ def stream(
 
 def _split(model: Model, first: Tensor) -> tuple[list[Tensor], State]:
     """The frames before the one to start from, the newest last, and that one."""
-    if model.shape is None or first.ndim != len(model.shape) + 2:
+    if model.shape is None or first.ndim != len(model.shape) + 2 or not first.shape[1]:
         return [], first
     return list(first[:, :-1].unbind(1)), first[:, -1]
 
@@ -182,11 +185,25 @@ class Memory:
             conditions.past[:, : len(self._past)] = noisy
             conditions.past_noise[:, : len(self._past)] = self._level
         if model.actions and conditions.action is not None and action is not None:
-            row = action.detach().cpu().numpy() if isinstance(action, Tensor) else np.asarray(action, np.float32)
-            row = model.actions.scaled(model.actions.check(row, where))
-            conditions.action[:, 0] = 1
-            conditions.action[:, 1:] = torch.as_tensor(row, device=model.device)
+            rows = self._rows(action, where)
+            known = np.logical_not(np.isnan(rows).all(axis=1))  # a sample's row of NaN is an action that is not known
+            rows[known] = model.actions.scaled(model.actions.check(rows[known], where))
+            rows[~known] = 0
+            found = np.concatenate([known[:, None], rows], 1, dtype=np.float32)
+            conditions.action.copy_(torch.from_numpy(found))
         return conditions
+
+    def _rows(self, action: Any, where: str) -> np.ndarray:
+        """A row for each sample, from one for all or one for each."""
+        samples, k = len(self._generators), len(self._model.actions.columns) if self._model.actions else 0
+        try:
+            row = action.detach().float().cpu().numpy() if isinstance(action, Tensor) else np.array(action, np.float32)
+        except (TypeError, ValueError):
+            row = np.empty(0)
+        if row.shape not in ((k,), (samples, k)):
+            needed = f"must be {k} numbers, or {k} for each of the {samples} samples"
+            raise UserError(f"The action of {where} {needed}.", setting="actions")
+        return np.broadcast_to(row, (samples, k)).copy()
 
 
 def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *frame"]:
@@ -203,7 +220,7 @@ def denoise(
     """
     if not model.method.takes_eps:
         raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {model.method.title}.")
-    solution = _denoise(model.network, x, t, alpha, solver=solver)
+    solution = _denoise(model.network, x, t, alpha, conditions=model.conditions(len(x)), solver=solver)
     return solution.x, solution.nfe
 
 

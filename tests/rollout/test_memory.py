@@ -8,7 +8,7 @@ import torch
 from biflow.actions import Actions
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW, METHODS
-from biflow.rollout import drain, generate, sample_generators, stream
+from biflow.rollout import denoise, drain, generate, sample_generators, stream
 from tests.rollout.known import EULER, constant, generators, images, known
 
 ACTIONS = Actions(("move", "turn"), ((0.0, 2.0), (-1.0, 1.0)))
@@ -85,6 +85,20 @@ def test_without_actions_the_neutral_one_is_taken():
     assert asked(adding(), images())[0].action.tolist() == [[1, 0, 0]] * 2
 
 
+def test_an_action_may_be_known_for_some_samples_only():
+    rows = [[1.0, 0.0], [float("nan"), float("nan")]]
+    (query,) = asked(adding(), images(), actions=[rows])
+    assert query.action.tolist() == [[1, 0.5, 0], [0, 0, 0]]
+
+
+def test_frames_are_denoised_without_a_past_or_an_action():
+    model = adding(BIFLOW)
+    clean, _ = denoise(model, images(), 0.0, 0.2, solver=EULER)
+    assert torch.equal(clean, images())  # a network that finds no noise
+    assert model.network.queries[0].past_noise.tolist() == [[-1, -1]] * 2
+    assert model.network.queries[0].action.tolist() == [[0, 0, 0]] * 2
+
+
 def test_frames_end_with_the_actions_and_each_is_asked_for_just_before_its_frame():
     given = []
 
@@ -146,7 +160,11 @@ def test_frames_in_between_are_cleaned_under_the_conditions_of_their_frame():
 @pytest.mark.parametrize(
     ("action", "sentence"),
     [
-        ([1.0], "Each action of frame 1 has 1 numbers, but must have 2, for move, turn"),
+        ([1.0], "The action of frame 1 must be 2 numbers, or 2 for each of the 2 samples"),
+        (torch.zeros(3, 2), "The action of frame 1 must be 2 numbers, or 2 for each of the 2 samples"),
+        ([[1.0], [1.0, 2.0]], "The action of frame 1 must be 2 numbers"),
+        (["forward", "left"], "The action of frame 1 must be 2 numbers"),
+        (5, "The action of frame 1 must be 2 numbers"),
         ([3.0, 0.0], "frame 1 has move 3, but its range is 0 to 2"),
         ([[0.0, 0.0], [0.0, float("nan")]], "The action 1 of frame 1 has turn nan"),
     ],

@@ -132,7 +132,7 @@ def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ActionsError(f"{file.name} is not UTF-8 text ({error}).") from error
-    for name, rows, settings in (_read_csv if suffix == ".csv" else _read_json)(text, file.name):
+    for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(text, file.name):
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)
         elif path.stem == NAME:
@@ -159,7 +159,7 @@ def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
         yield name, part, settings
 
 
-def _read_csv(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
+def read_csv(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
     """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]

@@ -25,11 +25,13 @@ class Starts(NamedTuple):
     frames: the frame to start from, the newest, after j - 1 frames before it.
     actions: what followed in its clip, in the units of the set; None if that was not asked for.
     places: the number of its clip in the test split and its place in that; None for images.
+    columns: names of the columns of actions.
     """
 
     frames: UInt8[Tensor, "b j 3 h w"]
     actions: Float[np.ndarray, "b n k"] | None = None
     places: Int[np.ndarray, "b 2"] | None = None
+    columns: tuple[str, ...] = ()
 
 
 def first_frames(
@@ -60,10 +62,14 @@ def starts(
     *,
     past: int = 0,
     actions: int = 0,
+    fewer: bool = False,
+    backward: bool = False,
 ) -> Starts:
     """`first_frames`, with at most `past` frames before each, as many for all, and the next `actions` actions of it.
 
     In a folder of folders, each folder holds a frame to start from, which is its last image, and those before it.
+    `backward` takes the actions before the frame instead, the latest first. With `fewer`, there are fewer actions if
+    not enough clips have so many.
 
     Raises:
         UserError: as `first_frames`; and a source without actions, or whose clips are shorter than that.
@@ -71,7 +77,7 @@ def starts(
     source = Path(source)
     try:
         if is_prepared(source):
-            return _from_prepared(source, size, samples, seed, past, actions)
+            return _from_prepared(source, size, samples or DEFAULT_SAMPLES, seed, past, actions, fewer, backward)
         if actions:
             raise UserError(f"{source} has no actions. Give a set that was prepared from clips with actions.")
         return _from_images(source, size, samples, past)
@@ -80,7 +86,7 @@ def starts(
 
 
 def _from_prepared(
-    source: Path, size: tuple[int, int], samples: int | None, seed: int, past: int, actions: int
+    source: Path, size: tuple[int, int], samples: int, seed: int, past: int, actions: int, fewer: bool, backward: bool
 ) -> Starts:
     test = Windows(source, split="test")
     if test.size != tuple(size):
@@ -91,24 +97,34 @@ def _from_prepared(
     fits = before >= past
     rows = [test.action_rows(clip) for clip in range(len(test.clips))] if actions else []
     if actions:
-        after = np.array([_known(rows[clip][place + 1 :]) for clip, place in test.places])
-        if not (fits & (after >= actions)).any():
-            most = f"at most {after[fits].max()} actions follow a frame in its test split, but {actions} are needed"
+        found = np.concatenate([_runs(part, backward)[1:] for part in rows if len(part) > 1])  # of each second frame
+        if fewer:
+            clips = test.places[fits, 0]
+            longest = sorted((found[fits][clips == clip].max() for clip in np.unique(clips)), reverse=True)
+            actions = min(actions, max(1, int(longest[min(samples, len(longest)) - 1])))
+        if not (fits & (found >= actions)).any():
+            what = "precede" if backward else "follow"
+            most = f"at most {found[fits].max()} actions {what} a frame in its test split, but {actions} are needed"
             raise UserError(f"{source} has too few: {most}. Ask for fewer frames.")
-        fits &= after >= actions
+        fits &= found >= actions
     order = np.random.default_rng(seed).permutation(len(test))
-    picks = np.resize(order[fits[order]], samples or DEFAULT_SAMPLES)
+    picks = np.resize(order[fits[order]], samples)
     frames = test.with_past(picks, max(0, past - 1)).frames[:, -past - 1 :]
     places = test.places[picks] + (0, 1)
-    if not actions:
+    if not actions or test.actions is None:
         return Starts(frames, places=places)
-    return Starts(frames, np.stack([rows[c][i : i + actions] for c, i in places]), places)
+    taken = [rows[c][i - actions : i][::-1] if backward else rows[c][i : i + actions] for c, i in places]
+    return Starts(frames, np.stack(taken), places, test.actions.columns)
 
 
-def _known(rows: np.ndarray) -> int:
-    """How many rows there are until one is not known."""
-    bad = ~np.isfinite(rows).all(1)
-    return int(bad.argmax()) if bad.any() else len(rows)
+def _runs(rows: Float[np.ndarray, "n k"], backward: bool) -> Int[np.ndarray, " n"]:
+    """For each frame of a clip, how many actions in a row are known after it, or before it if `backward`."""
+    known = np.isfinite(rows).all(axis=1)
+    unknown = np.where(known, -1, np.arange(len(rows)))
+    if backward:
+        last = np.maximum.accumulate(np.concatenate([[-1], unknown[:-1]]))  # the last unknown one before each frame
+        return np.arange(len(rows)) - 1 - last
+    return np.where(known, _runs(rows[::-1], True)[::-1] + 1, 0)
 
 
 def _from_images(source: Path, size: tuple[int, int], samples: int | None, past: int) -> Starts:

@@ -82,8 +82,9 @@ class Windows(torch.utils.data.Dataset):
         self.fps: float | None = max(rates, key=rates.count) if rates else None
         starts = [np.arange(clip["start"], clip["start"] + clip["frames"] - frames + 1) for clip in self.clips]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])  # of all windows: none crosses into a next clip
-        counts = [range(len(part)) for part in starts]
-        self.places = np.array([(clip, i) for clip, part in enumerate(counts) for i in part], np.int64).reshape(-1, 2)
+        clips = [np.full(len(part), clip) for clip, part in enumerate(starts)]
+        inside = [np.arange(len(part)) for part in starts]
+        self.places = np.stack([np.concatenate([np.empty(0, np.int64), *part]) for part in (clips, inside)], axis=1)
         if not len(self._starts):
             what = f"no clip of {frames} or more frames in its {split} split"
             raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")

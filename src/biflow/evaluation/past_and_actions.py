@@ -17,6 +17,7 @@ palette a set whose clips differ in it. `notes` says why, where that is not plai
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def short_videos(model: Model, test: Windows, protocol: Protocol, out: Path) -> 
     count, found = protocol.short_videos, {}
     if model.actions is None or protocol.direction == "backward" or not count:
         return found
-    choice = {"samples": count, "seed": protocol.seed, "past": model.context}
+    choice: dict[str, Any] = {"samples": count, "seed": protocol.seed, "past": model.context}
     if protocol.truth and actions.same(model, test):
         frames = max(protocol.truth)
         try:

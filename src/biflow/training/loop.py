@@ -21,8 +21,9 @@ from biflow.config import TrainConfig
 from biflow.data.windows import Past, Windows, window_order
 from biflow.engines.queries import each
 from biflow.errors import UserError
+from biflow.files import read_json
 from biflow.machine import computes_in_bf16, keep_compiled
-from biflow.model import Model, empty_conditions, start_from
+from biflow.model import Model, empty_conditions, load_model, start_from
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint
@@ -85,7 +86,7 @@ class _Run:
         parts = accelerator.num_processes * config.accumulate
         if config.batch % parts:
             raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
-        self.model, self.v_scale = _new_model(config, windows, network, accelerator.device)
+        self.model, self.v_scale = _new_model(config, windows, network, accelerator.device, out)
         weights = self.model.weights
         self.ema = EMAModel(weights.parameters(), decay=config.ema, foreach=True) if config.ema else None
         kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
@@ -129,18 +130,22 @@ class _Run:
 
 
 def _new_model(
-    config: TrainConfig, windows: Windows, network: nn.Module | None, device: torch.device
+    config: TrainConfig, windows: Windows, network: nn.Module | None, device: torch.device, out: Path
 ) -> tuple[Model, float]:
-    """A model with fresh weights, and the unit of its f^v."""
-    method = methods.get(config.method)
+    """A model with fresh weights, or with those of `init` if `out` has no checkpoint yet, and the unit of its f^v."""
+    method, resumed = methods.get(config.method), checkpoint.latest(out) is not None
     v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
+    if config.init and network is not None:
+        raise UserError("A network of your own begins with its own weights.", setting="init")
+    if config.init:  # its f^v has a unit already; a resumed run no longer needs its folder
+        v_scale = read_json(out / "config.json")["v_scale"] if resumed else load_model(config.init).config["v_scale"]
     if network is None:
         check_size(config.network, *windows.size)
         torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
         seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
         network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
-        if config.init:
-            network.v_scale = v_scale = start_from(network, Path(config.init))
+        if config.init and not resumed:
+            start_from(network, method, windows.actions, Path(config.init))
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, windows.actions)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
@@ -156,8 +161,10 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
     for part in range(config.accumulate):
         share = each(batch, lambda whole, part=part: whole.chunk(config.accumulate)[part])
         generator = _generator(device, config.seed, step, run.accelerator.process_index, part)
+        # Two blocks: weights that autocast has converted in inference mode, for own frames, cannot be trained on.
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             clips, seen = conditions(run.model, share, config, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             loss = method.loss(conditioned(run.network, seen), clips, generator, config)
         total = torch.stack([weights.get(name, 1.0) * term.mean() for name, term in loss.terms.items()]).sum()
         run.accelerator.backward(total / config.accumulate)
