@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from biflow.actions import Actions
-from biflow.config import NetworkConfig, Prepare, Sample
+from biflow.config import Demo, NetworkConfig, Prepare, Sample
 from biflow.data.prepare import prepare
 from biflow.errors import UserError
 from biflow.methods import BIFLOW
 from biflow.model import Model, empty_conditions, load_model, save_model
 from biflow.networks import VideoUNet
-from biflow.outputs import sample
+from biflow.outputs import demo, sample
 from biflow.playback import playback
 from biflow.rollout import frame_seed, stream
 from biflow.video import decode, to_float, to_uint8
@@ -205,3 +205,12 @@ def png(frame) -> str:
     file = io.BytesIO()
     Image.fromarray(frame.permute(1, 2, 0).numpy()).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def test_the_demo_of_a_model_with_actions_does_not_stand_still(model, data, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "first").mkdir()
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "first" / "0.png")
+    monkeypatch.setattr("biflow.outputs.shipped_model", lambda: folder)
+    assert demo(Demo(out=tmp_path / "out", frames=2, samples=1))["settings"]["actions"] == "none"

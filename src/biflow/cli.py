@@ -58,7 +58,7 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
     from biflow.data.prepare import prepare
-    from biflow.data.windows import is_prepared
+    from biflow.data.windows import Windows, is_prepared
     from biflow.training.loop import train
 
     data, out, size = settings.data, settings.out, settings.size
@@ -68,7 +68,8 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
             print(f"{raw} is not prepared; preparing it at {size}x{size} in {data}.")
             prepare(config.Prepare(raw, data, size=size))
     train(settings.settings, data, out)
-    command = f"biflow sample {out} --first {data} --out {out / 'samples'}"
+    steered = " --actions data" if Windows(data).actions else ""
+    command = f"biflow sample {out} --first {data} --out {out / 'samples'}{steered}"
     print(f"Trained {settings.steps} steps: {out}. Stream from it with: {command}")
 
 

@@ -19,7 +19,7 @@ from biflow.engines import with_engine
 from biflow.files import replacing, sha256, write_json
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
-from biflow.playback import Playback, playback, reseeded
+from biflow.playback import UNKNOWN, Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators, stream
 from biflow.video import VideoWriter, contact_sheet, to_float
 
@@ -110,6 +110,8 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
     used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
     used |= {"solver": asdict(how["solver"]), "fps_factor": how["in_between"], "engine": model.engine}
     used |= {"actions": settings.actions} if settings.actions else {}
+    if model.context:
+        used["context_eps"] = float(model.context_eps if how["context_eps"] is None else how["context_eps"])
     made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
     made_on |= {"biflow": __version__, "torch": torch.__version__}
     return {
@@ -142,7 +144,9 @@ def demo(settings: Demo) -> dict:
     """
     out, folder = settings.out, settings.out / "demo"
     frames, samples, seed = settings.frames, settings.samples, settings.seed
-    stats = sample(Sample(shipped_model(), frames=frames, samples=samples, batch=1, seed=seed, out=folder))
+    actions = UNKNOWN if load_model(shipped_model()).actions else None  # the model walks by itself
+    how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
+    stats = sample(Sample(shipped_model(), **how, out=folder))
     shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")
     shutil.copyfile(folder / "sheet.png", out / "demo.png")
     write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,22 +144,43 @@ def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method,
     assert (model.context, model.context_eps, model.actions.columns) == (2, 0.1, ("move",))
 
 
-def test_training_begins_with_the_weights_of_a_model_that_sees_less(prepared, driven, tmp_path):
-    train(CONFIG, prepared, tmp_path / "first")
-    config = replace(CONFIG, context=2, init=str(tmp_path / "first"), lr=1e-12, steps=1)
+STREAM = {"solver": Solver("euler", steps=2)}
+
+
+@pytest.mark.parametrize("context", [0, 1, 2])
+def test_training_begins_with_the_weights_of_a_model_that_sees_less(context, prepared, driven, tmp_path):
+    first = replace(CONFIG, context=context, steps=2)
+    train(first, prepared if context < 2 else driven, tmp_path / "first")
+    config = replace(first, context=2, init=str(tmp_path / "first"), lr=1e-12, steps=1)
     train(config, driven, tmp_path / "second")
-    first, second = (load_model(tmp_path / name, ema=name == "first") for name in ("first", "second"))
-    assert second.network.v_scale == first.network.v_scale
-    x = torch.rand(2, 3, 16, 16) * 2 - 1
-    frames = [next(stream(model, x, solver=Solver("euler", steps=2))).x for model in (first, second)]
+    models = [load_model(tmp_path / name, ema=name == "first") for name in ("first", "second")]
+    assert models[1].network.v_scale == models[0].network.v_scale
+    x = torch.rand(2, 1 + context, 3, 16, 16) * 2 - 1
+    actions = [[1.0]] if context == 2 else None
+    frames = [next(stream(model, x, actions=actions, **STREAM)).x for model in models]
     assert torch.allclose(*frames, atol=1e-5)
 
 
-def test_weights_of_a_network_of_another_shape_are_refused(prepared, tmp_path):
+def test_a_resumed_run_no_longer_needs_the_model_that_it_began_with(prepared, tmp_path):
     train(replace(CONFIG, steps=1), prepared, tmp_path / "first")
+    config = replace(CONFIG, init=str(tmp_path / "first"), steps=2, v_scale=None)
+    train(replace(config, steps=1), prepared, tmp_path / "second")
+    scale = load_model(tmp_path / "second").network.v_scale
+    shutil.rmtree(tmp_path / "first")
+    train(config, prepared, tmp_path / "second")
+    assert load_model(tmp_path / "second").network.v_scale == scale
+
+
+def test_weights_that_do_not_fit_are_refused(prepared, driven, tmp_path):
+    train(replace(CONFIG, steps=1), driven, tmp_path / "first")
+    init = str(tmp_path / "first")
     wider = NetworkConfig(channels=(64, 32), attention=(), patch=2)
     with pytest.raises(UserError, match=r"The network of .*first has another shape, beginning with"):
-        train(replace(CONFIG, init=str(tmp_path / "first"), network=wider), prepared, tmp_path / "second")
+        train(replace(CONFIG, init=init, network=wider), driven, tmp_path / "second")
+    with pytest.raises(UserError, match=r"first is a BI-FLOW model; FLOW cannot begin with it"):
+        train(replace(CONFIG, init=init, method="flow"), driven, tmp_path / "second")
+    with pytest.raises(UserError, match=r"has another shape"):  # it has actions
+        train(replace(CONFIG, init=init), prepared, tmp_path / "second")
 
 
 def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):
