@@ -9,7 +9,7 @@ import torch
 
 from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.evaluation import control, videos
+from biflow.evaluation import actions, control, videos
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.videos import read_video
 
@@ -94,6 +94,24 @@ def test_a_model_that_obeys_turns_away_and_comes_back(obedient, sleepy):
     assert good["real"]["turns"] >= 6  # every clip has one
     assert good["real"]["back"] == 0
     assert good["real"]["away"] > 0.1
+
+
+def test_the_usual_turn_is_left_out_with_a_sentence_where_no_clip_turns(prepared, tmp_path, monkeypatch):
+    protocol = replace(ring.PROTOCOL, turn=None)
+    result = run(ring.model(), prepared, tmp_path / "none", protocol)
+    parts = result["past_and_actions"]
+    assert "turning" not in parts
+    sentence = "Turning back is left out, as no test clip turns away and back as left*22 right*22 does."
+    assert parts["notes"] == [sentence]
+    assert summary(result).endswith(sentence)
+    assert not (tmp_path / "none" / "turn").exists()
+    parts = run(ring.model(), prepared, tmp_path / "asked", replace(protocol, turn="left*22 right*22"))
+    assert parts["past_and_actions"]["turning"]["real"] is None
+    assert not parts["past_and_actions"]["notes"]
+    monkeypatch.setattr(actions, "USUAL_TURN", "left*3 right*3")
+    parts = run(ring.model(), prepared, tmp_path / "usual", protocol)["past_and_actions"]
+    assert parts["turning"]["real"]["turns"] >= 6
+    assert not parts["notes"]
 
 
 def test_palette_motion_and_grid_are_those_of_real_clips_or_not(obedient, sleepy):

@@ -10,6 +10,7 @@ from biflow.model import Model
 
 OWN, DROPPED = "data", "none"  # values of a protocol's `actions` that are no scripts
 TURN = 22  # frames to each side, by default; 88 degrees in the maze
+USUAL_TURN = f"left*{TURN} right*{TURN}"
 
 
 def settled(actions: str | None, model: Model, test: Windows) -> str | None:
@@ -84,6 +85,6 @@ def turn(model: Model, asked: str | None) -> Float[np.ndarray, "n k"] | None:
     if asked is None and not {"left", "right"} <= model.actions.keys.keys():
         return None
     try:
-        return script(model.actions, asked or f"left*{TURN} right*{TURN}")
+        return script(model.actions, asked or USUAL_TURN)
     except UserError as error:
         raise UserError(str(error), setting="turn") from error

@@ -48,7 +48,8 @@ class Protocol:
             else "none". Models without actions take None only.
         short_videos: number of short videos for `truth` and for `turn`; 0 leaves both out.
         truth: frames, counted from 1, at which videos under a clip's own actions are compared with that clip.
-        turn: a script that turns away and back; by default made of the actions "left" and "right", if there are any.
+        turn: a script that turns away and back. None uses the actions "left" and "right", if there are any and a test
+            clip turns away and back by them.
 
     Raises:
         UserError: a setting that is out of range.
