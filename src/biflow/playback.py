@@ -82,7 +82,7 @@ def playback(settings: Sample, model: Model) -> Playback:
     if text == UNKNOWN:
         rows = np.full((wanted or FRAMES, len(model.actions.columns)), np.nan, np.float32)
     elif Path(text).suffix.lower() in (".json", ".csv"):
-        rows, recording = _read(Path(text), model.actions)
+        rows, recording = read_rows(Path(text), model.actions)
     else:
         rows = script(model.actions, text)
     if wanted and len(rows) < wanted:
@@ -120,7 +120,7 @@ def _longest(source: Path, model: Model, choice: dict):
     return starts(source, model.size, **choice, actions=low)
 
 
-def _read(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
+def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
     """The rows of a file, NaN where one is not known, and what it says of the recording that it lies beside, if any."""
     with reading(path, "cannot be read", "Check the path."):
         text = path.read_text()

@@ -164,6 +164,14 @@ def test_the_past_and_actions_have_tables_with_their_protocol(evaluated, extende
     assert sorted(columns["actions"]) == ["", "data", "none"]
 
 
+def test_a_file_of_actions_is_named_with_its_checksum(extended):
+    folder = extended("walk", actions="somewhere/walk.csv")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["protocol"]["actions_file"] = {"name": "walk.csv", "sha256": "0123456789"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert read_runs([folder])[0].label == "BI-FLOW ε 0.1, actions walk.csv (01234567)"
+
+
 def test_other_frames_of_the_truth_stand_in_another_table(evaluated, extended):
     folder = extended("other")
     path = folder / "metrics.json"
