@@ -148,11 +148,11 @@ def summary(result: dict) -> str:
         if isinstance(d, dict) and "per_window" in d
     ]
     extra = result.get("past_and_actions", {"notes": []})
-    told = f", actions {settings['actions']}" if settings.get("actions") else ""
+    under = f", actions {settings['actions']}" if settings.get("actions") else ""
     lines += [
         *past_and_actions.summary(extra),
         f"NFE {nfe['mean']:.2f} per frame, 95 % up to {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s per frame.",
-        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{told}, "
+        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{under}, "
         f"{settings['samples']} videos.",
     ]
     return "\n".join(filter(None, [*lines, result["note"], *extra["notes"]]))

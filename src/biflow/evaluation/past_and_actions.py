@@ -5,7 +5,7 @@ part that does not apply is left out: control, truth and turning need a model wi
 palette a set whose clips differ in it. The usual turn has to occur in the test clips: where left and right steer a car,
 they do not turn back. `notes` says why, where that is not plain.
 
-- `control`: `generated` and `real`, the share of actions that an inverse model reads rightly, mean over `columns`;
+- `control`: `generated` and `real`, the share of actions that an inverse model reads correctly, mean over `columns`;
   `over_real`, their ratio, with its `interval`; `chance`, and `above_chance`, the ratio of what exceeds it.
 - `truth`: PSNR, SSIM and LPIPS to the real clip at each of `frames`, as `biflow.evaluation.truth.summed` has them.
 - `palette`: changes per 100 frames, `generated` with its `interval` and `real`; `over_real`, with one change added to
@@ -130,10 +130,10 @@ def _control(model: Model, evaluation: Evaluation, training: Windows, record: di
 def _truth(evaluation: Evaluation, lpips: Features | None) -> dict | None:
     if "truth" not in evaluation.short:
         return None
-    told, dropped, protocol = evaluation.short["truth"], evaluation.short["dropped"], evaluation.protocol
-    real = [evaluation.test.clip(c)[place + 1 : place + 1 + told.frames] for c, place in told.places.tolist()]
-    values = truth.measure(told, dropped, real, protocol.truth, lpips)
-    how = {"videos": len(told), "lpips": lpips.record() if lpips else None}
+    own, dropped, protocol = evaluation.short["truth"], evaluation.short["dropped"], evaluation.protocol
+    real = [evaluation.test.clip(c)[place + 1 : place + 1 + own.frames] for c, place in own.places.tolist()]
+    values = truth.measure(own, dropped, real, protocol.truth, lpips)
+    how = {"videos": len(own), "lpips": lpips.record() if lpips else None}
     how |= {"psnr": "at most 58.9 dB", "ssim": "Gaussian window of 11 pixels, mean over RGB"}
     return {
         "frames": list(protocol.truth),
@@ -235,7 +235,7 @@ def summary(parts: dict) -> list[str]:
     """The numbers in a line each."""
     lines = []
     if part := parts.get("control"):
-        read = f"{part['generated']:.1%} of the actions read rightly, {part['real']:.1%} of real ones"
+        read = f"{part['generated']:.1%} of the actions read correctly, {part['real']:.1%} of real ones"
         lines.append(f"Control {part['over_real']:.2f} {_between(part)} of real: {read}; chance {part['chance']:.1%}.")
     if part := parts.get("truth"):
         at = [
@@ -265,7 +265,7 @@ def explained(parts: dict) -> list[str]:
         pairs, chance = part["protocol"]["pairs"], f"chance {part['chance']:.2f}"
         network = f"an inverse model (sha256 {part['protocol']['inverse_model']['sha256'][:8]})"
         end = f"{pairs['generated']} generated and {pairs['real']} real pairs (real {part['real']:.2f}, {chance})"
-        lines.append(f"Control: the share of actions that {network} reads rightly, mean over columns; {end}.")
+        lines.append(f"Control: the share of actions that {network} reads correctly, mean over columns; {end}.")
     if part := parts.get("palette"):
         how = part["protocol"]
         frames = f"{how['frames']['generated']} generated frames, {how['frames']['real']} real ones"
