@@ -73,7 +73,7 @@ def turn_to(pose: Pose, x: float, y: float) -> float:
 
 
 def commands(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
-    """Commands of a walk without end. Whoever obeys them keeps `pose` up to date."""
+    """Commands of a walk without end. The caller carries them out and keeps `pose` up to date."""
     shares = {follow: 0.55, play: 0.2, look: 0.25}  # of frames
     spent = {kind: rng.uniform(0, 200) * share for kind, share in shares.items()}
     while True:

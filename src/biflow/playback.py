@@ -116,9 +116,9 @@ def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], d
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
     recording: dict = {}
     if path.suffix.lower() == ".csv":
-        ((name, rows, settings), *others) = read_csv(text, str(path))
-        several = bool(name or others)
-        columns = settings["columns"]
+        clips = list(read_csv(text, str(path)))
+        several = any(name is not None for name, _, _ in clips)
+        rows, columns = (clips[0][1], clips[0][2]["columns"]) if clips else ([], None)
     else:
         try:
             content = json.loads(text)

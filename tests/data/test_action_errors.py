@@ -30,7 +30,7 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
         ({"walk.json": "{"}, r"walk\.json is not valid JSON"),
         (
             {"walk.json": {"title": "A walk"}},
-            r"walk\.json is called as a clip, but does not hold",
+            r"walk\.json has the name of a clip, but does not hold",
         ),
         (
             {"walk.json": {"columns": ["gas", "turn"], "actions": [[1, "left"]]}},
@@ -48,6 +48,20 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
             r"resample is \['hold'\]\. Write hold or mean for each",
         ),
         ({"actions.json": {**TWO, "fps": 0}}, "fps is 0, not a positive number"),
+        ({"actions.json": {**TWO, "fps": 10**400}}, "fps is 10{39}, not a positive number below"),
+        (
+            {"actions.json": {**TWO, "ranges": [[0, 10**400], [-1, 1]]}},
+            "integer in its ranges or keys that is too large",
+        ),
+        ({"walk.json": [[1, 10**400]]}, r"walk\.json: row 0 has an integer for column 1 that is too large\."),
+        ({"walk.json": [[1, 2], None]}, r"walk\.json: row 1 is null, which is not a row of numbers\."),
+        ({"walk.json": [1, None, "x"]}, r"walk\.json: row 1 is null"),
+        ({"walk.json": "[" * 100_000 + "]" * 100_000}, r"walk\.json has lists or objects that are nested too deeply\."),
+        ({"walk.json": "[" * 100 + "]" * 100}, r"walk\.json: row 0 has \[{40} for column 0, which is not a number"),
+        (
+            {"walk.json": {"columns": ["gas"], "actions": [[1], None], "recording": {"index": 3}, "fps": 10}},
+            r"walk\.json belongs to a recording of biflow serve, whose rows come before .*Play it back with biflow",
+        ),
         ({"actions.csv": "turn\n1\n"}, r"does not name the clip .* it may be ride\.npy or walk\."),
         (
             {"walk.csv": "turn\n1\n1\n1\n1\n", "ride.csv": "gas\n1\n1\n1\n1\n"},

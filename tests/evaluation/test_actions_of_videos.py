@@ -72,3 +72,35 @@ def test_the_usual_turn_is_made_of_left_and_right():
     rows = actions.turn(ring.model(), None)
     assert (len(rows), rows[0].tolist(), rows[-1].tolist()) == (44, [0, -1], [0, 1])
     assert rows.sum() == 0
+
+
+def test_a_file_has_a_row_per_frame_and_repeats_like_a_script(test, tmp_path):
+    how = {"model": ring.model(), "test": test, "places": np.zeros((2, 2), int), "frames": 5, "backward": False}
+    (tmp_path / "a.csv").write_text("turn,move\n1,0\n-1,1\n")
+    (tmp_path / "b.json").write_text("[[0, 1], [1, -1]]")
+    # A recording with a frame in between has each row twice; where nobody steered it has none.
+    first = '{"actions": [[0, 1], [0, 1], [1, -1], [1, -1], null, null], "recording": {"in_between": 2}}'
+    (tmp_path / "c.json").write_text(first)
+    once = [[0, 1], [1, -1]]
+    for name in ("a.csv", "b.json"):
+        rows = actions.rows(str(tmp_path / name), **how)
+        np.testing.assert_array_equal(rows, [[*once, *once, once[0]]] * 2)
+    rows = actions.rows(str(tmp_path / "c.json"), **how)
+    np.testing.assert_array_equal(rows, [[*once, [np.nan, np.nan], *once]] * 2)
+    (tmp_path / "a.csv").write_text("turn,jump\n1,0\n")
+    with pytest.raises(UserError, match=r"a\.csv has") as error:
+        actions.rows(str(tmp_path / "a.csv"), **how)
+    assert error.value.setting == "actions"
+
+
+def test_the_record_of_a_file_depends_on_its_content(tmp_path):
+    assert actions.file_record(None) is actions.file_record("still") is None
+    (tmp_path / "a.csv").write_text("0,1\n")
+    before = actions.file_record(str(tmp_path / "a.csv"))
+    (tmp_path / "a.csv").write_text("0,0\n")
+    after = actions.file_record(str(tmp_path / "a.csv"))
+    assert before["name"] == after["name"] == "a.csv"
+    assert before["sha256"] != after["sha256"]
+    with pytest.raises(UserError, match="does not exist") as error:
+        actions.file_record("nowhere.csv")
+    assert error.value.setting == "actions"

@@ -9,8 +9,9 @@ import torch
 
 from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.evaluation import control, videos
+from biflow.evaluation import actions, control, metrics, videos
 from biflow.evaluation.evaluate import evaluate, summary
+from biflow.evaluation.jobs import Evaluation
 from biflow.evaluation.videos import read_video
 
 from . import ring
@@ -96,6 +97,24 @@ def test_a_model_that_obeys_turns_away_and_comes_back(obedient, sleepy):
     assert good["real"]["away"] > 0.1
 
 
+def test_the_usual_turn_is_left_out_with_a_sentence_where_no_clip_turns(prepared, tmp_path, monkeypatch):
+    protocol = replace(ring.PROTOCOL, turn=None)
+    result = run(ring.model(), prepared, tmp_path / "none", protocol)
+    parts = result["past_and_actions"]
+    assert "turning" not in parts
+    sentence = "Turning back is left out, as no test clip turns away and back as left*22 right*22 does."
+    assert parts["notes"] == [sentence]
+    assert summary(result).endswith(sentence)
+    assert not (tmp_path / "none" / "turn").exists()
+    parts = run(ring.model(), prepared, tmp_path / "asked", replace(protocol, turn="left*22 right*22"))
+    assert parts["past_and_actions"]["turning"]["real"] is None
+    assert not parts["past_and_actions"]["notes"]
+    monkeypatch.setattr(actions, "USUAL_TURN", "left*3 right*3")
+    parts = run(ring.model(), prepared, tmp_path / "usual", protocol)["past_and_actions"]
+    assert parts["turning"]["real"]["turns"] >= 6
+    assert not parts["notes"]
+
+
 def test_palette_motion_and_grid_are_those_of_real_clips_or_not(obedient, sleepy):
     good, bad = obedient[0]["past_and_actions"], sleepy["past_and_actions"]
     for name in ("generated", "real", "changes"):
@@ -160,6 +179,16 @@ def test_a_truth_that_clips_are_too_short_for_is_left_out_with_a_sentence(prepar
     assert "24 are needed" in caplog.text
 
 
+def test_measures_over_time_read_each_video_once(obedient, prepared, monkeypatch):
+    read, out = [], obedient[1]
+    first = torch.from_numpy(np.load(out / "first.npy"))
+    monkeypatch.setattr(videos, "read_video", lambda out, sample: read.append(sample) or read_video(out, sample))
+    theirs = videos.Videos(out, first[:, None], None, 30, np.zeros((4, 2), int))
+    test = Windows(prepared, split="test")
+    metrics.frames(Evaluation(ring.PROTOCOL, {}, test, theirs, {}, 2, out))
+    assert read == [0, 1, 2, 3]
+
+
 def test_short_videos_resume(prepared, tmp_path, monkeypatch, obedient):
     asked = []
 
@@ -191,6 +220,21 @@ def test_the_numbers_are_in_the_file_and_in_the_summary(obedient):
     for start in ("Control ", "Truth: PSNR", "Palette changes 0.000", "Turned away and back: ", "Motion ", "Grid "):
         assert f"\n{start}" in text
     assert "actions data" in text
+
+
+def test_a_file_of_actions_is_part_of_the_protocol(prepared, tmp_path):
+    file, out = tmp_path / "walk.csv", tmp_path / "out"
+    file.write_text("move,turn\n1,1\n")
+    protocol = replace(ring.PROTOCOL, actions=str(file), short_videos=0)
+    record = run(ring.model(), prepared, out, protocol)["protocol"]
+    assert record["settings"]["actions"] == str(file)
+    assert record["actions_file"]["name"] == "walk.csv"
+    video, first = read_video(out, 0).numpy(), np.load(out / "first.npy")
+    np.testing.assert_array_equal(video[1], ring.roll(ring.roll(first[0], 1, 1), 1, 1))
+    run(ring.model(), prepared, out, protocol)  # the same again
+    file.write_text("move,turn\n1,0\n")
+    with pytest.raises(UserError, match=r"another actions_file\.sha256"):
+        run(ring.model(), prepared, out, protocol)
 
 
 def test_another_evaluation_s_actions_are_refused(obedient, prepared):

@@ -1,11 +1,15 @@
 import json
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from biflow.config import Solver
+from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.evaluation.protocol import PROTOCOLS, Protocol, changed, differences, load_protocol
+from biflow.evaluation.protocol import PROTOCOLS, Protocol, changed, data_record, differences, load_protocol
+
+from . import ring
 
 
 def test_the_paper_s_protocol_is_that_of_section_3_1():
@@ -69,3 +73,21 @@ def test_changed_counts_show_in_the_name_and_what_the_paper_varies_does_not():
 def test_differences_name_the_key():
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c"]
     assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+def test_a_split_is_read_for_its_checksum_only_when_its_files_have_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = ring.make_set(tmp_path, clips=4, split=0.5)
+    with monkeypatch.context() as patch:
+        before = {split: data_record(Windows(root, split=split)) for split in ("train", "test")}
+        for name in ("clip", "action_rows"):
+            patch.setattr(Windows, name, None)  # cannot be called
+        assert before == {split: data_record(Windows(root, split=split)) for split in ("train", "test")}
+    assert before["train"]["sha256"] != before["test"]["sha256"]
+    for name, key in (("frames.npy", "sha256"), ("actions.npy", "actions_sha256")):
+        array = np.load(root / name)
+        np.save(root / name, array[::-1].copy())
+        after = data_record(Windows(root, split="train"))
+        assert {one for one in after if after[one] != before["train"][one]} == {key}
+        np.save(root / name, array)
+        assert data_record(Windows(root, split="train")) == before["train"]

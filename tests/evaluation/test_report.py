@@ -144,14 +144,14 @@ def test_the_past_and_actions_have_tables_with_their_protocol(evaluated, extende
     found = rows(section)
     between = "1.00 [0.40, 0.60]"
     motion, grid = "0.75 [0.40, 0.60]", "1.50 [0.40, 0.60]"
-    told, dropped = "BI-FLOW ε 0.1, actions data", "BI-FLOW ε 0.1, actions none"
+    own, dropped = "BI-FLOW ε 0.1, actions data", "BI-FLOW ε 0.1, actions none"
     assert found[1:3] == [
-        [told, "0.88 [0.40, 0.60]", between, "0.50", "0.31 [0.20, 0.40]", "1.20", motion, grid, "0.25"],
+        [own, "0.88 [0.40, 0.60]", between, "0.50", "0.31 [0.20, 0.40]", "1.20", motion, grid, "0.25"],
         [dropped, "", between, "0.50", "", "", motion, grid, "0.25"],
     ]
     assert found[4:] == [
-        [told, "30.0, 20.0", "30.00, 20.00", ""],
-        [f"{told}, not told", "25.0, 15.0", "25.00, 15.00", ""],
+        [own, "30.0, 20.0", "30.00, 20.00", ""],
+        [f"{own}, without actions", "25.0, 15.0", "25.00, 15.00", ""],
         ["the first frame, copied", "24.0, 14.0", "24.00, 14.00", ""],
     ]
     for words in ("01234567", "28 generated and 99 real pairs", "3 palettes", "left*22 right*22", "every 2 pixels"):
@@ -162,6 +162,14 @@ def test_the_past_and_actions_have_tables_with_their_protocol(evaluated, extende
     assert sorted(columns["control_over_real"]) == ["", "", "0.875"]
     assert sorted(columns["grid_over_real"]) == ["", "1.5", "1.5"]
     assert sorted(columns["actions"]) == ["", "data", "none"]
+
+
+def test_a_file_of_actions_is_named_with_its_checksum(extended):
+    folder = extended("walk", actions="somewhere/walk.csv")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["protocol"]["actions_file"] = {"name": "walk.csv", "sha256": "0123456789"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert read_runs([folder])[0].label == "BI-FLOW ε 0.1, actions walk.csv (01234567)"
 
 
 def test_other_frames_of_the_truth_stand_in_another_table(evaluated, extended):

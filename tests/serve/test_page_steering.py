@@ -40,7 +40,7 @@ def held(look, action):
 
 def test_keys_steer_while_they_are_held(look):
     page = look.page
-    assert page.inner_text("#steerer") == "Autopilot: the model moves by itself. Press an arrow key or J to steer."
+    assert page.inner_text("#steerer") == "Autopilot: the model continues by itself. Press an arrow key or J to steer."
     page.keyboard.down("ArrowUp")
     held(look, {"move": 1})
     look.says("#steerer", "You steer.")
@@ -210,6 +210,24 @@ def test_one_viewer_steers_at_a_time(look, browser):
     other.keyboard.down("ArrowRight")
     until(lambda: session.steering.pressed == {"turn": 1})
     assert session.steering.holder.number != number
+    other.close()
+
+
+def test_a_key_that_is_still_held_steers_when_the_controls_become_free(look, browser, monkeypatch):
+    other = browser.new_page()
+    other.goto(look.page.url)
+    theirs = Look(other, look.hall)
+    until(lambda: theirs.index >= 1)
+    look.page.keyboard.down("ArrowUp")
+    theirs.says("#steerer", "Another viewer steers.")
+    other.keyboard.down("ArrowLeft")
+    until(lambda: "Another viewer steers. You can, once" in other.inner_text("#toasts"))
+    monkeypatch.setattr("biflow.serve.steering.PATIENCE", 0.2)
+    look.page.keyboard.up("ArrowUp")
+    held(look, {"turn": -1})
+    theirs.says("#steerer", "You steer.")
+    other.keyboard.up("ArrowLeft")
+    held(look, None)
     other.close()
 
 

@@ -29,8 +29,8 @@ class Evaluate:
         samples: Number of videos, instead of the protocol's.
         frames: Frames per video, instead of the protocol's.
         actions: What is done in the videos, instead of the protocol's, for a model with actions: "data" (what was done
-            in the test clips), "none" (the model goes on by itself), or a script such as "forward*40 left*12" or
-            "still", which repeats.
+            in the test clips), "none" (the model continues by itself), a script such as "forward*40 left*12" or
+            "still", or a CSV or JSON file with a row per frame. Scripts and files repeat.
         engine: What evaluates the network; see `biflow sample --help`.
         batch: Videos solved at once. It does not change them.
         feature_batch: Windows compared at once. It does not change the numbers.

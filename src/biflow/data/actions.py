@@ -23,7 +23,8 @@ NAME = "actions"  # of a file with the actions of several clips, or of the one w
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
 OTHERS = ("columns", "fps", "note")  # what else it may hold beside "actions"
 RULES = ("hold", "mean")
-ANY = (-1e30, 1e30)  # the range of a column before its values are known
+LARGEST = 1e30  # of numbers in these files
+ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
 ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
@@ -51,7 +52,10 @@ class Table:
     def meaning(self, ranges: Sequence[tuple[float, float]] | None = None) -> Actions:
         """The columns with the ranges and keys that the file gives. `ranges` are for a file that gives none."""
         content = {"ranges": ranges or [ANY] * len(self.columns), "keys": {}, **self.settings}
-        return from_json({**content, "columns": self.columns}, self.where)
+        try:
+            return from_json({**content, "columns": self.columns}, self.where)
+        except OverflowError as error:
+            raise ActionsError(f"{self.where} has an integer in its ranges or keys that is too large.") from error
 
 
 def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Table:
@@ -63,7 +67,7 @@ def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Tabl
     columns = settings.pop("columns", None)
     try:
         array = np.array(rows, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ActionsError(f"{where}: {_fault(rows, columns)}.") from error
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or not array.size:
@@ -75,8 +79,8 @@ def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Tabl
     rules, fps = settings.get("resample", ["hold"] * k), settings.get("fps", 1)
     if not isinstance(rules, list) or len(rules) != k or not all(rule in RULES for rule in rules):
         raise ActionsError(f"{where}: resample is {rules}. Write hold or mean for each of its {k} columns.")
-    if not isinstance(fps, int | float) or not 0 < fps < np.inf:
-        raise ActionsError(f"{where}: fps is {fps!r}, not a positive number.")
+    if not isinstance(fps, int | float) or not 0 < fps < LARGEST:
+        raise ActionsError(f"{where}: fps is {repr(fps)[:40]}, not a positive number below {LARGEST:g}.")
     found = Table(where, tuple(map(str, columns)), array, settings)
     found.meaning().check(array[:-1], where)
     return found
@@ -84,12 +88,17 @@ def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Tabl
 
 def _fault(rows: Any, columns: Any) -> str:
     """Why rows from a file are not an array of numbers."""
-    parts = [row if isinstance(row, list) else [row] for row in (rows if isinstance(rows, list) else [])]
+    rows = rows if isinstance(rows, list) else []
+    parts = [row if isinstance(row, list) else [row] for row in rows]
     for number, row in enumerate(parts):
+        if rows[number] is None:
+            return f"row {number} is null, which is not a row of numbers"
         for i, cell in enumerate(row):
+            name = columns[i] if isinstance(columns, list) and i < len(columns) else f"column {i}"
             if isinstance(cell, str | list | dict):
-                name = columns[i] if isinstance(columns, list) and i < len(columns) else f"column {i}"
-                return f"row {number} has {cell!r} for {name}, which is not a number"
+                return f"row {number} has {repr(cell)[:40]} for {name}, which is not a number"
+            if isinstance(cell, int) and not -LARGEST <= cell <= LARGEST:
+                return f"row {number} has an integer for {name} that is too large"
         if len(row) != len(parts[0]):
             return f"row {number} has {len(row)} numbers, but the first row has {len(parts[0])}"
     return "actions must be a list of rows of numbers"
@@ -122,7 +131,7 @@ def find_tables(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[P
 
 
 def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]]:
-    """The tables in a file and their clips. A file that is not called actions, or as a clip, is of no concern."""
+    """The tables in a file and their clips. A file that has neither the name actions nor that of a clip is skipped."""
     path, suffix = file.path, file.path.suffix.lower()
     if suffix not in (".csv", ".json") or not (path.stem == NAME or path.with_suffix("") in names.paths):
         return
@@ -138,7 +147,7 @@ def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]
         elif path.stem == NAME:
             yield names.named(name, path.parent, file.name), table(f"{file.name}[{name}]", rows, settings)
         else:
-            what = f"{file.name} is called as a clip, but does not hold a list of its actions"
+            what = f"{file.name} has the name of a clip, but does not hold a list of its actions"
             raise ActionsError(f"{what}. Rename it if it has another purpose.")
 
 
@@ -148,9 +157,14 @@ def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
         content = json.loads(text)
     except ValueError as error:
         raise ActionsError(f"{where} is not valid JSON ({error}).") from error
+    except RecursionError as error:
+        raise ActionsError(f"{where} has lists or objects that are nested too deeply.") from error
     described = isinstance(content, dict) and "actions" in content
     rows = content["actions"] if described else content
     settings = {key: value for key, value in content.items() if key != "actions"} if described else {}
+    if "recording" in settings:
+        what = f"{where} belongs to a recording of biflow serve, whose rows come before the frames, not after them"
+        raise ActionsError(f"{what}. Play it back with biflow sample, or remove it from here.")
     for key in settings.keys() - {*SHARED, *OTHERS}:
         near = difflib.get_close_matches(key, (*SHARED, *OTHERS), n=1)
         hint = f"Did you mean {near[0]}?" if near else f"The keys are actions, {', '.join((*OTHERS, *SHARED))}."

@@ -1,15 +1,21 @@
 """The actions under which the videos of an evaluation are generated, as rows; NaN where the model is not told one."""
 
+from pathlib import Path
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from biflow.actions import script
+from biflow.actions import Actions, script
 from biflow.data.windows import Windows
 from biflow.errors import UserError
+from biflow.files import reading, sha256
 from biflow.model import Model
+from biflow.playback import read_rows
 
 OWN, DROPPED = "data", "none"  # values of a protocol's `actions` that are no scripts
+FILES = (".csv", ".json")  # endings of files with a row per frame
 TURN = 22  # frames to each side, by default; 88 degrees in the maze
+USUAL_TURN = f"left*{TURN} right*{TURN}"
 
 
 def settled(actions: str | None, model: Model, test: Windows) -> str | None:
@@ -51,10 +57,33 @@ def rows(
     if actions == OWN:
         return np.stack([own(test, clip, place, frames, backward=backward) for clip, place in places.tolist()])
     try:
-        once = script(model.actions, actions)
+        once = _file_rows(Path(actions), model.actions) if is_file(actions) else script(model.actions, actions)
     except UserError as error:
         raise UserError(str(error), setting="actions") from error
     return np.repeat(np.resize(once, (frames, once.shape[1]))[None], len(places), 0)
+
+
+def is_file(actions: str | None) -> bool:
+    """Whether the `actions` of a protocol are the path of a file."""
+    return actions is not None and Path(actions).suffix.lower() in FILES
+
+
+def file_record(actions: str | None) -> dict | None:
+    """The name and the checksum of the file that holds the actions of a protocol; None if they are not in a file."""
+    if actions is None or not is_file(actions):
+        return None
+    try:
+        with reading(actions, "cannot be read", "Check the path."):
+            return {"name": Path(actions).name, "sha256": sha256(actions)}
+    except UserError as error:
+        raise UserError(str(error), setting="actions") from error
+
+
+def _file_rows(path: Path, actions: Actions) -> Float[np.ndarray, "n k"]:
+    """The rows of a file, a row per step of the model: a recording has one for each frame in between as well."""
+    found, recording = read_rows(path, actions)
+    legs = recording.get("in_between", 1)
+    return found[:: legs if isinstance(legs, int) and legs > 1 else 1]
 
 
 def own(test: Windows, clip: int, place: int, frames: int, *, backward: bool = False) -> Float[np.ndarray, "n k"]:
@@ -84,6 +113,6 @@ def turn(model: Model, asked: str | None) -> Float[np.ndarray, "n k"] | None:
     if asked is None and not {"left", "right"} <= model.actions.keys.keys():
         return None
     try:
-        return script(model.actions, asked or f"left*{TURN} right*{TURN}")
+        return script(model.actions, asked or USUAL_TURN)
     except UserError as error:
         raise UserError(str(error), setting="turn") from error

@@ -105,7 +105,7 @@ class Reader:
     def correct(
         self, frames: UInt8[Tensor, "t 3 h w"], rows: Float[np.ndarray, "n k"], every: int = 1
     ) -> tuple[Float[Tensor, "p c"], Int[Tensor, "p c"]]:
-        """Of every n-th pair of adjacent frames whose action is known: what is read rightly (1 or 0), and the classes.
+        """Of every n-th pair of adjacent frames with a known action: what is read correctly (1 or 0), and the classes.
 
         rows: what was done after each frame but the last.
         """

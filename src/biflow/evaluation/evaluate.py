@@ -63,6 +63,8 @@ def evaluate(
     networks = load_networks(protocol.networks, model.device) if networks is None else networks
     _check(model, test, protocol, networks)
     record = full_record(protocol, model, test, networks)
+    if file := actions.file_record(protocol.actions):
+        record["actions_file"] = file
     evaluation = _evaluation(model, test, out, protocol, record)
     with state.main_process_first():
         _claim(out, record)
@@ -127,8 +129,9 @@ def _claim(out: Path, record: dict) -> None:
     # An earlier version knew fewer settings, which had their defaults, and wrote down less of the model and the data.
     usual = {**now, "settings": json.loads(json.dumps(asdict(Protocol())))}
     before |= {key: {**usual[key], **before.get(key, {})} for key in ("settings", "model", "data")}
-    matters = ("settings", "model", "data", "networks")  # not the version of the code: a run may resume after an update
-    if different := [d for key in matters for d in differences(before.get(key), now[key], key)]:
+    # Not the version of the code: a run may resume after an update.
+    matters = ("settings", "model", "data", "networks", "actions_file")
+    if different := [d for key in matters for d in differences(before.get(key), now.get(key), key)]:
         message = f"{out} holds an evaluation with another {different[0]}; remove it, or use another folder."
         raise UserError(message, setting="out")
     if not begun:
@@ -145,11 +148,11 @@ def summary(result: dict) -> str:
         if isinstance(d, dict) and "per_window" in d
     ]
     extra = result.get("past_and_actions", {"notes": []})
-    told = f", actions {settings['actions']}" if settings.get("actions") else ""
+    under = f", actions {settings['actions']}" if settings.get("actions") else ""
     lines += [
         *past_and_actions.summary(extra),
         f"NFE {nfe['mean']:.2f} per frame, 95 % up to {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s per frame.",
-        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{told}, "
+        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{under}, "
         f"{settings['samples']} videos.",
     ]
     return "\n".join(filter(None, [*lines, result["note"], *extra["notes"]]))

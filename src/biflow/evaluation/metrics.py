@@ -98,8 +98,9 @@ def frames(evaluation: Evaluation) -> PerFrame:
     test, videos = evaluation.test, evaluation.videos
     found: PerFrame = {name: ([], []) for name in measures}
     for number in range(len(videos)):
+        video = videos.read(number)
         for name, function in measures.items():
-            found[name][0].append(function(videos.read(number), videos.first[number]))
+            found[name][0].append(function(video, videos.first[number]))
     for clip in (test.clip(number) for number in range(len(test.clips)) if test.clips[number]["frames"] > 1):
         for name, function in measures.items():
             found[name][1].append(function(clip[1:], clip[0]))

@@ -2,9 +2,10 @@
 
 Each part holds its numbers and, as `protocol`, what they mean and depend on beyond the settings of the evaluation. A
 part that does not apply is left out: control, truth and turning need a model with actions, LPIPS its weights, and the
-palette a set whose clips differ in it. `notes` says why, where that is not plain.
+palette a set whose clips differ in it. The usual turn has to occur in the test clips: where left and right steer a car,
+they do not turn back. `notes` says why, where that is not plain.
 
-- `control`: `generated` and `real`, the share of actions that an inverse model reads rightly, mean over `columns`;
+- `control`: `generated` and `real`, the share of actions that an inverse model reads correctly, mean over `columns`;
   `over_real`, their ratio, with its `interval`; `chance`, and `above_chance`, the ratio of what exceeds it.
 - `truth`: PSNR, SSIM and LPIPS to the real clip at each of `frames`, as `biflow.evaluation.truth.summed` has them.
 - `palette`: changes per 100 frames, `generated` with its `interval` and `real`; `over_real`, with one change added to
@@ -59,7 +60,7 @@ def short_videos(model: Model, test: Windows, protocol: Protocol, out: Path) -> 
             dropped = np.full_like(begin.actions, np.nan)
             found["dropped"] = Videos(out / "dropped", begin.frames, dropped, frames, begin.places)
     rows = actions.turn(model, protocol.turn)
-    if rows is not None:
+    if rows is not None and (protocol.turn or _real_turns(model, test, rows)):
         begin = starts(test.root, test.size, **choice)
         assert begin.places is not None
         repeated = np.repeat(rows[None], count, 0)
@@ -87,6 +88,9 @@ def measure(
     if protocol.actions == actions.OWN and protocol.direction == "forward":
         result["control"] = _control(model, evaluation, training, record, progress=progress)
     result["turning"] = _turning(model, evaluation, lpips)
+    if _turns_nowhere(model, evaluation):
+        script = actions.USUAL_TURN
+        notes.append(f"Turning back is left out, as no test clip turns away and back as {script} does.")
     result |= _motion_and_grid(evaluation, per_frame)
     return {**{name: part for name, part in result.items() if part}, "notes": notes}
 
@@ -127,10 +131,10 @@ def _control(model: Model, evaluation: Evaluation, training: Windows, record: di
 def _truth(evaluation: Evaluation, lpips: Features | None) -> dict | None:
     if "truth" not in evaluation.short:
         return None
-    told, dropped, protocol = evaluation.short["truth"], evaluation.short["dropped"], evaluation.protocol
-    real = [evaluation.test.clip(c)[place + 1 : place + 1 + told.frames] for c, place in told.places.tolist()]
-    values = truth.measure(told, dropped, real, protocol.truth, lpips)
-    how = {"videos": len(told), "lpips": lpips.record() if lpips else None}
+    own, dropped, protocol = evaluation.short["truth"], evaluation.short["dropped"], evaluation.protocol
+    real = [evaluation.test.clip(c)[place + 1 : place + 1 + own.frames] for c, place in own.places.tolist()]
+    values = truth.measure(own, dropped, real, protocol.truth, lpips)
+    how = {"videos": len(own), "lpips": lpips.record() if lpips else None}
     how |= {"psnr": "at most 58.9 dB", "ssim": "Gaussian window of 11 pixels, mean over RGB"}
     return {
         "frames": list(protocol.truth),
@@ -172,7 +176,7 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
     script = videos.rows[0]
     apart = turning.unrelated(lpips, test, protocol.seed)
     found = turning.generated(lpips, videos, turning.farthest(script - model.actions.neutral)) / apart
-    turns = turning.find_turns(test, script, model.actions) if actions.same(model, test) else []
+    turns = _real_turns(model, test, script)
     real = turning.real(lpips, test, turns) / apart
     away, back = (dict(zip(("away", "back"), part.mean(0).tolist(), strict=True)) for part in (found, real))
     return {
@@ -181,12 +185,26 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
         "real": {**back, "turns": len(turns)} if turns else None,
         "unrelated": apart,
         "protocol": {
-            "script": protocol.turn or f"left*{actions.TURN} right*{actions.TURN}",
+            "script": protocol.turn or actions.USUAL_TURN,
             "videos": len(videos),
             "unrelated": f"{turning.PAIRS} pairs of frames of different test clips",
             "lpips": lpips.record(),
         },
     }
+
+
+def _real_turns(model: Model, test: Windows, script: Float[np.ndarray, "n k"]) -> list[turning.Turn]:
+    """The turns of the test clips that are like the script; none if their actions are not the model's."""
+    if model.actions is None or not actions.same(model, test):
+        return []
+    return turning.find_turns(test, script, model.actions)
+
+
+def _turns_nowhere(model: Model, evaluation: Evaluation) -> bool:
+    """Whether the usual turn is left out because no test clip has one like it. It need not come back then."""
+    protocol = evaluation.protocol
+    wanted = protocol.direction == "forward" and protocol.short_videos and protocol.turn is None
+    return bool(wanted and "turn" not in evaluation.short and actions.turn(model, None) is not None)
 
 
 def _motion_and_grid(evaluation: Evaluation, per_frame: PerFrame) -> dict:
@@ -218,7 +236,7 @@ def summary(parts: dict) -> list[str]:
     """The numbers in a line each."""
     lines = []
     if part := parts.get("control"):
-        read = f"{part['generated']:.1%} of the actions read rightly, {part['real']:.1%} of real ones"
+        read = f"{part['generated']:.1%} of the actions read correctly, {part['real']:.1%} of real ones"
         lines.append(f"Control {part['over_real']:.2f} {_between(part)} of real: {read}; chance {part['chance']:.1%}.")
     if part := parts.get("truth"):
         at = [
@@ -248,7 +266,7 @@ def explained(parts: dict) -> list[str]:
         pairs, chance = part["protocol"]["pairs"], f"chance {part['chance']:.2f}"
         network = f"an inverse model (sha256 {part['protocol']['inverse_model']['sha256'][:8]})"
         end = f"{pairs['generated']} generated and {pairs['real']} real pairs (real {part['real']:.2f}, {chance})"
-        lines.append(f"Control: the share of actions that {network} reads rightly, mean over columns; {end}.")
+        lines.append(f"Control: the share of actions that {network} reads correctly, mean over columns; {end}.")
     if part := parts.get("palette"):
         how = part["protocol"]
         frames = f"{how['frames']['generated']} generated frames, {how['frames']['real']} real ones"

@@ -18,7 +18,7 @@ from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.networks.weights import tensors_sha256
-from biflow.files import read_json, sha256
+from biflow.files import cache_folder, read_json, sha256, write_json
 from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
 
@@ -42,13 +42,15 @@ class Protocol:
         seed: seed of the noise, of the choice of first frames, and of the bootstrap.
         resamples: number of bootstrap resamples.
         nearest: number of videos whose last frame is compared with all training frames.
-        actions: what is done in the videos: a script such as "forward*40 left*12" or "still", repeated to the length;
-            "data" for what was done in the test clip after the first frame, and then in the next clips; "none" for a
-            model with actions that is not told any. None is "data" for a model and a set with the same actions, and
-            else "none". Models without actions take None only.
+        actions: what is done in the videos: a script such as "forward*40 left*12" or "still", or the path of a CSV or
+            JSON file with a row per frame, both repeated to the length; "data" for what was done in the test clip
+            after the first frame, and then in the next clips; "none" for a model with actions that is not told any.
+            None is "data" for a model and a set with the same actions, and else "none". Models without actions take
+            None only.
         short_videos: number of short videos for `truth` and for `turn`; 0 leaves both out.
         truth: frames, counted from 1, at which videos under a clip's own actions are compared with that clip.
-        turn: a script that turns away and back; by default made of the actions "left" and "right", if there are any.
+        turn: a script that turns away and back. None uses the actions "left" and "right", if there are any and a test
+            clip turns away and back by them.
 
     Raises:
         UserError: a setting that is out of range.
@@ -156,15 +158,30 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
 
 def data_record(data: Windows) -> dict:
     """What a split of a prepared set is called and holds, with the checksum of its frames and of its actions."""
+    names = {"name": data.root.resolve().name, "split": data.split, **_checksums(data)}
+    counts = {"clips": len(data.clips), "frames": sum(clip["frames"] for clip in data.clips)}
+    return {**names, **counts, "stride": data.index["stride"], "fps": data.fps}
+
+
+def _checksums(data: Windows) -> dict[str, str]:
+    """Those of `data_record`. They are kept in the user's cache for as long as the files look the same."""
+    files = ["frames.npy", "actions.npy"] if data.actions else ["frames.npy"]
+    looks = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in map(data.root.resolve().joinpath, files)
+    ]
+    key = hashlib.sha256(json.dumps([looks, data.clips]).encode()).hexdigest()[:32]
+    path = cache_folder() / "evaluation" / "checksums" / f"{key}.json"
+    if path.exists():
+        return read_json(path)
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
         digest.update(data.clip(number).numpy().tobytes())
-    names = {"name": data.root.resolve().name, "sha256": digest.hexdigest(), "split": data.split}
+    found = {"sha256": digest.hexdigest()}
     if data.actions:
         rows = [data.action_rows(number).tobytes() for number in range(len(data.clips))]
-        names["actions_sha256"] = hashlib.sha256(b"".join(rows)).hexdigest()
-    counts = {"clips": len(data.clips), "frames": sum(clip["frames"] for clip in data.clips)}
-    return {**names, **counts, "stride": data.index["stride"], "fps": data.fps}
+        found["actions_sha256"] = hashlib.sha256(b"".join(rows)).hexdigest()
+    write_json(path, found)
+    return found
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:

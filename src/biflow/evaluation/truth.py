@@ -1,6 +1,6 @@
 """Truth: how near generated frames are to the real clip, under what was done in it.
 
-Beside the model stand two that know less: the model without the actions, and the first frame, copied.
+The model is compared with two baselines: the same model without the actions, and copies of the first frame.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Images = UInt8[Tensor, "b 3 h w"]
 
 
 def measure(
-    told: Videos,
+    own: Videos,
     dropped: Videos,
     real: Sequence[UInt8[Tensor, "t 3 h w"]],
     frames: Sequence[int],
@@ -28,7 +28,7 @@ def measure(
     """By measure, and by "model", "dropped" and "copy": for each of the frames, counted from 1, a value per video.
 
     Args:
-        told: videos under the clip's own actions.
+        own: videos under the clip's own actions.
         dropped: the same without actions.
         real: what follows in the clips.
         frames: which to compare.
@@ -38,9 +38,9 @@ def measure(
     if lpips:
         measures["lpips"] = lambda x, y: compare(lpips, list(zip(x, y, strict=True)))
     sources = {
-        "model": torch.stack([told.read(i) for i in range(len(told))]),
+        "model": torch.stack([own.read(i) for i in range(len(own))]),
         "dropped": torch.stack([dropped.read(i) for i in range(len(dropped))]),
-        "copy": told.first[:, None].expand(-1, told.frames, -1, -1, -1),
+        "copy": own.first[:, None].expand(-1, own.frames, -1, -1, -1),
     }
     clips = torch.stack(list(real))
     return {

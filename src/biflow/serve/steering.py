@@ -10,7 +10,7 @@ from biflow.actions import Actions, key_of
 from biflow.errors import UserError
 from biflow.serve.viewer import Viewer
 
-PATIENCE = 10.0  # seconds without a key after which the model goes on by itself
+PATIENCE = 10.0  # seconds without a key after which the model continues by itself
 Pressed = dict[str, float]  # values of columns; the others are neutral
 
 

@@ -41,8 +41,10 @@ class Run:
         self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=eps > 0)
         self.label = f"{self.method.title} ε {eps:g}" if self.method.takes_eps else self.method.title
         self.label += ", backward" if self.settings["direction"] == "backward" else ""
-        told = self.settings.get("actions")
-        self.label += f", actions {told}" if told else ""
+        actions, file = self.settings.get("actions"), self.protocol.get("actions_file")
+        if file:
+            actions = f"{file['name']} ({file['sha256'][:8]})"
+        self.label += f", actions {actions}" if actions else ""
         found = metrics.get("past_and_actions")
         self.extra = {name: found.get(name) for name in PARTS} if found else {}
         settings = {k: v for k, v in {**NEW, **self.settings}.items() if k not in VARIED}

@@ -10,7 +10,7 @@ import { listenToPad, renderSteering } from "./pad.js";
 import { draw, fit } from "./pictures.js";
 import { pong, read } from "./readings.js";
 import { $, canvases, state } from "./state.js";
-import { forget } from "./steering.js";
+import { again, forget } from "./steering.js";
 
 function file(name, saved) { // a link to a file of the last recording
   return Object.assign(document.createElement("a"), {
@@ -52,6 +52,7 @@ const receivers = {
     state.steering = { by, autopilot };
     if (lost) forget();
     renderSteering();
+    if (by === null) again();
   },
   note: ({ text }) => toast(text),
   told({ text }) { // the answer to every "set"

@@ -26,9 +26,9 @@ export function renderSteering() {
 }
 
 function element(tag, settings, ...children) {
-  const made = Object.assign(document.createElement(tag), settings);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), settings);
+  node.append(...children);
+  return node;
 }
 
 const key = (text) => element("kbd", { textContent: text });

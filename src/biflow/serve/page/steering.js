@@ -55,6 +55,11 @@ export function forget() { // the server holds nothing any more
   sent = "{}";
 }
 
+export function again() { // the controls are free: what is held takes them, also if it was refused before
+  forget();
+  act();
+}
+
 function strongest() {
   const names = {};
   for (const strengths of held.values()) {
@@ -90,7 +95,7 @@ export function sayWho(touch) {
   $("steerer").textContent = {
     you: "You steer.",
     other: "Another viewer steers.",
-    nobody: `Autopilot: the model moves by itself. ${touch ? "Touch the pad" : `Press ${someKeys()}`} to steer.`,
+    nobody: `Autopilot: the model continues by itself. ${touch ? "Touch the pad" : `Press ${someKeys()}`} to steer.`,
   }[who];
 }
 
