@@ -109,10 +109,7 @@ def stream(
     if solver.steps is not None:  # a number of fixed steps is shared among the legs
         solver = replace(solver, steps=-(-solver.steps // in_between))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
-    level = model.context_eps if context_eps is None else context_eps
-    if not 0 <= level < float("inf"):
-        raise UserError(f"context_eps is {level:g}, but must be 0 or more.", setting="context_eps")
-    memory = Memory(model, past if direction == "forward" else [], generators, level)
+    memory = Memory(model, past if direction == "forward" else [], generators, context_eps)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
     return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
 
@@ -165,11 +162,19 @@ class Memory:
         model: whose `context` they are.
         past: frames (b, *shape) to begin with, the newest last.
         generators: one per sample, for the noise.
-        level: of the noise.
+        level: of the noise; the model's own by default.
+
+    Raises:
+        UserError: a level below 0 or without bounds.
     """
 
-    def __init__(self, model: Model, past: Sequence[Tensor], generators: Sequence[torch.Generator], level: float):
-        self._model, self._generators, self._level = model, generators, level
+    def __init__(
+        self, model: Model, past: Sequence[Tensor], generators: Sequence[torch.Generator], level: float | None
+    ) -> None:
+        self._model, self._generators = model, generators
+        self._level = model.context_eps if level is None else level
+        if not 0 <= self._level < float("inf"):
+            raise UserError(f"context_eps is {self._level:g}, but must be 0 or more.", setting="context_eps")
         self._past: deque[Tensor] = deque(reversed(past[-model.context :] if model.context else []), model.context)
 
     def add(self, frame: Tensor) -> None:
