@@ -15,7 +15,7 @@ GROUPS = [
     ["errors", "files", "machine", "paths", "solvers", "tableaus", "video", "config", "actions"],
     ["methods"],
     ["networks", "data"],
-    ["model", "engines", "rollout", "reference"],
+    ["model", "engines", "memory", "rollout", "reference"],
     ["outputs", "playback", "training", "evaluation", "serve", "pipeline"],
     ["cli"],
 ]
