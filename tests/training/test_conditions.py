@@ -133,6 +133,6 @@ def test_the_share_of_own_frames_is_kept_on_average_in_small_batches(share):
     config = TrainConfig(context=0, own_frames=share, eps=0.0)
     part = batch(OWN)
     few = Past(part.frames[:2], part.known[:2])
-    own = [conditions(model(context=0), few, config, generator(seed))[0][:, 0, 0, 0, 0] for seed in range(200)]
+    own = [conditions(model(context=0), few, config, generator(seed))[0][:, 0, 0, 0, 0] for seed in range(100)]
     real = torch.tensor(level(10 * OWN))
-    assert abs(((torch.cat(own) - real).abs() > 1e-4).float().mean() - share) < 0.07
+    assert abs(((torch.cat(own) - real).abs() > 1e-4).float().mean() - share) < 0.1
