@@ -131,8 +131,8 @@ def driven(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method, driven, tmp_path):
-    config = replace(CONFIG, method=method.name, context=2, own_frames=0.5, steps=16, save_every=8, log_every=4)
-    train(replace(config, steps=8), driven, tmp_path / "cut")
+    config = replace(CONFIG, method=method.name, context=2, own_frames=0.5, steps=30, save_every=15, log_every=10)
+    train(replace(config, steps=15), driven, tmp_path / "cut")
     train(config, driven, tmp_path / "cut")
     train(config, driven, tmp_path / "whole")
     for name in FILES:  # the random parts are those of a run that was not interrupted
