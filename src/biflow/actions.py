@@ -14,7 +14,9 @@ from biflow.errors import UserError
 STILL = "still"  # the name of the neutral action
 X_COLUMNS = {"steer", "steering", "angle", "turn", "yaw", "x"}  # lower is left
 Y_COLUMNS = {"throttle", "gas", "accelerate", "move", "speed", "y"}  # higher is forward
-NEGATIVE = {"back", "backward", "brake", "reverse"}
+ARROWS = {"left": "left", "right": "right"}  # of named actions
+ARROWS |= dict.fromkeys(("forward", "up", "gas", "accelerate"), "up")
+ARROWS |= dict.fromkeys(("back", "backward", "brake", "reverse", "down"), "down")
 
 
 class ActionsError(UserError):
@@ -29,7 +31,7 @@ class Actions:
         columns: their names.
         ranges: lowest and highest value of each.
         keys: named actions for people, such as "forward": values of some columns; the others are neutral. If there are
-            none, each column gets two, or one if it has one direction (`named`).
+            none, each column gets two, or one if it has one direction.
 
     Raises:
         UserError: names, ranges or keys that do not fit together.
@@ -183,14 +185,7 @@ def _named(actions: Actions) -> dict[str, dict[str, float]]:
 
 def key_of(name: str) -> str | None:
     """The arrow key that a named action is on: "up", "down", "left" or "right"; None for other actions."""
-    words = {
-        "left": "left",
-        "right": "right",
-        "forward": "up",
-        "up": "up",
-        **dict.fromkeys(("gas", "accelerate"), "up"),
-    }
-    return words.get(name, "down" if name in NEGATIVE or name == "down" else None)
+    return ARROWS.get(name)
 
 
 def described(content: Mapping[str, Any] | None, where: str) -> Actions | None:

@@ -91,6 +91,12 @@ class Model:
             "v_scale": unet.v_scale if unet else 1.0,
         }
 
+    def taken_actions(self) -> Actions:
+        """Its actions. Raises UserError if it takes none."""
+        if self.actions is None:
+            raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
+        return self.actions
+
     def conditions(self, batch: int) -> Conditions:
         """Those of `batch` samples of which no past frame and no action is known."""
         assert self.shape is not None or not (self.context or self.actions), "what size is a past frame?"
@@ -181,15 +187,15 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def start_from(network: VideoUNet, method: Method, actions: Actions | None, folder: Path) -> None:
+def start_from(network: VideoUNet, method: Method, actions: Actions | None, other: Model) -> None:
     """Load the weights of another model of the same method into a network that may see more.
 
     Past frames and actions that the other one did not know have no effect until they are trained.
 
     Raises:
-        UserError: no model there, or one of another method, with other actions or of another shape.
+        UserError: a model of another method, with other actions or of another shape.
     """
-    other = load_model(folder)
+    folder = other.folder
     if other.method.name != method.name:
         what = f"{folder} is a {other.method.title} model; {method.title} cannot begin with it."
         raise UserError(what, setting="init")

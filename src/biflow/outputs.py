@@ -16,7 +16,7 @@ from tqdm import tqdm
 from biflow import __version__
 from biflow.config import Demo, Sample
 from biflow.engines import with_engine
-from biflow.files import replacing, sha256, write_json
+from biflow.files import read_json, replacing, sha256, write_json
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
 from biflow.playback import UNKNOWN, Playback, playback, reseeded
@@ -144,7 +144,8 @@ def demo(settings: Demo) -> dict:
     """
     out, folder = settings.out, settings.out / "demo"
     frames, samples, seed = settings.frames, settings.samples, settings.seed
-    actions = UNKNOWN if load_model(shipped_model()).actions else None  # the model walks by itself
+    acts = "actions" in read_json(shipped_model() / "config.json")
+    actions = UNKNOWN if acts else None  # the model walks by itself
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
     stats = sample(Sample(shipped_model(), **how, out=folder))
     shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")

@@ -60,31 +60,28 @@ def playback(settings: Sample, model: Model) -> Playback:
         UserError: nothing to start from, actions that the model does not take, or fewer of them than frames.
     """
     text, wanted = settings.actions, settings.frames
-    if text is not None and model.actions is None:
-        raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
     how = {"eps": settings.eps, "context_eps": settings.context_eps, "direction": settings.direction}
     how |= {"solver": settings.full_solver, "in_between": settings.fps_factor}
     source = settings.first or settings.model / "first"
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
-    if text is None or model.actions is None:
+    if text is None:
         if model.actions:
             log.warning("No actions are given: the neutral one is used throughout.")
         return Playback(starts(source, model.size, **choice).frames, None, wanted or FRAMES, how)
+    actions = model.taken_actions()
     if text == OWN:
         backward = settings.direction == "backward"
         found = starts(source, model.size, **choice, actions=wanted or FRAMES, fewer=wanted is None, backward=backward)
         assert found.actions is not None
-        rows = found.actions[..., _order(found.columns, model.actions, str(source))]
+        rows = found.actions[..., _order(found.columns, actions, str(source))]
         return Playback(found.frames, rows, rows.shape[1], how)
     recording: dict = {}
     if text == UNKNOWN:
-        rows = np.full((wanted or FRAMES, len(model.actions.columns)), np.nan, np.float32)
-    elif Path(text).suffix.lower() in (".json", ".csv"):
-        rows, recording = read_rows(Path(text), model.actions)
+        rows = np.full((wanted or FRAMES, len(actions.columns)), np.nan, np.float32)
+    elif is_file(text):
+        rows, recording = read_rows(Path(text), actions)
     else:
-        rows = script(model.actions, text)
-    legs = recording.get("in_between", 1) if isinstance(recording.get("in_between", 1), int) else 1
-    rows = rows[:: max(1, legs)]  # a recording has a row for every frame that was shown
+        rows = script(actions, text)
     if wanted and len(rows) < wanted:
         few = f"There are {len(rows)} actions for {wanted} frames. Give more, or ask for fewer frames."
         raise UserError(few, setting="actions")
@@ -107,10 +104,16 @@ def reseeded(frames: Iterator[Frame], generators: list[torch.Generator], noise: 
         yield frame
 
 
+def is_file(text: str) -> bool:
+    """Whether what is given as actions is the path of a file."""
+    return Path(text).suffix.lower() in (".csv", ".json")
+
+
 def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
     """The rows of a CSV or JSON file, and what it says of the live recording that it lies beside, {} if it does not.
 
-    Rows may be missing in a recording: NaN, where no action was known. Raises UserError.
+    There is a row for each step of the model; a recording has one for every frame in between as well. Its rows may be
+    missing: NaN, where no action was known. Raises UserError.
     """
     with reading(path, "cannot be read", "Check the path."):
         text = path.read_bytes().decode("utf-8-sig", errors="replace")
@@ -141,7 +144,8 @@ def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], d
         if found.rows.shape[1] == len(order):
             found.rows[:] = found.rows[:, order]
         values[~unknown] = actions.check(found.rows, str(path))
-    return values, recording
+    legs = recording.get("in_between", 1)
+    return values[:: legs if isinstance(legs, int) and legs > 1 else 1], recording
 
 
 def _order(columns: tuple[str, ...], actions: Actions, where: str) -> list[int]:

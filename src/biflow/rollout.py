@@ -103,8 +103,8 @@ def stream(
     for frame in (*past, last):
         _check_first(model, frame, len(generators))
     eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
-    if actions is not None and model.actions is None:
-        raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
+    if actions is not None:
+        model.taken_actions()
     if solver.steps is not None:  # a number of fixed steps is shared among the legs
         solver = replace(solver, steps=-(-solver.steps // in_between))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)

@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from biflow.actions import Actions, script
+from biflow.actions import script
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.files import reading, sha256
 from biflow.model import Model
-from biflow.playback import read_rows
+from biflow.playback import OWN, UNKNOWN, is_file, read_rows
 
-OWN, DROPPED = "data", "none"  # values of a protocol's `actions` that are no scripts
-FILES = (".csv", ".json")  # endings of files with a row per frame
 TURN = 22  # frames to each side, by default; 88 degrees in the maze
 USUAL_TURN = f"left*{TURN} right*{TURN}"
 
@@ -26,13 +24,13 @@ def settled(actions: str | None, model: Model, test: Windows) -> str | None:
     """
     if model.actions is None:
         if actions is not None:
-            raise UserError("This model takes no actions; it was trained on clips without them.", setting="actions")
+            model.taken_actions()
         return None
     if actions == OWN and not same(model, test):
         theirs = ", ".join(test.actions.columns) if test.actions else "none"
         what = f"The model's actions are {', '.join(model.actions.columns)}, but {test.root} has {theirs}"
         raise UserError(f"{what}; evaluate with a script or with none.", setting="actions")
-    return actions or (OWN if same(model, test) else DROPPED)
+    return actions or (OWN if same(model, test) else UNKNOWN)
 
 
 def same(model: Model, test: Windows) -> bool:
@@ -52,20 +50,15 @@ def rows(
     """
     if model.actions is None or actions is None:
         return None
-    if actions == DROPPED:
+    if actions == UNKNOWN:
         return np.full((len(places), frames, len(model.actions.columns)), np.nan, np.float32)
     if actions == OWN:
         return np.stack([own(test, clip, place, frames, backward=backward) for clip, place in places.tolist()])
     try:
-        once = _file_rows(Path(actions), model.actions) if is_file(actions) else script(model.actions, actions)
+        once = read_rows(Path(actions), model.actions)[0] if is_file(actions) else script(model.actions, actions)
     except UserError as error:
         raise UserError(str(error), setting="actions") from error
     return np.repeat(np.resize(once, (frames, once.shape[1]))[None], len(places), 0)
-
-
-def is_file(actions: str | None) -> bool:
-    """Whether the `actions` of a protocol are the path of a file."""
-    return actions is not None and Path(actions).suffix.lower() in FILES
 
 
 def file_record(actions: str | None) -> dict | None:
@@ -77,13 +70,6 @@ def file_record(actions: str | None) -> dict | None:
             return {"name": Path(actions).name, "sha256": sha256(actions)}
     except UserError as error:
         raise UserError(str(error), setting="actions") from error
-
-
-def _file_rows(path: Path, actions: Actions) -> Float[np.ndarray, "n k"]:
-    """The rows of a file, a row per step of the model: a recording has one for each frame in between as well."""
-    found, recording = read_rows(path, actions)
-    legs = recording.get("in_between", 1)
-    return found[:: legs if isinstance(legs, int) and legs > 1 else 1]
 
 
 def own(test: Windows, clip: int, place: int, frames: int, *, backward: bool = False) -> Float[np.ndarray, "n k"]:

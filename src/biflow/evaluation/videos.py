@@ -75,7 +75,7 @@ class Videos:
         """The actions of these samples, for `stream`."""
         if self.rows is None:
             return None
-        return (None if np.isnan(row).any() else row for row in self.rows[part].swapaxes(0, 1))
+        return iter(self.rows[part].swapaxes(0, 1))
 
 
 def generate(

@@ -137,15 +137,16 @@ def _new_model(
     v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
     if config.init and network is not None:
         raise UserError("A network of your own begins with its own weights.", setting="init")
-    if config.init:  # its f^v has a unit already; a resumed run no longer needs its folder
-        v_scale = read_json(out / "config.json")["v_scale"] if resumed else load_model(config.init).config["v_scale"]
+    first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
+    if config.init:  # its f^v has a unit already
+        v_scale = (first.config if first else read_json(out / "config.json"))["v_scale"]
     if network is None:
         check_size(config.network, *windows.size)
         torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
         seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
         network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
-        if config.init and not resumed:
-            start_from(network, method, windows.actions, Path(config.init))
+        if first:
+            start_from(network, method, windows.actions, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, windows.actions)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
