@@ -1,5 +1,7 @@
 """Tiny random models, a session of them, and a server on a port of its own."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -96,9 +98,8 @@ def session(models):
 
 @pytest.fixture(scope="module")
 def server(folders):
-    guarded = app(folders, hosts={"127.0.0.1"})
-    with running(guarded) as address:
-        yield Server(address, guarded.app.state.hall)
+    with serving(folders) as server:
+        yield server
 
 
 @pytest.fixture
@@ -117,6 +118,12 @@ def shared(steered):
 
 @pytest.fixture(scope="module")
 def steered_server(steered_folders):
-    guarded = app(steered_folders, hosts={"127.0.0.1"})
+    with serving(steered_folders) as server:
+        yield server
+
+
+@contextmanager
+def serving(folders):
+    guarded = app(folders, hosts={"127.0.0.1"})
     with running(guarded) as address:
         yield Server(address, guarded.app.state.hall)
