@@ -98,8 +98,8 @@ def _clip(value: float, low: float, high: float) -> float:
 def _game() -> Any:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # no window
     try:
-        import gymnasium
-        import pygame  # noqa: F401
+        import gymnasium  # pyright: ignore[reportMissingImports]  # an extra
+        import pygame  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError('Rendering races needs gymnasium and Box2D: pip install "biflow[car]"') from error
     # Without its wrappers, which end an episode after a time or a lap.
@@ -152,7 +152,7 @@ def _picture(surface: Any, size: int) -> Image.Image:
 
     It is cut from the surface that the simulation draws on: its rendered arrays are scaled differently in x and y.
     """
-    import pygame
+    import pygame  # pyright: ignore[reportMissingImports]  # an extra
 
     screen = pygame.surfarray.array3d(surface).swapaxes(0, 1)
     left = (screen.shape[1] - SQUARE) // 2
