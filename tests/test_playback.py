@@ -14,13 +14,14 @@ from biflow.actions import Actions
 from biflow.config import Demo, NetworkConfig, Prepare, Sample
 from biflow.data.prepare import prepare
 from biflow.errors import UserError
+from biflow.films import decode
 from biflow.methods import BIFLOW
 from biflow.model import Model, empty_conditions, load_model, save_model
 from biflow.networks import VideoUNet
 from biflow.outputs import demo, sample
 from biflow.playback import playback
 from biflow.rollout import frame_seed, stream
-from biflow.video import decode, to_float, to_uint8
+from biflow.video import to_float, to_uint8
 
 ACTIONS = Actions(("move", "turn"), ((0.0, 1.0), (-1.0, 1.0)))
 FEW = {"solver": "midpoint", "steps": 1}

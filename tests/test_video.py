@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow import video
+from biflow import films, video
 from biflow.errors import UserError
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 100, 30)]
@@ -88,7 +88,7 @@ def test_written_frames_come_back(tmp_path, suffix):
         for colour in COLOURS:
             writer.write(plain(colour))
         assert not path.exists()
-    read = video.decode(path)
+    read = films.decode(path)
     frames = list(read.frames)
     assert read.fps == 12.5
     assert len(frames) == len(COLOURS)
@@ -103,13 +103,13 @@ def test_odd_sides_are_padded_and_never_resampled(tmp_path):
     frame[:, :, 15:] = 255
     with video.VideoWriter(tmp_path / "odd.mp4", fps=25, size=(33, 31)) as writer:
         writer.write(frame)
-    (read,) = video.decode(tmp_path / "odd.mp4").frames
+    (read,) = films.decode(tmp_path / "odd.mp4").frames
     assert read.shape == (3, 34, 32)
     assert (read[:, :, :14] < 20).all()
     assert (read[:, :, 16:] > 235).all()
     with video.VideoWriter(tmp_path / "big.mp4", fps=25, size=(33, 31), scale=4) as writer:
         writer.write(frame[:1])  # grey will do
-    (read,) = video.decode(tmp_path / "big.mp4").frames
+    (read,) = films.decode(tmp_path / "big.mp4").frames
     assert read.shape == (3, 132, 124)
     assert (read[:, :, :58] < 20).all()
     assert (read[:, :, 62:] > 235).all()
@@ -183,7 +183,7 @@ def test_other_containers_are_read(tmp_path, suffix, codec):
             picture = av.VideoFrame.from_ndarray(np.full((32, 48, 3), value, np.uint8), format="rgb24")
             container.mux(stream.encode(picture.reformat(format=stream.pix_fmt)))
         container.mux(stream.encode(None))
-    read = video.decode(path)
+    read = films.decode(path)
     means = [frame.float().mean().item() for frame in read.frames]
     assert read.fps == 10
     assert means == pytest.approx([0, 85, 170, 255], abs=12)
@@ -197,14 +197,14 @@ def test_damaged_videos_are_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     for name in ("cut.mp4", "text.mp4"):
         with pytest.raises(UserError, match=f"{name} cannot be opened as a video"):
-            video.decode(tmp_path / name)
+            films.decode(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
-        video.decode(tmp_path / "none.mp4")
+        films.decode(tmp_path / "none.mp4")
     hurt = bytearray(data)
     hurt[len(data) // 3 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
     (tmp_path / "hurt.mp4").write_bytes(hurt)
     with pytest.raises(UserError, match=r"hurt\.mp4 is damaged"):
-        list(video.decode(tmp_path / "hurt.mp4").frames)
+        list(films.decode(tmp_path / "hurt.mp4").frames)
 
 
 def test_a_file_that_ends_early_is_reported(tmp_path, caplog):
@@ -212,7 +212,7 @@ def test_a_file_that_ends_early_is_reported(tmp_path, caplog):
     write(tmp_path / "whole.mkv", noise)
     data = (tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
-    assert 5 < len(list(video.decode(tmp_path / "cut.mkv").frames)) < 35
+    assert 5 < len(list(films.decode(tmp_path / "cut.mkv").frames)) < 35
     assert "of about 40 frames; it may be cut short" in caplog.text
 
 
@@ -225,7 +225,7 @@ def test_video_that_a_phone_stored_on_its_side_is_turned_upright(tmp_path):
     turned = (0, 1 << 16, 0, -(1 << 16) & 0xFFFFFFFF, 0, 0, 32 << 16, 0, 1 << 30)
     data[matrix : matrix + 36] = struct.pack(">9I", *turned)
     (tmp_path / "lying.mp4").write_bytes(data)
-    (read,) = video.decode(tmp_path / "lying.mp4").frames
+    (read,) = films.decode(tmp_path / "lying.mp4").frames
     assert read.shape == (3, 48, 32)
     assert (read[:, 1:6, -6:-1] > 235).all()
     assert read.float().mean() < 20

@@ -1,4 +1,4 @@
-"""Decode images and videos; encode mp4 files and contact sheets.
+"""Decode images; encode mp4 files and contact sheets. `biflow.films` decodes films.
 
 Frames are uint8 tensors (3, h, w) in RGB, 0 to 255. Networks take float32 in [-1, 1]. `to_float` and `to_uint8` are the
 only two places in the project where one becomes the other.
@@ -8,11 +8,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -27,10 +25,8 @@ from biflow.files import os_error, reading, replacing
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
-Frames = Generator[UInt8[Tensor, "3 h w"], None, None]  # decoded one at a time
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif", ".m4v"}
 H264_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
@@ -107,64 +103,6 @@ def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> U
     return frame
 
 
-@dataclass
-class Video:
-    """A clip whose frames are read once, in order.
-
-    Attributes:
-        frames: the frames, decoded one at a time. Close it to stop early.
-        fps: frames per second; None if the file does not say.
-        length: number of frames, which may be an estimate; None if the file does not say.
-        part: name of the clip within its file, such as "[3]", if the file holds several.
-        actions: (n, k), what was done after each frame, if the file holds that too.
-    """
-
-    frames: Frames
-    fps: float | None
-    length: int | None = None
-    part: str = ""
-    actions: np.ndarray | None = None
-
-
-def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
-    """Open a video (mp4, avi, mkv, webm, mov, gif) and stream its frames, one in memory at a time.
-
-    Raises:
-        UserError: here or while frames are read, if the file is damaged or not a video.
-    """
-    name = name or str(file)
-    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
-        container = av.open(str(file) if isinstance(file, Path) else file, "r")
-    if not container.streams.video:
-        container.close()
-        raise UserError(f"{name} has no video stream.")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    fps = float(stream.average_rate) if stream.average_rate else None
-    length = stream.frames or None
-    if length is None and fps and container.duration:
-        length = max(1, round(container.duration / 1e6 * fps))
-    return Video(_frames(container, name, length), fps, length)
-
-
-def _frames(container: Any, name: str, length: int | None) -> Frames:
-    count = 0
-    try:
-        with container:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.is_corrupt:
-                    raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
-                for frame in packet.decode():
-                    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-                    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store upright film on its side
-                    count += 1
-                    yield torch.rot90(pixels, turns, (1, 2)).contiguous()
-    except av.FFmpegError as error:
-        raise UserError(f"{name} is damaged ({error}). Fetch or encode it again.") from error
-    if length and count < 0.9 * length:  # no error, because sound may last longer than the pictures
-        log.warning("%s ends after %d of about %d frames; it may be cut short.", name, count, length)
-
-
 class VideoWriter:
     """Write frames to an H.264 file (yuv420p, BT.709), one at a time, in constant memory.
 
@@ -193,7 +131,7 @@ class VideoWriter:
             raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(path))
-            self._container = av.open(str(partial), "w", format=H264_FORMATS[self.path.suffix.lower()])
+            self._container = av.open(f"file:{partial}", "w", format=H264_FORMATS[self.path.suffix.lower()])
             stack.callback(self._container.close)
             stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
             height, width = (side * scale + side * scale % 2 for side in self.size)

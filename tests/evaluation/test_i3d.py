@@ -14,7 +14,7 @@ from biflow.errors import UserError
 from biflow.evaluation.networks import convert, i3d, weights
 from biflow.evaluation.networks.convert import fold_batch_norm
 from biflow.evaluation.networks.i3d import I3D, max_pool, on_cpu, pad_same, preprocess
-from biflow.video import decode
+from biflow.films import decode
 
 CRICKET = Path(os.environ.get("BIFLOW_I3D_CHECK", "i3d_check"))
 RECORDED = json.loads(Path(__file__).with_name("i3d_logits.json").read_text())

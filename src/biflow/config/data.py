@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal
 
 from biflow.config.checks import check
 
@@ -20,7 +21,8 @@ class Prepare:
         crop: Cut out the largest centred square before resizing, instead of squeezing the whole frame.
         split: Share of the clips that is used for training, where the source has no split of its own.
         seed: Seed of the split.
-        fps: Frame rate of sources that do not state theirs.
+        fps: Frames per second that all clips are brought to, by their time stamps. By default the rate of most clips;
+            "native" keeps every frame. Clips that do not state their rate, such as images, are taken to have it.
         strict: Stop at a damaged or too short clip instead of skipping it.
         force: Replace a prepared set at DST.
 
@@ -37,13 +39,13 @@ class Prepare:
     crop: bool = False
     split: float = 0.8
     seed: int = 0
-    fps: float | None = None
+    fps: float | Literal["native"] | None = None
     strict: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
-        check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
+        check(self, 'be positive, or "native"', lambda fps: fps == "native" or 0 < fps < float("inf"), "fps")
         check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
 
 

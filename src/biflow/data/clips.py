@@ -23,7 +23,8 @@ from biflow.data.readers import ARCHIVE_SUFFIXES, READERS, File, natural, read_i
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
 from biflow.files import reading
-from biflow.video import IMAGE_SUFFIXES, Video
+from biflow.films import VIDEO_SUFFIXES, Video
+from biflow.video import IMAGE_SUFFIXES
 
 SPLIT_NAME = re.compile(r"(?:.*_)?(?:(train)|test|val|validation)")  # of a folder sky_test/ or a list video_test.csv
 
@@ -46,6 +47,11 @@ class Item:
     split: str | None
     read: Callable[[Counter], Iterator[Video]]
     actions: Table | None = None
+
+    @property
+    def states_rate(self) -> bool:
+        """Whether its clips may say how many frames per second they have."""
+        return PurePosixPath(self.name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_clips(src: str | Path) -> list[Item]:

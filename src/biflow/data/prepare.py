@@ -1,31 +1,26 @@
 """Turn a source of clips into a prepared folder: one memory-mapped array of small frames, and an index."""
 
 import contextlib
-import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from biflow.actions import ActionsError
 from biflow.config import Prepare
 from biflow.data.action_set import ActionSet
-from biflow.data.actions import Table, table
 from biflow.data.clips import Item, find_clips
+from biflow.data.overview import rates_line, write_sheet
+from biflow.data.rates import most_common
 from biflow.data.windows import FORMAT, is_prepared
+from biflow.data.writer import Writer
 from biflow.errors import UserError
 from biflow.files import replacing, write_array, write_json
-from biflow.video import Video, resize
 
 log = logging.getLogger("biflow")
-
-CHUNK = 32  # frames that are resized and written at once
 
 
 def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress: bool = True) -> dict:
@@ -59,21 +54,29 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
         index |= _write_actions(partial / "actions.npy", writer.actions, clips)
         index |= {"clips": clips, "skipped": skipped}
         write_json(partial / "index.json", index)
-    if kinds := sorted(writer.conversions.items()):
-        log.warning("Converted to RGB: %s.", ", ".join(f"{number} {kind} frames" for kind, number in kinds))
-    if skipped:
-        log.warning("Skipped %d of %d clips. index.json lists them.", len(skipped), len(skipped) + len(clips))
+        write_sheet(partial)
+    _warn(index, writer.conversions, settings)
     return index
 
 
-def _write_frames(
-    path: Path, items: list[Item], shape: tuple[int, int], settings: Prepare, progress: bool
-) -> "_Writer":
+def _warn(index: dict, conversions: Counter[str], settings: Prepare) -> None:
+    """Say what was done to clips that their owner may not expect."""
+    clips, skipped = index["clips"], index["skipped"]
+    if kinds := sorted(conversions.items()):
+        log.warning("Converted to RGB: %s.", ", ".join(f"{number} {kind} frames" for kind, number in kinds))
+    if line := rates_line(clips, settings):
+        log.warning("%s", line)
+    if skipped:
+        log.warning("Skipped %d of %d clips. index.json lists them.", len(skipped), len(skipped) + len(clips))
+
+
+def _write_frames(path: Path, items: list[Item], shape: tuple[int, int], settings: Prepare, progress: bool) -> Writer:
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
     quiet = None if progress else True  # None: if stderr is not a terminal
+    fps = settings.fps or _usual_rate(tqdm(items, desc="reading rates", leave=False, disable=quiet))
     bar = tqdm(total=len(items), desc="preparing", bar_format=form, disable=quiet)
     with open(path, "wb") as file, bar:
-        writer = _Writer(file, shape, settings, bar)
+        writer = Writer(file, shape, settings, None if fps == "native" else fps, bar)
         for item in items:
             writer.add(item)
         if not writer.clips:
@@ -81,6 +84,21 @@ def _write_frames(
             raise UserError(f"None of the {len(items)} clips in {settings.src} can be used. The first: {why}")
         writer.write_header()
     return writer
+
+
+def _usual_rate(items: Iterable[Item]) -> float | None:
+    """The rate of most clips. Clips that cannot be read have none."""
+    rates = []
+    for item in items:
+        own = item.actions and item.actions.fps
+        if item.states_rate:
+            with contextlib.suppress(UserError):
+                for video in item.read(Counter()):
+                    video.frames.close()
+                    rates.append(video.fps or own)
+        else:
+            rates.append(own)
+    return most_common(rates)
 
 
 def _write_actions(path: Path, actions: ActionSet, clips: list[dict]) -> dict:
@@ -98,92 +116,6 @@ def _write_actions(path: Path, actions: ActionSet, clips: list[dict]) -> dict:
         log.warning("There are no actions for %d of %d clips.", none, len(clips))
     write_array(path, rows)
     return {"actions": {**meaning.as_json(), "resample": rules}}
-
-
-class _Writer:
-    """Appends clips to frames.npy and keeps the entries of index.json: `clips` and `skipped`."""
-
-    def __init__(self, file: BinaryIO, shape: tuple[int, int], settings: Prepare, bar: tqdm):
-        self.file, self.shape, self.settings, self.bar = file, shape, settings, bar
-        self.clips: list[dict] = []
-        self.skipped: list[dict] = []
-        self.conversions: Counter[str] = Counter()
-        self.actions = ActionSet()
-        self.frames = self.items = 0
-        self.write_header()
-        self.start = file.tell()  # of the first frame
-
-    def add(self, item: Item) -> None:
-        """Append the clips of an item. Those that cannot be used are skipped, or raise UserError if strict."""
-        stride = self.settings.stride
-        with self._skipping(item.name):
-            for video in item.read(self.conversions):
-                name = item.name + video.part
-                with self._skipping(name):
-                    kept, length = self._write(video)
-                    frames = len(kept)
-                    if frames < 2:
-                        count = f"{frames} frame{'s' * (frames != 1)}"
-                        raise UserError(f"{name} has {count} at stride {stride}. A clip needs 2.")
-                    actions = self._actions_of(item, video)
-                    self.actions.add(name, actions, length, kept)
-                    fps = video.fps or self.settings.fps or (actions and actions.fps)
-                    entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
-                    self.clips.append({**entry, "fps": fps and fps / stride, "split": item.split})
-                    self.frames += frames
-                    self.bar.set_postfix_str(f"{len(self.clips)} clips, {self.frames} frames", refresh=False)
-        self.items += 1
-        self.bar.update(self.items - self.bar.n)
-
-    def _actions_of(self, item: Item, video: Video) -> Table | None:
-        """The actions of a clip, from its own file or from one beside it."""
-        own = None if video.actions is None else table(f"{item.source}{video.part}", video.actions)
-        if own and item.actions:
-            raise ActionsError(f"{item.source} holds actions, and so does {item.actions.where}. Remove one of them.")
-        if item.actions and self.clips and self.clips[-1]["source"] == item.source:
-            raise ActionsError(f"{item.actions.where} has actions for one clip, but {item.source} holds several.")
-        return own or item.actions
-
-    def _write(self, video: Video) -> tuple[range, int]:
-        """Append every n-th frame of a clip. Return the indices of these frames, and how many the clip has."""
-        stride, length, count = self.settings.stride, 0, 0
-
-        def kept() -> Iterator[torch.Tensor]:
-            nonlocal length
-            for frame in video.frames:
-                if length % stride == 0:
-                    yield frame
-                length += 1
-
-        small = (resize(frame[None], self.shape, crop=self.settings.crop) for frame in kept())
-        with contextlib.closing(video.frames):  # its file, after a failure too
-            while chunk := list(itertools.islice(small, CHUNK)):
-                self.file.write(torch.cat(chunk).numpy().data)
-                count += len(chunk)
-                if video.length:
-                    share = min(1.0, count * stride / video.length)
-                    self.bar.update(max(0.0, self.items + share - self.bar.n))
-        return range(0, length, stride), length
-
-    @contextlib.contextmanager
-    def _skipping(self, name: str) -> Iterator[None]:
-        """Skip a clip that cannot be used, and remove what was written of it."""
-        try:
-            yield
-        except UserError as error:
-            if self.settings.strict or isinstance(error, ActionsError):
-                raise
-            self.file.seek(self.start + self.frames * 3 * self.shape[0] * self.shape[1])
-            self.file.truncate()
-            self.bar.clear()
-            log.warning("Skipped: %s", error)
-            self.skipped.append({"name": name, "why": str(error)})
-
-    def write_header(self) -> None:
-        """Write the header of the .npy file. NumPy leaves room in it, so that it can be written again at the end."""
-        self.file.seek(0)
-        form = {"descr": "|u1", "fortran_order": False, "shape": (self.frames, 3, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, form)
 
 
 def _assign_splits(clips: list[dict], share: float, seed: int) -> list[dict]:

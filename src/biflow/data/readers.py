@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biflow import video
+from biflow import films, video
 from biflow.actions import ActionsError
 from biflow.errors import UserError
 
@@ -53,25 +53,25 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def read_video(file: File, conversions: Counter) -> Iterator[video.Video]:
+def read_video(file: File, conversions: Counter) -> Iterator[films.Video]:
     """The clip of a video file."""
-    yield video.decode(file.content, file.name)
+    yield films.decode(file.content, file.name)
 
 
-def read_images(files: list[File], conversions: Counter) -> Iterator[video.Video]:
+def read_images(files: list[File], conversions: Counter) -> Iterator[films.Video]:
     """The clip of a folder of images, in the order of the integers in their names."""
 
-    def frames() -> video.Frames:
+    def frames() -> films.Frames:
         for file in sorted(files, key=lambda file: natural(file.path.name)):
             frame, converted = video.parse_image(file.content, file.name)
             if converted:
                 conversions[converted] += 1
             yield frame
 
-    yield video.Video(frames(), None, len(files))
+    yield films.Video(frames(), None, len(files))
 
 
-def read_arrays(file: File, conversions: Counter) -> Iterator[video.Video]:
+def read_arrays(file: File, conversions: Counter) -> Iterator[films.Video]:
     """The clips of the arrays in a `.pt`, `.npy` or `.npz` file."""
     arrays, actions = _load(file)
     for key, array in arrays.items():
@@ -86,8 +86,8 @@ def read_arrays(file: File, conversions: Counter) -> Iterator[video.Video]:
             yield found
 
 
-READERS: dict[str, Callable[[File, Counter], Iterator[video.Video]]] = {
-    **dict.fromkeys(video.VIDEO_SUFFIXES, read_video),
+READERS: dict[str, Callable[[File, Counter], Iterator[films.Video]]] = {
+    **dict.fromkeys(films.VIDEO_SUFFIXES, read_video),
     **dict.fromkeys((".pt", ".pth", ".npy", ".npz"), read_arrays),
 }
 """By suffix, a function that takes a file and yields its clips, each to be read before the next is asked for.
@@ -144,7 +144,7 @@ def _numpy(value: Any) -> Any:
     return value
 
 
-def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> video.Video:
+def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> films.Video:
     name += part
     if array.ndim == 3:
         array = array[..., None]
@@ -159,7 +159,7 @@ def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> 
     if not (low >= -1 and high <= 1):  # true for NaN as well
         raise UserError(f"{name} has values from {low:g} to {high:g}. Floats must be in [0, 1] or in [-1, 1].")
 
-    def frames() -> video.Frames:
+    def frames() -> films.Frames:
         for picture in array:
             frame = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             if floats:
@@ -171,4 +171,4 @@ def _as_video(array: np.ndarray, name: str, part: str, conversions: Counter) -> 
                 conversions["grey"] += 1
             yield frame.expand(3, -1, -1).contiguous()
 
-    return video.Video(frames(), None, len(array), part)
+    return films.Video(frames(), None, len(array), part)

@@ -13,7 +13,8 @@ from torch import Tensor
 from biflow.data.clips import Item, find_clips
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
-from biflow.video import VIDEO_SUFFIXES, Video, resize
+from biflow.films import VIDEO_SUFFIXES, Video
+from biflow.video import resize
 
 log = logging.getLogger("biflow")
 

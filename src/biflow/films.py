@@ -1,0 +1,285 @@
+"""Decode films: any container and codec of FFmpeg's that people have, as upright RGB frames with square pixels.
+
+Each frame passes one filter graph of FFmpeg's. It removes the combs of interlaced film, maps HDR to SDR, makes pixels
+square, puts transparent film over black and turns the picture upright.
+"""
+
+import logging
+import statistics
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from jaxtyping import UInt8
+from torch import Tensor
+
+from biflow.errors import UserError
+from biflow.files import reading
+from biflow.video import Bytes
+
+log = logging.getLogger("biflow")
+Frames = Generator[UInt8[Tensor, "3 h w"], None, None]  # decoded one at a time
+
+_ENDINGS = (
+    "mp4 m4v mov qt 3gp 3g2 mj2 insv lrv mkv webm avi divx gif mpg mpeg mpe m1v m2v vob ts mts m2ts m2t tp trp wmv asf "
+    "wtv flv f4v ogv ogg ogm dv mxf rm rmvb nut nsv roq bik fli flc amv swf y4m ivf h264 264 avc h265 265 hevc obu av1 "
+    "vc1 mjpg mjpeg"
+)
+VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _ENDINGS.split())
+# FFmpeg's names of the formats that such files have. None refers to other files or to the network, as playlists do.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,m4v,asf,flv,live_flv,ogg,dv,mxf,rm,yuv4mpegpipe,ivf,h264,hevc,"
+    "obu,av1,mjpeg,nut,nsv,wtv,roq,bink,flic,vc1,amv,swf"
+)
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own drop alpha
+_NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+_RATES = (0.1, 480.0)  # frames per second that are believed
+_PROBED = 250  # packets whose time stamps tell the rate
+_SD = 576  # lines of standard definition; untagged film of more is BT.709
+_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as H.273 numbers them
+_BT2020 = 9  # primaries, likewise
+# What turns a frame upright, by the signs of (a, b, c, d) in its display matrix (ISO/IEC 14496-12, 8.3.2).
+_TURNS = {
+    (1, 0, 0, 1): (),
+    (-1, 0, 0, -1): (("hflip", ""), ("vflip", "")),
+    (-1, 0, 0, 1): (("hflip", ""),),
+    (1, 0, 0, -1): (("vflip", ""),),
+    (0, 1, -1, 0): (("transpose", "clock"),),
+    (0, -1, 1, 0): (("transpose", "cclock"),),
+    (0, 1, 1, 0): (("transpose", "cclock_flip"),),
+    (0, -1, -1, 0): (("transpose", "clock_flip"),),
+}
+
+
+@dataclass
+class Video:
+    """A clip whose frames are read once, in order.
+
+    Attributes:
+        frames: the frames, decoded one at a time. Close it to stop early.
+        fps: frames per second; None if unknown. Where the rate varies, the usual one.
+        length: number of frames, which may be an estimate; None if unknown.
+        part: name of the clip within its file, such as "[3]", if the file holds several.
+        actions: (n, k), what was done after each frame, if the file holds that too.
+        times: the second at which each frame that was read so far is shown, and after the last one the second at which
+            it ends. None for clips without time stamps.
+        changes: what was done to the frames that were read so far, such as "deinterlaced".
+    """
+
+    frames: Frames
+    fps: float | None
+    length: int | None = None
+    part: str = ""
+    actions: np.ndarray | None = None
+    times: list[float] | None = None
+    changes: list[str] = field(default_factory=list)
+
+
+def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
+    """Open a film and stream its frames, one in memory at a time.
+
+    Raises:
+        UserError: here or while frames are read, if the file is damaged or not a film. Damage that a decoder would hide
+            is damage too.
+    """
+    name = name or str(file)
+    with _open(file, name) as container:
+        fps = _rate(container, _film(container, name))
+    container = _open(file, name)
+    stream = _film(container, name)
+    length = stream.frames or None
+    if length is None and stream.average_rate and container.duration and fps:
+        length = max(1, round(container.duration / 1e6 * min(fps, float(stream.average_rate))))
+    times, changes = [], []
+    frames = _frames(container, _Graph(stream, changes), name, fps, length, times)
+    return Video(frames, fps, length, times=times, changes=changes)
+
+
+def _open(file: str | Path | Bytes, name: str) -> Any:
+    source = file
+    if isinstance(file, str | Path):
+        path = Path(file)
+        with reading(name, "cannot be opened", "Check the path."), path.open("rb"):
+            pass
+        source = f"file:{path}"  # or "12:30.mp4" would be a protocol called 12
+    else:
+        file.seek(0)
+    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
+    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
+        return av.open(source, "r", container_options=options)
+
+
+def _film(container: Any, name: str) -> Any:
+    """The stream of the film: not a cover picture, nor a thumbnail."""
+    films = [stream for stream in container.streams.video if not stream.disposition & _NOT_THE_FILM]
+    if not films:
+        what = "only a cover picture" if container.streams.video else "no video stream"
+        container.close()
+        raise UserError(f"{name} has {what}.")
+    if not (films := [stream for stream in films if stream.codec_context]):
+        container.close()
+        raise UserError(f"{name} has a codec that FFmpeg cannot decode. Convert it to H.264.")
+    stream = max(films, key=lambda s: (s.frames != 1, s.disposition & Disposition.default, s.width * s.height))
+    stream.thread_type = "AUTO"
+    stream.codec_context.options = {"err_detect": "explode"}
+    return stream
+
+
+def _rate(container: Any, stream: Any) -> float | None:
+    """The usual number of frames per second by the first time stamps. Where the stated one agrees, it is exact.
+
+    The median of the intervals counts, not their mean: a phone in the dark, or a pause of a screen recording, makes
+    some of them longer.
+    """
+    stated = [float(rate) for rate in (stream.base_rate, stream.average_rate) if rate]
+    stamps = []
+    for packet in container.demux(stream):
+        if packet.pts is not None and not packet.is_discard:
+            stamps.append(float(packet.pts * packet.time_base))
+        if len(stamps) == _PROBED:
+            break
+    gaps = [gap for gap in np.diff(np.sort(stamps)) if gap > 0]
+    if not gaps:
+        return next((rate for rate in stated[::-1] if _RATES[0] <= rate <= _RATES[1]), None)
+    usual = statistics.median(gaps)
+    rate = 1 / statistics.fmean(gap for gap in gaps if abs(gap / usual - 1) < 0.25)
+    rate = next((other for other in stated if abs(other / rate - 1) < 0.02), rate)
+    if not _RATES[0] <= rate <= _RATES[1]:
+        return None
+    return float(round(rate)) if abs(rate / max(1, round(rate)) - 1) < 5e-4 else round(rate, 3)
+
+
+def _frames(
+    container: Any, graph: "_Graph", name: str, fps: float | None, length: int | None, times: list[float]
+) -> Frames:
+    packets, end, interval = 0, 0.0, 1 / fps if fps else 0.0
+    try:
+        with container:
+            for packet in container.demux(graph.stream):
+                if packet.is_corrupt:
+                    raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
+                packets += packet.size > 0
+                for frame in graph.decode(packet):
+                    if frame.is_corrupt:
+                        raise UserError(f"{name} is damaged: frame {len(times)} cannot be decoded in full.")
+                    start = frame.time
+                    if start is not None and start < 0:
+                        continue  # before the beginning, as after a cut without encoding anew
+                    if start is None or (times and start <= times[-1]):
+                        start = times[-1] + interval if times else 0.0
+                    times.append(start)
+                    lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+                    end = start + (lasting if lasting > interval / 2 else interval)
+                    yield from map(_pixels, graph.push(frame))
+            yield from map(_pixels, graph.flush())
+    except av.FFmpegError as error:
+        raise UserError(f"{name} is damaged ({error}). Fetch or encode it again.") from error
+    times.append(end)
+    if length and packets < 0.9 * length:  # no error, because sound may last longer than the pictures
+        log.warning("%s ends after %d of about %d frames; it may be cut short.", name, packets, length)
+
+
+def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1).contiguous()
+
+
+class _Graph:
+    """FFmpeg's decoder of a stream, and its filter graph, which is set up anew where the kind of frames changes."""
+
+    def __init__(self, stream: Any, changes: list[str]):
+        self.stream, self.changes = stream, changes
+        self.graph: av.filter.Graph | None = None
+        self.kind: tuple = ()
+        self.interlaced = False
+        name = _ALPHA_DECODERS.get(stream.codec_context.name)
+        self.decoder = None
+        if name and stream.metadata.get("alpha_mode") == "1":
+            self.decoder = av.CodecContext.create(name, "r")
+            self.decoder.extradata = stream.codec_context.extradata
+
+    def decode(self, packet: Any) -> list:
+        if self.decoder is None:
+            return packet.decode()
+        return self.decoder.decode(packet if packet.size else None)
+
+    def push(self, frame: Any) -> Iterator[Any]:
+        """Give a frame, and take those that are ready: one each, or later where the graph has to know the next ones."""
+        self.interlaced |= frame.interlaced_frame
+        matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), b"")
+        kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, frame.color_trc)
+        kind = (*kind, frame.color_primaries, matrix, self.interlaced)
+        if kind != self.kind:
+            yield from self.flush()
+            self.graph, self.kind = _linked(frame, self.stream, self._filters(frame, matrix)), kind
+        assert self.graph is not None
+        self.graph.vpush(frame)
+        yield from _pulled(self.graph)
+
+    def flush(self) -> Iterator[Any]:
+        if self.graph:
+            self.graph.vpush(None)
+            yield from _pulled(self.graph)
+            self.graph = None
+
+    def _filters(self, frame: Any, matrix: bytes) -> list[tuple[str, str]]:
+        filters = []
+        if self.interlaced and frame.format.name.startswith("yuv"):
+            filters.append(("bwdif", "mode=send_frame:deint=interlaced"))
+            self._note("deinterlaced")
+        scale, ratio = [], self.stream.sample_aspect_ratio
+        if frame.colorspace == 2 and max(frame.height, frame.width * 9 // 16) > _SD:  # 2: not stated
+            scale.append("in_color_matrix=bt709")
+        if frame.color_trc in _HDR:
+            # White of SDR is that of BT.2408, at 203 nits. What is brighter is cut.
+            scale.append("out_primaries=bt709:out_transfer=iec61966-2-1:intent=relative_colorimetric")
+            self._note(f"mapped from HDR ({_HDR[frame.color_trc]}) to SDR")
+        elif frame.color_primaries == _BT2020:
+            scale.append("out_primaries=bt709")
+        if ratio and ratio != 1 and Fraction(1, 10) < ratio < 10:
+            scale.append(f"w={max(1, round(frame.width * ratio))}:h={frame.height}")
+            self._note("made square in its pixels")
+        filters.append(("scale", ":".join(["flags=bicubic", *scale])))
+        if any(component.is_alpha for component in frame.format.components):
+            filters += [("format", "gbrap"), ("premultiply", "inplace=1")]  # that is over black
+            if self.stream.codec_context.name != "gif":  # which has alpha always
+                self._note("put over black where it is transparent")
+        turns = _TURNS[_signs(matrix)]
+        if turns:
+            self._note("turned upright")
+        return [*filters, ("format", "rgb24"), *turns]
+
+    def _note(self, change: str) -> None:
+        if change not in self.changes:
+            self.changes.append(change)
+
+
+def _signs(matrix: bytes) -> tuple[int, int, int, int]:
+    """The nearest of the eight orientations to a display matrix."""
+    if not matrix:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1), 0, 0, (-1 if d < 0 else 1)
+    return 0, (-1 if b < 0 else 1), (-1 if c < 0 else 1), 0
+
+
+def _linked(frame: Any, stream: Any, filters: list[tuple[str, str]]) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(stream, frame.width, frame.height, frame.format)
+    graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in [*filters, ("buffersink", "")]))
+    graph.configure()
+    return graph
+
+
+def _pulled(graph: av.filter.Graph) -> Iterator[Any]:
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.BlockingIOError, av.EOFError):
+            return
