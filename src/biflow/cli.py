@@ -39,14 +39,11 @@ DEMO = config.Demo()
 
 
 def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
+    from biflow.data.overview import summary
     from biflow.data.prepare import prepare
 
     index = prepare(settings)
-    clips, size = index["clips"], settings.size
-    frames, test = sum(clip["frames"] for clip in clips), sum(clip["split"] == "test" for clip in clips)
-    counts = f"{frames} frames of {size}x{size} in {len(clips)} clips, {test} of them for testing"
-    actions = f", with actions {', '.join(index['actions']['columns'])}" if "actions" in index else ""
-    print(f"{settings.dst}: {counts}; {len(index['skipped'])} skipped{actions}.")
+    print(*summary(index, settings), sep="\n")
 
 
 def _train(settings: Annotated[config.Train, FLAT]) -> None:

@@ -39,7 +39,9 @@ _FORMATS = (
 )
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own drop alpha
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+_STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
 _RATES = (0.1, 480.0)  # frames per second that are believed
+_NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
 _PROBED = 250  # packets whose time stamps tell the rate
 _SD = 576  # lines of standard definition; untagged film of more is BT.709
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as H.273 numbers them
@@ -125,7 +127,12 @@ def _film(container: Any, name: str) -> Any:
     if not (films := [stream for stream in films if stream.codec_context]):
         container.close()
         raise UserError(f"{name} has a codec that FFmpeg cannot decode. Convert it to H.264.")
-    stream = max(films, key=lambda s: (s.frames != 1, s.disposition & Disposition.default, s.width * s.height))
+
+    def likely(stream: Any) -> tuple:
+        still = stream.frames == 1 or stream.codec_context.name in _STILLS
+        return not still, stream.disposition & Disposition.default, stream.width * stream.height
+
+    stream = max(films, key=likely)
     stream.thread_type = "AUTO"
     stream.codec_context.options = {"err_detect": "explode"}
     return stream
@@ -147,12 +154,13 @@ def _rate(container: Any, stream: Any) -> float | None:
     gaps = [gap for gap in np.diff(np.sort(stamps)) if gap > 0]
     if not gaps:
         return next((rate for rate in stated[::-1] if _RATES[0] <= rate <= _RATES[1]), None)
-    usual = statistics.median(gaps)
+    usual = statistics.median_low(gaps)  # of two, the one that a held picture does not make longer
     rate = 1 / statistics.fmean(gap for gap in gaps if abs(gap / usual - 1) < 0.25)
     rate = next((other for other in stated if abs(other / rate - 1) < 0.02), rate)
     if not _RATES[0] <= rate <= _RATES[1]:
         return None
-    return float(round(rate)) if abs(rate / max(1, round(rate)) - 1) < 5e-4 else round(rate, 3)
+    near = min((float(round(rate)), *_NTSC), key=lambda other: abs(rate - other))
+    return round(near if abs(rate / near - 1) < 2e-3 else rate, 3) if near else round(rate, 3)
 
 
 def _frames(

@@ -9,11 +9,12 @@ from PIL import Image
 
 from biflow import films, video
 from biflow.config import Prepare
-from biflow.data import prepare as module
+from biflow.data import writer
 from biflow.data.prepare import prepare
 from biflow.data.readers import READERS
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
+from tests.making_films import write_film
 
 
 def clip(number, length, height=12, width=16):
@@ -169,7 +170,7 @@ def test_a_run_that_is_cut_short_leaves_what_was_there(tmp_path, folders, monkey
             raise error
         return video.resize(*args, **options)
 
-    monkeypatch.setattr(module, "resize", resize)
+    monkeypatch.setattr(writer, "resize", resize)
     expected = (
         pytest.raises(UserError, match="No space left")
         if isinstance(error, OSError)
@@ -189,13 +190,12 @@ def test_what_a_killed_run_left_is_cleared(tmp_path, folders):
     assert not (tmp_path / ".out.99999999.partial").exists()
 
 
-def test_videos_keep_their_frame_rate(tmp_path):
+def test_every_nth_frame_of_a_film_and_its_rate(tmp_path):
     (tmp_path / "src").mkdir()
     for number in range(2):
-        with video.VideoWriter(tmp_path / "src" / f"v{number}.mp4", fps=24, size=(64, 64), crf=1) as writer:
-            for frame in (8 * (20 * number + torch.arange(6)))[:, None, None, None].expand(-1, 3, 64, 64):
-                writer.write(frame.to(torch.uint8))
-    index = run(tmp_path / "src", tmp_path / "out", stride=2, fps=99.0)
+        pictures = [np.full((64, 64, 3), 8 * (20 * number + i), np.uint8) for i in range(6)]
+        write_film(tmp_path / "src" / f"v{number}.mp4", pictures, fps=24, options={"crf": "1"})
+    index = run(tmp_path / "src", tmp_path / "out", stride=2)
     assert [entry["fps"] for entry in index["clips"]] == [12.0, 12.0]
     windows = Windows(tmp_path / "out", "all")
     means = torch.stack([windows.clip(i).float().mean((1, 2, 3)) for i in range(2)])

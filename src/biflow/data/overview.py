@@ -13,6 +13,7 @@ from biflow.video import contact_sheet
 SHOWN = 8  # clips on the sheet, evenly among all
 ROWS = 12  # lines of the table
 NAMES = 4  # clips that a sentence names
+ENOUGH = 10 * 60  # seconds of footage below which a word about more is due
 SIDE = 128  # pixels of a frame on the sheet, at least
 
 
@@ -53,7 +54,27 @@ def rates_line(clips: list[dict], settings: Prepare) -> str | None:
     return line
 
 
-def table(index: dict) -> list[str]:
+def summary(index: dict, settings: Prepare) -> list[str]:
+    """What was prepared, in lines for the command line, after a table of what was done to clips."""
+    clips, (height, width), dst = index["clips"], index["size"], settings.dst
+    frames, test = sum(clip["frames"] for clip in clips), sum(clip["split"] == "test" for clip in clips)
+    lasting = sum(clip["frames"] / clip["fps"] for clip in clips if clip["fps"])
+    time = f" ({_duration(lasting)} at {_rates(clips)})" if lasting else ""
+    counts = f"{frames} frames of {height}x{width}{time} in {len(clips)} clips, {test} of them for testing"
+    actions = f", with actions {', '.join(index['actions']['columns'])}" if "actions" in index else ""
+    lines = [*_table(index), f"{dst}: {counts}; {len(index['skipped'])} skipped{actions}."]
+    shapes = [clip["original"]["size"] for clip in clips]
+    if squeezed := sum(abs(w / h * height / width - 1) > 0.1 for h, w in shapes):
+        done = "cut to their middle" if settings.crop else "squeezed into it; --crop would cut out their middle instead"
+        lines.append(f"{squeezed} of {len(clips)} clips have frames of another shape, which were {done}.")
+    if 0 < lasting < ENOUGH:
+        lines.append(
+            "A few minutes of one kind of motion teach a model to move. To keep a scene for long it needs more."
+        )
+    return [*lines, f"Look at {dst / 'sheet.png'} before you train: it shows the frames as the model will see them."]
+
+
+def _table(index: dict) -> list[str]:
     """Lines about each clip that was skipped, resampled or converted, as in index.json."""
     lines = [f"skipped    {clip['name']}: {clip['why']}" for clip in index["skipped"]]
     for clip in index["clips"]:
@@ -65,6 +86,15 @@ def table(index: dict) -> list[str]:
             lines.append(f"converted  {clip['name']}: {', '.join(original['changes'])}")
     more = len(lines) - ROWS
     return lines if more <= 1 else [*lines[:ROWS], f"… and {more} more, in index.json"]
+
+
+def _rates(clips: list[dict]) -> str:
+    rates = sorted({clip["fps"] for clip in clips if clip["fps"]})
+    return _rate(rates[0]) if len(rates) == 1 else f"{rates[0]:g} to {rates[-1]:g} frames per second"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def _listed(originals: dict[str, dict]) -> str:

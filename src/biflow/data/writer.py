@@ -88,10 +88,14 @@ class Writer:
         """
         stride, kept, shape, length = self.settings.stride, [], [], 0
 
-        def small() -> Iterator[torch.Tensor]:
+        def read() -> Iterator[torch.Tensor]:
             nonlocal length
-            for count, (index, frame) in enumerate(at_rate(video, own, self.fps)):
-                length = index + 1
+            for frame in video.frames:
+                length += 1
+                yield frame
+
+        def small() -> Iterator[torch.Tensor]:
+            for count, (index, frame) in enumerate(at_rate(read(), video.times, own, self.fps)):
                 shape[:] = shape or frame.shape[-2:]
                 if count % stride == 0:
                     kept.append(index)
