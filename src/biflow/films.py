@@ -15,6 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.filter import Graph
 from av.stream import Disposition
 from jaxtyping import UInt8
 from torch import Tensor
@@ -99,7 +100,7 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     if length is None and stream.average_rate and container.duration and fps:
         length = max(1, round(container.duration / 1e6 * min(fps, float(stream.average_rate))))
     times, changes = [], []
-    frames = _frames(container, _Graph(stream, changes), name, fps, length, times)
+    frames = _frames(container, _Filters(stream, changes), name, fps, length, times)
     return Video(frames, fps, length, times=times, changes=changes)
 
 
@@ -164,16 +165,16 @@ def _rate(container: Any, stream: Any) -> float | None:
 
 
 def _frames(
-    container: Any, graph: "_Graph", name: str, fps: float | None, length: int | None, times: list[float]
+    container: Any, filters: "_Filters", name: str, fps: float | None, length: int | None, times: list[float]
 ) -> Frames:
     packets, end, interval = 0, 0.0, 1 / fps if fps else 0.0
     try:
         with container:
-            for packet in container.demux(graph.stream):
+            for packet in container.demux(filters.stream):
                 if packet.is_corrupt:
                     raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
                 packets += packet.size > 0
-                for frame in graph.decode(packet):
+                for frame in filters.decode(packet):
                     if frame.is_corrupt:
                         raise UserError(f"{name} is damaged: frame {len(times)} cannot be decoded in full.")
                     start = frame.time
@@ -184,8 +185,8 @@ def _frames(
                     times.append(start)
                     lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
                     end = start + (lasting if lasting > interval / 2 else interval)
-                    yield from map(_pixels, graph.push(frame))
-            yield from map(_pixels, graph.flush())
+                    yield from map(_pixels, filters.push(frame))
+            yield from map(_pixels, filters.flush())
     except av.FFmpegError as error:
         raise UserError(f"{name} is damaged ({error}). Fetch or encode it again.") from error
     times.append(end)
@@ -197,16 +198,16 @@ def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1).contiguous()
 
 
-class _Graph:
+class _Filters:
     """FFmpeg's decoder of a stream, and its filter graph, which is set up anew where the kind of frames changes."""
 
     def __init__(self, stream: Any, changes: list[str]):
         self.stream, self.changes = stream, changes
-        self.graph: av.filter.Graph | None = None
+        self.graph: Graph | None = None
         self.kind: tuple = ()
         self.interlaced = False
         name = _ALPHA_DECODERS.get(stream.codec_context.name)
-        self.decoder = None
+        self.decoder: Any = None
         if name and stream.metadata.get("alpha_mode") == "1":
             self.decoder = av.CodecContext.create(name, "r")
             self.decoder.extradata = stream.codec_context.extradata
@@ -277,15 +278,16 @@ def _signs(matrix: bytes) -> tuple[int, int, int, int]:
     return 0, (-1 if b < 0 else 1), (-1 if c < 0 else 1), 0
 
 
-def _linked(frame: Any, stream: Any, filters: list[tuple[str, str]]) -> av.filter.Graph:
-    graph = av.filter.Graph()
+def _linked(frame: Any, stream: Any, filters: list[tuple[str, str]]) -> Graph:
+    graph = Graph()
+    graph.threads = 1  # the decoder has the other cores
     source = graph.add_buffer(stream, frame.width, frame.height, frame.format)
     graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in [*filters, ("buffersink", "")]))
     graph.configure()
     return graph
 
 
-def _pulled(graph: av.filter.Graph) -> Iterator[Any]:
+def _pulled(graph: Graph) -> Iterator[Any]:
     while True:
         try:
             yield graph.vpull()
