@@ -25,7 +25,8 @@ from biflow.methods.flow import flow_loss
 from biflow.model import load_model
 from biflow.rollout import stream
 from biflow.training.checkpoint import latest
-from biflow.training.loop import learning_rate, rms_change, train
+from biflow.training.begin import rms_change
+from biflow.training.loop import learning_rate, train
 from biflow.video import to_float
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
