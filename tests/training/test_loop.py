@@ -24,8 +24,8 @@ from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
 from biflow.rollout import stream
-from biflow.training.checkpoint import latest
 from biflow.training.begin import rms_change
+from biflow.training.checkpoint import latest
 from biflow.training.loop import learning_rate, train
 from biflow.video import to_float
 
