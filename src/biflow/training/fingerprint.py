@@ -64,15 +64,16 @@ def admitted(windows: Windows, out: Path, state: dict | None, new_data: str) -> 
     now = fingerprint(windows)
     if state is None:
         return {**now, "since": 0}
-    then = state.get("data")
-    changes = differences(then, now) if then else "unknown, for its checkpoints do not record them"
-    if then and not changes:
+    then = state.get("data")  # None in checkpoints of older versions
+    changes = differences(then, now) if then else "unknown"
+    if not changes:
         return {**now, "since": then["since"]}
     if then and then["columns"] != now["columns"]:
         raise UserError(f"The run in {out} was trained on data with other actions ({changes}). Give another folder.")
-    if new_data == "accept":
-        return {**now, "since": state["step"]}
-    raise UserError(
-        f"The data of the run in {out} were other ones ({changes}): give new_data='accept' to resume it on the data of "
-        f"{windows.root} in the unit of its weights, or another folder to start anew."
-    )
+    if new_data != "accept":
+        what = f"was trained on other data ({changes})" if then else "does not record what data it was trained on"
+        raise UserError(
+            f"The run in {out} {what}: give new_data='accept' to resume it on these, with the v_scale that it has, or "
+            "another folder to start anew."
+        )
+    return {**now, "since": state["step"]}
