@@ -1,13 +1,15 @@
 """The backbone: one diffusers UNet with one or two heads, or the reference implementation's pair of UNets."""
 
 import copy
+import importlib
+import logging
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
-from diffusers.models.embeddings import Timesteps
+from diffusers.utils import import_utils
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,6 +17,26 @@ from biflow.config import NORM_GROUPS, NetworkConfig
 from biflow.errors import UserError
 from biflow.methods import Method
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, present
+
+
+def _hide_broken_packages() -> None:
+    """Let diffusers do without optional packages, such as torchvision, that are installed and cannot be imported."""
+    for flag, available in list(vars(import_utils).items()):
+        name = re.fullmatch(r"_(\w+)_available", flag)
+        if name and available is True:
+            try:
+                importlib.import_module(name[1])
+            except Exception as error:
+                setattr(import_utils, flag, False)
+                logging.getLogger("biflow").warning("%s is broken and not used (%s).", name[1], error)
+
+
+try:
+    from diffusers import UNet2DModel
+except Exception:  # of any kind, for it imports what else is installed
+    _hide_broken_packages()
+    from diffusers import UNet2DModel
+from diffusers.models.embeddings import Timesteps
 
 
 def check_size(network: NetworkConfig, height: int, width: int) -> None:

@@ -195,22 +195,40 @@ def test_weights_that_do_not_fit_are_refused(prepared, driven, tmp_path):
         train(replace(CONFIG, init=init), prepared, tmp_path / "second")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_and_exit_with_130(number, prepared, tmp_path):
+TWICE = """
+import sys
+from biflow.cli import main
+for words in (sys.argv[1:8], sys.argv[8:]):
+    try:
+        main(words)
+    except SystemExit as end:
+        print(end.code, flush=True)
+"""
+
+
+def test_ctrl_c_and_sigterm_save_and_exit_with_130(prepared, tmp_path):
     config = replace(CONFIG, steps=100_000, save_every=100_000)
-    process = subprocess.Popen(
-        command(config, prepared, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True
+    outs = {signal.SIGINT: tmp_path / "int", signal.SIGTERM: tmp_path / "term"}
+    words = [word for out in outs.values() for word in command(config, prepared, out)[3:]]
+    process = subprocess.Popen(  # starting takes seconds
+        [sys.executable, "-c", TWICE, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    log = tmp_path / "run" / "log.jsonl"
-    while not log.exists() or not log.read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "everything is saved" in errors.splitlines()[-1]
-    step = json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"]
-    assert step > 0
+    for number, out in outs.items():
+        log = out / "log.jsonl"
+        while not log.exists() or not log.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "130"
+    assert output.splitlines().count("130") == 2
+    assert errors.count("everything is saved") == 2
+    for out in outs.values():
+        assert json.loads((latest(out) / "state.json").read_text())["step"] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):
