@@ -1,8 +1,10 @@
 """A run resumes on the data, the checkpoint and in the folder that it should, or says why not."""
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -322,3 +324,21 @@ def test_a_broken_tensorboard_costs_its_log_and_a_line(place, error, copy, caplo
     train(LONGER, data, out)
     assert steps(out)[-1] == 6
     assert caplog.text.count("No TensorBoard log from here on") == 1
+
+
+def test_broken_packages_that_diffusers_would_use_are_done_without(tmp_path):
+    for name in ("torchvision", "transformers"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise TypeError('does not go with this torch')\n")
+        (tmp_path / f"{name}-9.9.dist-info").mkdir()
+        (tmp_path / f"{name}-9.9.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n"
+        )
+    code = "import biflow.training.loop"
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("torchvision", "transformers"):
+        assert f"{name} is broken (does not go with this torch), and not used." in done.stderr
