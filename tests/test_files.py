@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from biflow import files
@@ -104,6 +105,9 @@ def test_data_is_on_disk_before_the_rename_and_the_name_after_it(tmp_path, monke
     assert sorted(events[:3]) == ["file", "folder", "sub"]
     assert events[3:] == ["rename", "parent"]
     events.clear()
+    write(tmp_path / "new" / "deep" / "a.txt")  # the names of new folders are on disk, too
+    assert events == ["unknown", "rename", "unknown", "unknown", "parent"]
+    events.clear()
     write(tmp_path / "png", sync=False)
     assert events == ["rename"]
 
@@ -124,6 +128,20 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     assert len(names(tmp_path)) == 5
     write(tmp_path / "a")
     assert names(tmp_path) == sorted([*kept[:2], "a", "a.tx", "a.txt"])
+
+
+def test_a_folder_whose_process_was_killed_between_two_renames_gets_its_name_back(tmp_path):
+    moved = tmp_path / ".a.99999999.previous"
+    moved.mkdir()
+    (moved / "old.txt").write_text("old")
+    with pytest.raises(KeyError):
+        write(tmp_path / "a", {"new.txt": "new"}, fail=KeyError("x"))
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["old.txt"]
+    moved.mkdir()
+    write(tmp_path / "a", {"new.txt": "new"})
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["new.txt"]
 
 
 SAME = """
@@ -216,6 +234,18 @@ def test_writers_write_what_readers_read(tmp_path):
     files.write_json(tmp_path / "b.json", content, indent=None)
     assert (tmp_path / "b.json").read_text() == json.dumps(content) + "\n"
     assert names(tmp_path) == ["a.json", "a.npy", "a.safetensors", "a.txt", "b.json"]
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
+    metadata = {"step": "3", "commit": 'é"\\\n', "a": "b", "source": "x"}
+    for i in range(8):
+        files.write_tensors(
+            tmp_path / f"{i}", {"x": torch.arange(3.0), "y": torch.ones(2, dtype=torch.uint8)}, metadata
+        )
+    assert len({(tmp_path / f"{i}").read_bytes() for i in range(8)}) == 1
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata() == {"format": "pt", **metadata}
+        assert torch.equal(file.get_tensor("x"), torch.arange(3.0))
 
 
 def test_json_that_cannot_be_read_is_refused(tmp_path):

@@ -96,10 +96,10 @@ def test_a_reference_biflow_checkpoint_gives_the_same_fields(tmp_path, plain_net
 @pytest.mark.parametrize(
     ("settings", "hint"),
     [
-        ({"width": 64}, "not a flow checkpoint of width 64 and shape small"),
-        ({"shape": "default", "size": 64}, "not a flow checkpoint of width 32 and shape default"),
-        ({"method": "biflow"}, "not a biflow checkpoint"),
-        ({"method": "condiff"}, "not a condiff checkpoint.*first 'nets.0.conv_in.weight'"),
+        ({"width": 64}, "not a flow checkpoint of width 64 and shape small: it is one of width='32'.$"),
+        ({"shape": "default", "size": 64}, "not a flow checkpoint of width 32 and shape default: .* shape='small'.$"),
+        ({"method": "biflow"}, "not a biflow checkpoint of width 32 and shape small: it is one of method='flow'.$"),
+        ({"method": "condiff", "width": 64}, "not a condiff checkpoint.*: it is one of method='flow' and width='32'.$"),
         ({"method": "flw"}, "no method 'flw'.*mean 'flow'"),
         ({"size": 40}, "32 or 64"),
     ],
@@ -108,6 +108,42 @@ def test_a_reference_checkpoint_that_is_something_else(tmp_path, plain_nets, set
     path = write(tmp_path / "model.safetensors", ("", plain_nets[FLOW][0]))
     with pytest.raises(UserError, match=hint):
         import_reference(path, **{"method": "flow", "width": 32, "size": 32, "shape": "small", **settings})
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.model."])
+def test_prefixes_of_wrappers_do_not_matter(tmp_path, plain_nets, prefix):
+    (net,) = plain_nets[FLOW]
+    path = write(tmp_path / "model.safetensors", (prefix, net))
+    model = import_reference(path, method="flow", width=32, size=32, shape="small")
+    assert all(torch.equal(value, net.state_dict()[name[7:]]) for name, value in model.weights.state_dict().items())
+    save_model(tmp_path / "ours", model)
+    saved = load_file(weights_file(tmp_path / "ours"))
+    wrapped = prefix.removesuffix("model.")
+    save_file({f"{wrapped}{name}": value for name, value in saved.items()}, weights_file(tmp_path / "ours"))
+    again = load_model(tmp_path / "ours").weights.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in again.items())
+
+
+def test_wrappers_inside_of_a_pair_do_not_matter(tmp_path, plain_nets):
+    v_net, n_net = plain_nets[BIFLOW]
+    path = write(tmp_path / "model.safetensors", ("module.model1._orig_mod.", v_net), ("module.model2.module.", n_net))
+    model = import_reference(path, method="biflow", width=32, size=32, shape="small")
+    x, t, alpha, _ = inputs()
+    with torch.no_grad():
+        assert torch.equal(model.network(Query(x, t, alpha)).n, n_net(x, t, class_labels=alpha).sample)
+
+
+def test_what_is_missing_unexpected_or_of_another_shape_is_named(tmp_path, plain_nets):
+    state = dict(plain_nets[FLOW][0].state_dict())
+    del state["conv_out.bias"]
+    state |= {"n_averaged": torch.zeros(1), "conv_out.weight": torch.zeros(6, 32, 3, 3)}
+    save_file({f"module.{name}": value.clone() for name, value in state.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError) as refusal:
+        import_reference(tmp_path / "model.safetensors", method="flow", width=32, size=32, shape="small")
+    assert str(refusal.value).endswith(
+        ": 1 tensors missing (conv_out.bias), 1 tensors unexpected (n_averaged), "
+        "1 tensors of another shape (conv_out.weight is (6, 32, 3, 3), not (3, 32, 3, 3))."
+    )
 
 
 def test_a_reference_checkpoint_that_is_a_pickle_or_missing(tmp_path):

@@ -3,9 +3,11 @@
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from inspect import BoundArguments, cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -54,19 +56,14 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         import yaml
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
-    from biflow.data.prepare import prepare
     from biflow.data.windows import Windows, is_prepared
     from biflow.training.loop import train
 
-    data, out, size = settings.data, settings.out, settings.size
-    if not is_prepared(data):
-        raw, data = data, out / "data"
-        if not is_prepared(data):
-            print(f"{raw} is not prepared; preparing it at {size}x{size} in {data}.")
-            prepare(config.Prepare(raw, data, size=size))
-    train(settings.settings, data, out)
-    steered = " --actions data" if Windows(data).actions else ""
-    command = f"biflow sample {out} --first {data} --out {out / 'samples'}{steered}"
+    data, out = settings.data, settings.out
+    train(settings.settings, data, out, new_data=settings.new_data, size=settings.size)
+    data = data if is_prepared(data) else out / "data"
+    steered = ["--actions", "data"] if Windows(data).actions else []
+    command = shlex.join(["biflow", "sample", *map(str, (out, "--first", data, "--out", out / "samples")), *steered])
     print(f"Trained {settings.steps} steps: {out}. Stream from it with: {command}")
 
 
@@ -235,7 +232,7 @@ def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
 def _sentence(error: BaseException, settings: object) -> str:
     """What the user can correct, in one sentence; nothing for any other error."""
     if isinstance(error, UserError):
-        name, message = error.setting, str(error)
+        name, message = error.setting, re.sub(r"\b(\w+)='([\w.]*)'", partial(_as_words, settings=settings), str(error))
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
         flag, rest = f"--{name.replace('_', '-')}", message.removeprefix(name)
@@ -249,6 +246,12 @@ def _sentence(error: BaseException, settings: object) -> str:
 
         return str(os_error(error, str(error.filename or "a file")))
     return (str(error) or "Stopped.") if isinstance(error, KeyboardInterrupt) else ""
+
+
+def _as_words(assignment: re.Match, settings: object) -> str:
+    """A setting with its value, which the library writes as Python does, as words of the command line."""
+    name, value = assignment.groups()
+    return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 
 def _refusal(error: cyclopts.CycloptsError) -> str:

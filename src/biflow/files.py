@@ -23,11 +23,8 @@ from tqdm import tqdm
 
 from biflow.errors import UserError
 
-REASONS = {
-    errno.EISDIR: "it is a folder",
-    errno.ENOTDIR: "it exists and is not a folder",
-    errno.EROFS: "its file system is read-only",
-}
+REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
+REASONS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "it exists and is not a folder")
 BLOCK = 1 << 20
 ATTEMPTS = 5  # connections in a row that may break off without a byte before a download gives up
 ARCHIVE_MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
@@ -44,10 +41,8 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
     Several processes may write the same file at the same time: the last one to finish wins.
 
-    Args:
-        path: where the result will be.
-        sync: wait until the data is on disk before and after the rename, so that it survives a power failure. False is
-            for many small files that are easy to make again.
+    With `sync`, the data is on disk before and after the rename, and so survives a power failure. False is for many
+    small files that are easy to make again.
 
     Raises:
         UserError: an OSError in the body or the rename, as `os_error` describes it.
@@ -55,6 +50,7 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        created = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in (partial, *_abandoned(path)) if sync else ():
             _remove(leftover)
@@ -62,8 +58,8 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         for written in (partial, *partial.rglob("*")) if sync else ():
             _sync(written)
         _rename(partial, path)
-        if sync:
-            _sync(path.parent)
+        for parent in (path.parent, *(folder.parent for folder in created)) if sync else ():
+            _sync(parent)
     except OSError as error:
         raise os_error(error, path) from error
     finally:
@@ -87,10 +83,14 @@ def os_error(error: OSError, path: str | Path) -> UserError:
 
 def _abandoned(path: Path) -> Iterator[Path]:
     """Temporary files of `path` whose processes were killed, on systems that list processes in /proc."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        pid = partial.suffixes[-2][1:]
+    name = glob.escape(path.name)
+    for leftover in (*path.parent.glob(f".{name}.*.previous"), *path.parent.glob(f".{name}.*.partial")):
+        pid = leftover.suffixes[-2][1:]
         if pid.isdecimal() and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{pid}"):
-            yield partial
+            if leftover.suffix == ".previous" and not path.exists():  # killed between two renames
+                leftover.rename(path)
+            else:
+                yield leftover
 
 
 def _remove(path: Path) -> None:
@@ -137,10 +137,18 @@ def write_json(path: str | Path, content: object, *, indent: int | None = 1) -> 
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file. Raises UserError."""
+    """Write a safetensors file, equal bytes for equal content. Raises UserError."""
     with replacing(path) as partial:
         contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
+        with partial.open("r+b") as file:  # safetensors writes the metadata in a random order
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            assert len(text) <= length, "the tensors would be overwritten"
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:

@@ -5,7 +5,7 @@ run as `diffusion_pytorch_model.ema.safetensors`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -25,6 +25,9 @@ from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
+
+# Parts of names from torch.compile, DataParallel and its like, FSDP, and activation checkpointing.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,13 @@ def save_model(
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load `path` (safetensors) into `network` in float32, strictly. Raises UserError for another format or shape."""
-    state, expected = read_tensors(path), network.state_dict()
+    """Load `path` (safetensors) into `network` in float32, strictly. Raises UserError for another format or shape.
+
+    The weights may have been saved from a network in wrappers, such as that of torch.compile.
+    """
+    expected = network.state_dict()
+    names = {bare(name): name for name in expected}
+    state = with_names(read_tensors(path), lambda name: names.get(bare(name), name))
     for name in mismatched(expected, state):
         if name not in expected or name not in state:
             raise UserError(f"{path} is a checkpoint of another network: {name!r} is in only one of the two.")
@@ -221,6 +229,17 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, othe
     if bad := mismatched(expected, state):
         raise UserError(f"The network of {folder} has another shape, beginning with {bad[0]}.", setting="init")
     network.load_state_dict(state)
+
+
+def bare(name: str) -> str:
+    """The name of a tensor without the parts that wrappers of networks put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def with_names(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """The tensors under other names; under their own ones if two would have the same."""
+    renamed = {rename(name): value for name, value in state.items()}
+    return renamed if len(renamed) == len(state) else dict(state)
 
 
 def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

@@ -1,13 +1,16 @@
 """The backbone: one diffusers UNet with one or two heads, or the reference implementation's pair of UNets."""
 
 import copy
+import importlib
+import logging
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DModel
-from diffusers.models.embeddings import Timesteps
+from diffusers.utils import import_utils
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,6 +18,32 @@ from biflow.config import NORM_GROUPS, NetworkConfig
 from biflow.errors import UserError
 from biflow.methods import Method
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, present
+
+log = logging.getLogger("biflow")
+
+
+def _hide_broken_packages() -> None:
+    """Let diffusers do without optional packages, such as torchvision, that are installed and cannot be imported."""
+    for flag, available in list(vars(import_utils).items()):
+        name = re.fullmatch(r"_(\w+)_available", flag)
+        if name and available is True:
+            try:
+                importlib.import_module(name[1])
+            except Exception as error:
+                if isinstance(error, ModuleNotFoundError) and error.name == name[1]:
+                    continue  # a flag of another name than its package
+                setattr(import_utils, flag, False)
+                sys.modules[name[1]] = cast(Any, None)  # it counts as not installed, wherever it is asked for
+                log.warning("%s is broken (%s), and not used.", name[1], error)
+
+
+try:
+    from diffusers import UNet2DModel
+    from diffusers.models.embeddings import Timesteps
+except Exception:  # of any kind, for it imports what else is installed
+    _hide_broken_packages()
+    from diffusers import UNet2DModel
+    from diffusers.models.embeddings import Timesteps
 
 
 def check_size(network: NetworkConfig, height: int, width: int) -> None:

@@ -24,8 +24,9 @@ from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
 from biflow.rollout import stream
+from biflow.training.begin import rms_change
 from biflow.training.checkpoint import latest
-from biflow.training.loop import learning_rate, rms_change, train
+from biflow.training.loop import learning_rate, train
 from biflow.video import to_float
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
@@ -39,6 +40,15 @@ def command(config: TrainConfig, data: Path, out: Path, launcher: tuple[str, ...
     settings.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
     arguments = ["train", "--config", str(settings), "--data", str(data), "--out", str(out)]
     return [*launcher, "-m", "biflow.cli", *arguments]
+
+
+@pytest.fixture
+def one_thread():
+    """In this process, as in those that `environment` is for."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -67,27 +77,29 @@ def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
     assert (tmp_path / "tensorboard").exists()
 
 
-def test_a_run_killed_at_a_random_step_goes_on_to_bit_equal_parameters(prepared, tmp_path):
-    config = replace(CONFIG, steps=60, save_every=2)
-    cut = command(config, prepared, tmp_path / "cut")
+def test_a_run_killed_at_a_random_step_goes_on_to_bit_equal_parameters(prepared, tmp_path, one_thread):
+    config = replace(CONFIG, steps=24, save_every=2)
+    cut = command(replace(config, steps=100_000), prepared, tmp_path / "cut")  # longer than it will live
     process = subprocess.Popen(cut, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    kill_after = random.randrange(2, 40)
+    kill_after = random.randrange(2, 20)
     while (found := latest(tmp_path / "cut")) is None or int(found.name[5:]) < kill_after:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)
+    with pytest.raises(UserError, match="Another run is training in"):
+        train(config, prepared, tmp_path / "cut")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert int(latest(tmp_path / "cut").name[5:]) < 60
+    killed = int(latest(tmp_path / "cut").name[5:])
 
-    code = "import sys; from biflow.cli import main; main(sys.argv[1:8]); main(sys.argv[8:])"  # starting takes seconds
-    both = [*cut[3:], *command(config, prepared, tmp_path / "whole")[3:]]
-    subprocess.run([sys.executable, "-c", code, *both], env=environment(), check=True, capture_output=True)
+    config = replace(config, steps=killed + 4)
+    train(config, prepared, tmp_path / "cut")
+    train(config, prepared, tmp_path / "whole")
     for name in FILES:
         whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
         assert whole.keys() == resumed.keys()
-        assert all(torch.equal(whole[key], resumed[key]) for key in whole), (name, kill_after)
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole), (name, killed)
     steps = [json.loads(line)["step"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
+    assert steps == list(range(2, killed + 5, 2))
 
 
 def test_two_processes_train_on_the_batch_that_one_would(prepared, tmp_path):
@@ -183,21 +195,40 @@ def test_weights_that_do_not_fit_are_refused(prepared, driven, tmp_path):
         train(replace(CONFIG, init=init), prepared, tmp_path / "second")
 
 
-def test_ctrl_c_saves_and_exits_with_130(prepared, tmp_path):
+TWICE = """
+import sys
+from biflow.cli import main
+for words in (sys.argv[1:8], sys.argv[8:]):
+    try:
+        main(words)
+    except SystemExit as end:
+        print(end.code, flush=True)
+"""
+
+
+def test_ctrl_c_and_sigterm_save_and_exit_with_130(prepared, tmp_path):
     config = replace(CONFIG, steps=100_000, save_every=100_000)
-    process = subprocess.Popen(
-        command(config, prepared, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True
+    outs = {signal.SIGINT: tmp_path / "int", signal.SIGTERM: tmp_path / "term"}
+    words = [word for out in outs.values() for word in command(config, prepared, out)[3:]]
+    process = subprocess.Popen(  # starting takes seconds
+        [sys.executable, "-c", TWICE, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    log = tmp_path / "run" / "log.jsonl"
-    while not log.exists() or not log.read_text():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "everything is saved" in errors.splitlines()[-1]
-    step = json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"]
-    assert step > 0
+    for number, out in outs.items():
+        log = out / "log.jsonl"
+        while not log.exists() or not log.read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == "130"
+    assert output.splitlines().count("130") == 2
+    assert errors.count("everything is saved") == 2
+    for out in outs.values():
+        assert json.loads((latest(out) / "state.json").read_text())["step"] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):

@@ -132,6 +132,8 @@ class Train(TrainConfig):
         out: The folder of the run. An interrupted run in it is resumed.
         config: A YAML file with any of these settings; options of the command line override it.
         size: Side of the frames, where DATA is not prepared yet.
+        new_data: What to do if DATA is not what the run in OUT was trained on: refuse to resume, or accept the new
+            data. The unit of the motion, v_scale, stays that of the weights, and a new pass over the data begins.
         dry_run: Print the settings and stop.
 
     Examples:
@@ -144,6 +146,7 @@ class Train(TrainConfig):
     out: Path
     config: Path | None = None
     size: int = 64
+    new_data: Literal["refuse", "accept"] = "refuse"
     dry_run: bool = False
 
     @property

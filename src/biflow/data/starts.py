@@ -85,10 +85,20 @@ def starts(
         raise UserError(str(error), setting="first") from error
 
 
+def held_out(source: Path, *, say: bool = True) -> Windows:
+    """The pairs of a set's test split; of its training split, which the logger reports, where that has none."""
+    clips = Windows(source, split="all").clips
+    if any(clip["split"] == "test" and clip["frames"] > 1 for clip in clips):
+        return Windows(source, split="test")
+    if say:
+        log.warning("%s has no test split, so streams start from frames of its training split.", source)
+    return Windows(source, split="train")
+
+
 def _from_prepared(
     source: Path, size: tuple[int, int], samples: int, seed: int, past: int, actions: int, fewer: bool, backward: bool
 ) -> Starts:
-    test = Windows(source, split="test")
+    test = held_out(source)
     if test.size != tuple(size):
         held, taken = ("x".join(map(str, sides)) for sides in (test.size, size))
         raise UserError(f"{source} holds {held} frames, but the model takes {taken}.")

@@ -1,19 +1,17 @@
 """A finished run as a small folder to share: bf16 weights, their evidence, and a few first frames."""
 
-import json
-
 import torch
 from PIL import Image
 
 from biflow.config import Export
-from biflow.data.windows import Windows
+from biflow.data.starts import held_out
 from biflow.errors import UserError
 from biflow.files import replacing, write_json, write_tensors
 from biflow.machine import hardware
-from biflow.model import WEIGHTS, load_model
-from biflow.training.checkpoint import latest
+from biflow.model import WEIGHTS, load_model, load_weights
+from biflow.training.checkpoint import newest_whole
 
-FIRST = 8  # frames of the test split
+FIRST = 8  # frames of the test split, where there is one
 
 
 def export(settings: Export) -> None:
@@ -26,13 +24,15 @@ def export(settings: Export) -> None:
     Raises:
         UserError: the run has no checkpoint yet, or the first frames cannot be had.
     """
-    checkpoint, out = latest(settings.run), settings.out
+    checkpoint, out = newest_whole(settings.run), settings.out
     if checkpoint is None:
         raise UserError(f"{settings.run} has no checkpoint to export; give a run of biflow train.")
-    test = Windows(settings.first, split="test") if settings.first else None
+    test = held_out(settings.first) if settings.first else None
     model = load_model(settings.run)
+    averaged = checkpoint.folder / "ema.safetensors"
+    load_weights(model.weights, averaged if averaged.exists() else checkpoint.folder / "model.safetensors")
     weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
-    evidence = json.loads((checkpoint / "state.json").read_text())
+    evidence = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
     evidence["hours"] = round(evidence.pop("seconds") / 3600, 3)
     evidence["hardware"] = hardware()
     out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,10 @@
 """The log of a training run, log.jsonl and TensorBoard, and the arithmetic that it reaches."""
 
 import json
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +16,8 @@ from biflow.engines.queries import example
 from biflow.files import write_text
 from biflow.methods import Loss
 from biflow.model import Model
+
+log = logging.getLogger("biflow")
 
 BINS = 10  # of the losses against t and alpha
 # Dense bf16 in FLOP/s, from the makers' data sheets; the SXM form where there are several.
@@ -39,15 +44,25 @@ class TrainingLog:
         self._reset()
         if not active:
             return
-        if self._file.exists():  # lines after the checkpoint that the run resumes from will be written again
-            lines = [line for line in self._file.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_text(self._file, "".join(f"{line}\n" for line in lines))
-        try:
+        _trim(self._file, step)
+        with self._optional():
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
-        except ImportError:
-            tqdm.write("No TensorBoard log: pip install tensorboard for one.")
+
+    @contextmanager
+    def _optional(self) -> Iterator[None]:
+        """What fails in the body, of whatever kind, costs the TensorBoard log and a line, not the run."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except ModuleNotFoundError as error:
+            self._board = None
+            tqdm.write(f"No TensorBoard log, for {error.name} is not installed: pip install tensorboard for one.")
+        except BaseException as error:  # packages that are broken also raise SystemExit and worse
+            self._board = None
+            log.warning("No TensorBoard log from here on: %s: %s.", type(error).__name__, str(error).rstrip("."))
 
     def _reset(self) -> None:
         self._losses: list[Loss] = []
@@ -78,13 +93,33 @@ class TrainingLog:
             line |= {f"{name}_against_{variable}": _binned(term, position) for name, term in terms.items()}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        with self._optional():
+            self._draw(line, step)
+        self._reset()
+        return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
+
+    def _draw(self, line: dict, step: int) -> None:
         for name, value in line.items():
             bins = {f"{name}/{i / BINS:.1f}": v for i, v in enumerate(value)} if isinstance(value, list) else {}
             for tag, number in (bins or {name: value}).items():
                 if self._board and tag != "step" and number is not None:
                     self._board.add_scalar(tag, number, step)
-        self._reset()
-        return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
+
+
+def _trim(file: Path, step: int) -> None:
+    """Remove the lines after the checkpoint of `step`, which will be written again, and what a crash has torn."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    kept, torn = [], 0
+    for line in content.replace(b"\0", b"").decode(errors="replace").splitlines():
+        try:
+            kept += [line] if json.loads(line)["step"] <= step else []
+        except (ValueError, KeyError, TypeError):
+            torn += 1
+    if torn or b"\0" in content:
+        log.warning("%s was damaged, as by a crash, and is repaired: %d torn lines are removed.", file, torn)
+    write_text(file, "".join(f"{line}\n" for line in kept))
 
 
 def _binned(term: Tensor, position: Tensor) -> list[float | None]:

@@ -5,52 +5,85 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from biflow import methods
 from biflow.config import TrainConfig
-from biflow.data.windows import Past, Windows, window_order
+from biflow.data.starts import held_out
+from biflow.data.windows import Past, Windows, is_prepared, window_order
 from biflow.engines.queries import each
 from biflow.errors import UserError
-from biflow.files import read_json
 from biflow.machine import computes_in_bf16, keep_compiled
-from biflow.model import Model, empty_conditions, load_model, start_from
-from biflow.networks import VideoUNet, check_size
+from biflow.networks import check_size
 from biflow.paths import conditioned
-from biflow.training import checkpoint
+from biflow.training import checkpoint, raw
+from biflow.training.average import Average
+from biflow.training.begin import new_model
 from biflow.training.conditions import conditions, frames_before
+from biflow.training.fingerprint import admitted
 from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.preview import preview
-from biflow.video import to_float
 
 
-def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | None = None) -> dict:
-    """Train on the prepared set `data` until `config.steps`, resuming from the newest checkpoint in `out` if any.
+def train(
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    network: nn.Module | None = None,
+    new_data: Literal["refuse", "accept"] = "refuse",
+    size: int = 64,
+) -> dict:
+    """Train on the set `data` until `config.steps`, resuming from the newest checkpoint in `out` that is whole, if any.
 
     Everything random in a step follows from (seed, step, rank), so that a run which was killed and restarted has, on a
     CPU, the very parameters of one that was not. Returns the history: step, samples, seconds, losses.
 
     `network` is trained instead of a `VideoUNet` of the shape `config.network`; it must answer the method's queries.
+    `data` is a prepared set, or anything that `prepare` takes, which is then prepared in `out/data` at `size`.
+    `new_data="accept"` resumes on other data than before. The unit of f^v stays, and a new pass over the data begins.
 
     Raises:
-        UserError: data that does not fit the network, settings that differ from the checkpoint's, a loss that is not
-            finite (the last good checkpoint stays).
+        UserError: data that do not fit the network, settings or data that differ from the checkpoint's, a folder that
+            another run trains in or whose checkpoints are all damaged, a loss that is not finite (the last good
+            checkpoint stays).
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
-    windows = Windows(data, split="train", frames=methods.get(config.method).window)
-    run = _Run(config, windows, out, network)
+    # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
+    # Its own mixed precision would be that of the first run in this process, for all later ones.
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+    main, prepared = accelerator.is_main_process, is_prepared(data)
+    if network is None:  # before anything is written
+        check_size(config.network, *(Windows(data).size if prepared else (size, size)))
+    with checkpoint.alone(out) if main else nullcontext():
+        if resumed := checkpoint.newest_whole(out, say=main):
+            checkpoint.check_settings(resumed, config)
+        admit = partial(admitted, out=out, state=resumed and resumed.state, new_data=new_data)
+        if main and not prepared:
+            raw.prepare_in(out, data, size, lambda folder: admit(Windows(folder)))
+        accelerator.wait_for_everyone()
+        windows = Windows(data if prepared else out / "data", frames=methods.get(config.method).window)
+        if main:
+            held_out(windows.root)  # says where previews start
+        run = _Run(config, windows, out, network, accelerator, resumed, admit(windows))
+        return _steps(run, windows, out)
+
+
+def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
+    """Train from the run's step to the last one."""
+    config, main = run.config, run.accelerator.is_main_process
     start = run.history["step"]
-    main = run.accelerator.is_main_process
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
     with _interruptible() as interrupted, bar:
         for step, batch in _batches(run, windows, start):
@@ -77,32 +110,36 @@ def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | No
 class _Run:
     """What a run holds from step to step: new, or as the newest checkpoint in `out` has it."""
 
-    def __init__(self, config: TrainConfig, windows: Windows, out: Path, network: nn.Module | None) -> None:
-        self.config, self.out = config, out
-        # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
-        # Its own mixed precision would be that of the first run in this process, for all later ones.
-        cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-        self.accelerator = accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+    def __init__(
+        self,
+        config: TrainConfig,
+        windows: Windows,
+        out: Path,
+        network: nn.Module | None,
+        accelerator: Accelerator,
+        resumed: checkpoint.Resumed | None,
+        data: dict,
+    ) -> None:
+        self.config, self.out, self.accelerator, self.data = config, out, accelerator, data
         parts = accelerator.num_processes * config.accumulate
         if config.batch % parts:
             raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
-        self.model, self.v_scale = _new_model(config, windows, network, accelerator.device, out)
-        weights = self.model.weights
-        self.ema = EMAModel(weights.parameters(), decay=config.ema, foreach=True) if config.ema else None
+        self.model, self.v_scale = new_model(config, windows, network, accelerator.device, resumed)
+        weights = self.model.weights.to(accelerator.device)
+        self.ema = Average(weights.parameters(), config.ema) if config.ema else None
         kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
         optimizer = kind(weights.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        for moved in filter(None, (weights, self.ema)):
-            moved.to(accelerator.device)
         self.history = {"step": 0, "samples": 0, "seconds": 0.0, "losses": {}}
-        if resumed := checkpoint.latest(out):
-            state = checkpoint.load(resumed, weights, optimizer, self.ema, config)
-            self.history = {key: state[key] for key in self.history}
-            accelerator.print(f"Resuming from {resumed}.")
+        if resumed:
+            checkpoint.load(resumed.folder, weights, optimizer, self.ema)
+            self.history = {key: resumed.state[key] for key in self.history}
+            accelerator.print(f"Resuming from {resumed.folder}.")
+            if accelerator.is_main_process:  # the run's model may be damaged, or younger
+                checkpoint.publish(out, self.model, self.ema, resumed.state)
         self.network, self.optimizer = accelerator.prepare(weights, optimizer)  # as several processes train it
         if config.compile:
             keep_compiled()
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
-        out.mkdir(parents=True, exist_ok=True)
         flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
         peak = peak and peak * accelerator.num_processes
         self.log = TrainingLog(out, self.history["step"], config.batch, flops=flops, peak=peak, active=main)
@@ -125,31 +162,9 @@ class _Run:
         self.history.update(step=step, seconds=seconds, losses=self.log.means, processes=processes)
         if self.accelerator.is_main_process:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-            checkpoint.save(self.out, step, self.model, optimizer, self.ema, self.config, self.history)
+            record = {**self.history, "v_scale": self.v_scale, "data": self.data}
+            checkpoint.save(self.out, step, self.model, optimizer, self.ema, self.config, record)
         self.accelerator.wait_for_everyone()
-
-
-def _new_model(
-    config: TrainConfig, windows: Windows, network: nn.Module | None, device: torch.device, out: Path
-) -> tuple[Model, float]:
-    """A model with fresh weights, or with those of `init` if `out` has no checkpoint yet, and the unit of its f^v."""
-    method, resumed = methods.get(config.method), checkpoint.latest(out) is not None
-    v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
-    if config.init and network is not None:
-        raise UserError("A network of your own begins with its own weights.", setting="init")
-    first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
-    if config.init:  # its f^v has a unit already
-        v_scale = (first.config if first else read_json(out / "config.json"))["v_scale"]
-    if network is None:
-        check_size(config.network, *windows.size)
-        torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
-        seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
-        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
-        if first:
-            start_from(network, method, windows.actions, first)
-    eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
-    memory = (config.context, config.context_eps, windows.actions)
-    return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
 
 
 def _update(run: _Run, step: int, batch: Past) -> Tensor:
@@ -181,13 +196,6 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
     return norm
 
 
-def rms_change(windows: Windows, samples: int = 512) -> float:
-    """Root mean square of x1 - x0 over (at most `samples`, evenly spread) windows of a set, in [-1, 1] units."""
-    picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
-    frames = to_float(windows.batch(picks))
-    return max((frames[:, 1] - frames[:, 0]).square().mean().sqrt().item(), 1e-3)  # positive for a still video too
-
-
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Of step 0, 1, …: linear warm-up, then constant or a cosine that reaches zero at `steps`."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
@@ -207,6 +215,7 @@ def _batches(run: _Run, windows: Windows, start: int) -> Iterator[tuple[int, Pas
     share = config.batch // world
 
     def read(step: int) -> Past:
+        step -= run.data["since"]
         order = window_order(len(windows), seed=config.seed, step=step, batch=share, rank=rank, world=world)
         return windows.with_past(order, frames_before(config))
 
@@ -239,17 +248,13 @@ def _interruptible() -> Iterator[list]:
 
 
 @contextmanager
-def _averaged(network: nn.Module, ema: EMAModel | None) -> Iterator[None]:
+def _averaged(network: nn.Module, ema: Average | None) -> Iterator[None]:
     """The network in evaluation mode with its averaged weights, for the length of the block."""
     network.eval()
-    if ema:
-        ema.store(network.parameters())
-        ema.copy_to(network.parameters())
     try:
-        yield
+        with ema.applied(network.parameters()) if ema else nullcontext():
+            yield
     finally:
-        if ema:
-            ema.restore(network.parameters())
         network.train()
 
 

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from biflow.config import Solver
+from biflow.data.starts import held_out
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.model import Model
@@ -17,7 +18,7 @@ from biflow.video import contact_sheet, to_float
 
 def preview(model: Model, data: Path, path: Path, *, samples: int = 4, frames: int = 64, shown: int = 9) -> None:
     """A contact sheet of short streams from first frames of the test split; no sheet if they cannot be solved."""
-    test = Windows(data, split="test")
+    test = held_out(data, say=False)  # the run has said it
     picks = np.linspace(0, len(test.clips) - 1, min(samples, len(test.clips))).round().astype(int).tolist()
     first = torch.stack([test.clip(i)[0] for i in picks])
     columns = np.linspace(0, frames - 1, shown - 1).round().astype(int).tolist()

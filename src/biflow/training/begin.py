@@ -1,0 +1,51 @@
+"""The model that a run begins with, and the unit of its motion."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from biflow import methods
+from biflow.config import TrainConfig
+from biflow.data.windows import Windows
+from biflow.errors import UserError
+from biflow.model import Model, empty_conditions, load_model, start_from
+from biflow.networks import VideoUNet, check_size
+from biflow.training.checkpoint import Resumed
+from biflow.video import to_float
+
+
+def new_model(
+    config: TrainConfig,
+    windows: Windows,
+    network: nn.Module | None,
+    device: torch.device,
+    resumed: Resumed | None,
+) -> tuple[Model, float]:
+    """A model with fresh weights, or with those of `init` in a new run, and the unit of its f^v."""
+    method = methods.get(config.method)
+    if config.init and network is not None:
+        raise UserError("A network of your own begins with its own weights.", setting="init")
+    first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
+    if resumed:
+        v_scale = resumed.v_scale
+    elif first:  # its f^v has a unit already
+        v_scale = first.config["v_scale"]
+    else:
+        v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
+    if network is None:
+        check_size(config.network, *windows.size)
+        torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
+        seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
+        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
+        if first:
+            start_from(network, method, windows.actions, first)
+    eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
+    memory = (config.context, config.context_eps, windows.actions)
+    return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
+
+
+def rms_change(windows: Windows, samples: int = 512) -> float:
+    """Root mean square of x1 - x0 over (at most `samples`, evenly spread) windows of a set, in [-1, 1] units."""
+    picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
+    frames = to_float(windows.batch(picks))
+    return max((frames[:, 1] - frames[:, 0]).square().mean().sqrt().item(), 1e-3)  # positive for a still video too
