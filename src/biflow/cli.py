@@ -192,9 +192,17 @@ class _Formatter(DefaultFormatter):
         super().__call__(console, options, panel)
 
 
+class _TrainFormatter(_Formatter):
+    def __call__(self, console: Any, options: Any, panel: Any) -> None:
+        preset = {f"--{_flag(name)}": value for name, value in config.preset(config.Train.preset).items()}
+        for entry in panel.entries:  # the defaults of the command, not those of the dataclass
+            entry.default = next((_shown(preset[name]) for name in entry.names if name in preset), entry.default)
+        super().__call__(console, options, panel)
+
+
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
-    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True)
+    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True, name_transform=_flag)
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, default_parameter=usual, help_format="plaintext")
     app.help_formatter, app.version, app.version_flags = _Formatter(), f"biflow {__version__}", ("--version", "-V")
     for name, about in GROUPS.items():
@@ -206,7 +214,7 @@ def application() -> cyclopts.App:
         *group, last = name.split()
         parent = app[group[0]] if group else app
         parent.command(run, name=last, help=about, help_epilogue=f"\nExamples:{examples}", sort_key=order)
-    app["train"].config = _below_options
+    app["train"].config, app["train"].help_formatter = _below_options, _TrainFormatter()
     return app
 
 
@@ -217,11 +225,27 @@ def _shown(default: object) -> str | None:
 
 
 def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Take what the options leave out from the YAML file that --config names."""
+    """Take what the options leave out from the YAML file that --config names, and what that leaves out from a preset."""
+    chosen = {"preset": config.Train.preset}
     for token in arguments["--config"].tokens:
         content = config.read_yaml(Path(token.value))
         config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
-        cyclopts.config.Dict({"train": content})(app, names, arguments)
+        chosen |= content
+        _fill_in(content, app, names, arguments)
+    for token in arguments["--preset"].tokens:
+        chosen["preset"] = token.value
+    _fill_in(config.preset(chosen["preset"]), app, names, arguments)
+
+
+def _fill_in(content: dict, app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
+    """Set the arguments of `train` that have no value yet."""
+    by_flag = {_flag(name): value for name, value in content.items()}
+    cyclopts.config.Dict({"train": by_flag})(app, names, arguments)
+
+
+def _flag(name: str) -> str:
+    """A setting as the command line spells it, without the hyphens in front."""
+    return "from" if name == "init" else cyclopts.default_name_transform(name)  # `from` cannot name a field
 
 
 def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
@@ -241,7 +265,7 @@ def _sentence(error: BaseException, settings: object) -> str:
         name, message = error.setting, str(error)
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
-        flag, rest = f"--{name.replace('_', '-')}", message.removeprefix(name)
+        flag, rest = f"--{_flag(name)}", message.removeprefix(name)
         return f"{flag}{rest}" if rest != message and rest[:1] in " :" else f"{flag}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
         return _refusal(error)
