@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -58,8 +59,8 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
     from biflow.data.prepare import prepare
-    from biflow.data.windows import Windows, is_prepared
-    from biflow.training.loop import train
+    from biflow.data.windows import is_prepared
+    from biflow.training.launch import train_on_cores
 
     data, out, size = settings.data, settings.out, settings.size
     if not is_prepared(data):
@@ -67,10 +68,13 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         if not is_prepared(data):
             print(f"{raw} is not prepared; preparing it at {size}x{size} in {data}.")
             prepare(config.Prepare(raw, data, size=size))
-    train(settings.settings, data, out)
-    steered = " --actions data" if Windows(data).actions else ""
-    command = f"biflow sample {out} --first {data} --out {out / 'samples'}{steered}"
-    print(f"Trained {settings.steps} steps: {out}. Stream from it with: {command}")
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
+    if first:
+        print(f"Settings: preset {settings.preset}{f', with {settings.config} over it' if settings.config else ''}.")
+    train_on_cores(settings.settings, data, out, settings.processes)
+    if first:
+        command = shlex.join(["biflow", "sample", str(out)])
+        print(f"Trained {settings.steps} steps: {out}. Stream from it with: {command}")
 
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
@@ -225,7 +229,7 @@ def _shown(default: object) -> str | None:
 
 
 def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Take what the options leave out from the YAML file that --config names, and what that leaves out from a preset."""
+    """Take what the options leave out from the YAML file that --config names, and the rest from a preset."""
     chosen = {"preset": config.Train.preset}
     for token in arguments["--config"].tokens:
         content = config.read_yaml(Path(token.value))

@@ -173,10 +173,10 @@ class Export:
     Attributes:
         run: A run of `biflow train`.
         out: The model folder to write.
-        first: The prepared set whose test split gives the first frames.
+        first: A prepared set whose test split gives other first frames than the run's own.
 
     Examples:
-        biflow export runs/mine models/mine --first datasets/mine
+        biflow export runs/mine models/mine
     """
 
     run: Path

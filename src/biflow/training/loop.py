@@ -28,9 +28,11 @@ from biflow.networks import VideoUNet, check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint
 from biflow.training.conditions import conditions, frames_before
+from biflow.training.held_out import held_out, write_first
 from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
-from biflow.training.preview import preview
+from biflow.training.overview import overview
+from biflow.training.preview import is_due, preview
 from biflow.video import to_float
 
 
@@ -51,6 +53,8 @@ def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | No
     run = _Run(config, windows, out, network)
     start = run.history["step"]
     main = run.accelerator.is_main_process
+    if main:
+        _begin(run, windows)
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
     with _interruptible() as interrupted, bar:
         for step, batch in _batches(run, windows, start):
@@ -64,9 +68,8 @@ def train(config: TrainConfig, data: Path, out: Path, *, network: nn.Module | No
                 bar.set_postfix(run.log.write(step, lr, norm.item(), run.history["samples"]))
             if step % config.save_every == 0 or step == config.steps or stop:
                 run.save(step)
-            if config.preview_every and step % config.preview_every == 0 and main:
-                with _averaged(run.model.weights, run.ema):
-                    preview(run.model, windows.root, out / "previews" / f"step_{step:08d}.png")
+            if is_due(step, config.preview_every) and main:
+                _draw(run, step, windows.root, bar, interrupted)
             if stop:
                 raise KeyboardInterrupt(
                     f"Stopped at step {step}; everything is saved in {out}, the same command resumes the run."
@@ -150,6 +153,25 @@ def _new_model(
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, windows.actions)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
+
+
+def _begin(run: _Run, windows: Windows) -> None:
+    """Say what the run uses, and keep first frames in it, so that its model has something to start from."""
+    about = {"bf16": run.bf16, "change": rms_change(windows)}
+    print(*overview(run.config, run.model, windows, run.out, run.history["step"], **about), sep="\n", flush=True)
+    if not (run.out / "first").exists():
+        write_first(run.out / "first", held_out(windows.root), run.config.context)
+
+
+def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> None:
+    """Draw a preview. Whatever goes wrong with it does not stop the run."""
+    path = run.out / "previews" / f"step_{step:08d}.png"
+    with _averaged(run.model.weights, run.ema):
+        try:
+            if preview(run.model, data, path, show=bar.set_postfix_str, stopped=lambda: bool(interrupted)):
+                bar.write(f"Preview after step {step}: {path}")
+        except UserError as error:
+            bar.write(f"No preview after step {step}: {error}")
 
 
 def _update(run: _Run, step: int, batch: Past) -> Tensor:
