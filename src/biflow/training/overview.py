@@ -60,7 +60,8 @@ def _losses(model: Model, change: float) -> list[str]:
 def _previews(config: TrainConfig, out: Path, step: int) -> str:
     if not config.preview_every:
         return "none"
-    return f"in {out / 'previews'}, the next after step {first_due(step, config.preview_every)}"
+    which = "next" if step else "first"
+    return f"in {out / 'previews'}, the {which} after step {first_due(step, config.preview_every)}"
 
 
 def _count(number: int, noun: str) -> str:
