@@ -171,7 +171,7 @@ def test_bash_completes_commands_options_values_and_files(bash):
     assert bash("sample", "runs", "--fps-") == ["--fps-factor"]
     assert bash("sample", "runs", "--direction", "") == ["forward", "backward"]
     assert bash("sample", "--png", "--fr") == ["--frames"]  # a switch takes no value
-    assert "configs/own.yaml" in bash("train", "--config", "configs/")
+    assert "examples/01_two_moons.py" in bash("train", "--config", "examples/")
     assert bash("sample", "pypro") == ["pyproject.toml"]
     assert bash("train", "--network.channels", "64", "64", "--network.l") == ["--network.layers"]
     assert bash("completion", "") == ["bash", "zsh"]

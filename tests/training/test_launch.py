@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from biflow.config import NetworkConfig, TrainConfig
@@ -94,6 +95,8 @@ def test_two_processes_stop_together_after_ctrl_c_with_everything_saved_once(pre
     while not log.exists() or not log.read_text():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+    others = psutil.Process(process.pid).children()
+    assert others
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -103,5 +106,5 @@ def test_two_processes_stop_together_after_ctrl_c_with_everything_saved_once(pre
     state = json.loads((latest(tmp_path / "run") / "state.json").read_text())
     assert (state["processes"], state["samples"]) == (2, 4 * state["step"])
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nothing of it is left
+    _, left = psutil.wait_procs(others, timeout=30)
+    assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []

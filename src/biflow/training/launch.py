@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from tqdm import tqdm
 
 from biflow import methods
 from biflow.config import TrainConfig
@@ -73,7 +75,7 @@ def _count(config: TrainConfig, data: Path, out: Path, wanted: int | None) -> in
     return max(count for count in range(1, most + 1) if parts % count == 0)
 
 
-def _flops(config: TrainConfig, data: Path, out: Path) -> float:
+def _flops(config: TrainConfig, data: Path, out: Path) -> int:
     """Floating-point operations of a training step. Raises UserError if data, network and first weights do not fit."""
     method, windows = methods.get(config.method), Windows(data)
     check_size(config.network, *windows.size)
@@ -114,11 +116,13 @@ def _peers(count: int, config: TrainConfig, data: Path, out: Path) -> Iterator[N
                 process.join(1)
                 _check(process, pipe, error)
             raise
-        torch.distributed.destroy_process_group()
-        for process, _ in peers:
-            process.join(10)
     finally:
+        connected = torch.distributed.is_initialized()
+        if connected:
+            torch.distributed.destroy_process_group()  # a peer that waits for this process then fails, and ends
         for process, _ in peers:
+            if connected:
+                process.join(10)
             process.kill()  # it has nothing to save
 
 
@@ -142,6 +146,7 @@ def _peer(rank: int, pipe: Connection, config: TrainConfig, data: Path, out: Pat
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal; the first process tells all when to stop
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process would leave behind
     pipe.send("")
     try:
         train(config, data, out)

@@ -165,13 +165,14 @@ def _begin(run: _Run, windows: Windows) -> None:
 
 def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> None:
     """Draw a preview. Whatever goes wrong with it does not stop the run."""
-    path = run.out / "previews" / f"step_{step:08d}.png"
+    path, shown = run.out / "previews" / f"step_{step:08d}.png", bar.postfix
     with _averaged(run.model.weights, run.ema):
         try:
             if preview(run.model, data, path, show=bar.set_postfix_str, stopped=lambda: bool(interrupted)):
                 bar.write(f"Preview after step {step}: {path}")
         except UserError as error:
             bar.write(f"No preview after step {step}: {error}")
+    bar.set_postfix_str(shown or "")
 
 
 def _update(run: _Run, step: int, batch: Past) -> Tensor:

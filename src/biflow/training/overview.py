@@ -22,7 +22,7 @@ def overview(
         f"Network: {_network(config, model, step)}.",
         f"Steps: {config.steps} of {_count(config.batch, 'pair')}, "
         f"{config.steps * config.batch / len(windows):.3g} passes over the data.",
-        *_losses(model, change),
+        *_losses(config, model, change, step),
         f"Previews: {_previews(config, out, step)}.",
     ]
 
@@ -48,13 +48,16 @@ def _network(config: TrainConfig, model: Model, step: int) -> str:
     return f"{size:.1f} million parameters, {begun}" + (f"; it also sees {' and '.join(seen)}" if seen else "")
 
 
-def _losses(model: Model, change: float) -> list[str]:
-    """What to expect of them. The figures are of the preset for own clips (docs/own-videos.md)."""
+def _losses(config: TrainConfig, model: Model, change: float, step: int) -> list[str]:
+    """What to expect of them. The figures are those of the preset "own" (docs/own-videos.md)."""
     if not model.method.motion_unit:
         return []
-    still = f"Losses: v, of the motion, begins at twice the {change**2:.2g} of a picture that stands still"
-    noise = "; n, of the noise, begins at 1 and is near 0.6 after 150 steps" if model.method.takes_eps else ""
-    return [f"{still}{noise}."]
+    lines = [f"Losses: a picture that stands still has v {change**2:.2g}, where v is the error of the motion."]
+    if not step and not config.init:
+        expected = "v begins at two to three times that, and falls below it after some hundreds of steps"
+        noise = "n, the error of the noise, begins at 1 and is near 0.6 after 150 steps"
+        lines += [f"In our runs {expected}; {noise}." if model.method.takes_eps else f"In our runs {expected}."]
+    return lines
 
 
 def _previews(config: TrainConfig, out: Path, step: int) -> str:
