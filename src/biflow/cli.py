@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from inspect import BoundArguments, cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import cyclopts
-from cyclopts.help import DefaultFormatter
 
 from biflow import __version__, config
 from biflow.config.parsing import TYPES, nearest
 from biflow.errors import UserError
+from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 
 ABOUT = """Stream new video, frame by frame, from a model of your own clips.
 
@@ -188,27 +188,11 @@ RUNNERS += (_data_fetch, _weights_fetch, _import_reference)
 COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run in RUNNERS}
 
 
-class _Formatter(DefaultFormatter):
-    def __call__(self, console: Any, options: Any, panel: Any) -> None:
-        panel.entries.sort(key=lambda entry: not entry.required)
-        for text in (entry.description.primary_renderable for entry in panel.entries):
-            text.plain = " ".join(text.plain.split())  # without the line breaks that it has in the docstring
-        super().__call__(console, options, panel)
-
-
-class _TrainFormatter(_Formatter):
-    def __call__(self, console: Any, options: Any, panel: Any) -> None:
-        preset = {f"--{_flag(name)}": value for name, value in config.preset(config.Train.preset).items()}
-        for entry in panel.entries:  # the defaults of the command, not those of the dataclass
-            entry.default = next((_shown(preset[name]) for name in entry.names if name in preset), entry.default)
-        super().__call__(console, options, panel)
-
-
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
-    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True, name_transform=_flag)
+    usual = cyclopts.Parameter(negative=(), show_default=shown, consume_multiple=True, name_transform=flag)
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, default_parameter=usual, help_format="plaintext")
-    app.help_formatter, app.version, app.version_flags = _Formatter(), f"biflow {__version__}", ("--version", "-V")
+    app.help_formatter, app.version, app.version_flags = Formatter(), f"biflow {__version__}", ("--version", "-V")
     for name, about in GROUPS.items():
         app.command(cyclopts.App(name, help=about, help_epilogue="", version_flags=[], sort_key=len(COMMANDS)))
     for order, (name, run) in enumerate(COMMANDS.items()):
@@ -218,38 +202,8 @@ def application() -> cyclopts.App:
         *group, last = name.split()
         parent = app[group[0]] if group else app
         parent.command(run, name=last, help=about, help_epilogue=f"\nExamples:{examples}", sort_key=order)
-    app["train"].config, app["train"].help_formatter = _below_options, _TrainFormatter()
+    app["train"].config, app["train"].help_formatter = below_options, TrainFormatter()
     return app
-
-
-def _shown(default: object) -> str | None:
-    """A default as the help shows it: a list as it is typed, and nothing for a switch that is off."""
-    text = str(list(default)) if isinstance(default, tuple) else str(default)
-    return None if text in ("None", "False", "") else text
-
-
-def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Take what the options leave out from the YAML file that --config names, and the rest from a preset."""
-    chosen = {"preset": config.Train.preset}
-    for token in arguments["--config"].tokens:
-        content = config.read_yaml(Path(token.value))
-        config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
-        chosen |= content
-        _fill_in(content, app, names, arguments)
-    for token in arguments["--preset"].tokens:
-        chosen["preset"] = token.value
-    _fill_in(config.preset(chosen["preset"]), app, names, arguments)
-
-
-def _fill_in(content: dict, app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Set the arguments of `train` that have no value yet."""
-    by_flag = {_flag(name): value for name, value in content.items()}
-    cyclopts.config.Dict({"train": by_flag})(app, names, arguments)
-
-
-def _flag(name: str) -> str:
-    """A setting as the command line spells it, without the hyphens in front."""
-    return "from" if name == "init" else cyclopts.default_name_transform(name)  # `from` cannot name a field
 
 
 def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
@@ -269,8 +223,8 @@ def _sentence(error: BaseException, settings: object) -> str:
         name, message = error.setting, str(error)
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
-        flag, rest = f"--{_flag(name)}", message.removeprefix(name)
-        return f"{flag}{rest}" if rest != message and rest[:1] in " :" else f"{flag}: {message}"
+        option, rest = f"--{flag(name)}", message.removeprefix(name)
+        return f"{option}{rest}" if rest != message and rest[:1] in " :" else f"{option}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
         return _refusal(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
