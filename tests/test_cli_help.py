@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cyclopts
 import pytest
 
 from biflow import cli, config
@@ -26,7 +27,9 @@ def arguments(command: str):
     app = cli.application()
     for word in command.split():
         app = app[word]
-    return [argument for argument in app.assemble_argument_collection(parse_docstring=True) if argument.show]
+    spelled = cyclopts.Parameter(name_transform=cli.flag)
+    found = app.assemble_argument_collection(default_parameter=spelled, parse_docstring=True)
+    return [argument for argument in found if argument.show]
 
 
 def help_of(command: str, capsys) -> tuple[str, str]:
