@@ -24,15 +24,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# Render the dataset and train the preset, on whatever device there is; resumes what was interrupted. On two CPU cores two
-# processes are faster than one: make presets LAUNCH=".venv/bin/torchrun --nproc_per_node 2 -m biflow.cli"
-LAUNCH ?= $(BIN)/biflow
+# Render the dataset and train the preset, on whatever device there is; resumes what was interrupted.
 presets: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[maze]"
 	$(BIN)/python datasets/maze.py datasets/maze-frames
 	test -e datasets/maze/index.json || $(BIN)/biflow prepare datasets/maze-frames datasets/maze --size 64
-	$(LAUNCH) train --config configs/maze.yaml --data datasets/maze --out runs/maze
-	$(BIN)/biflow export runs/maze src/biflow/models/maze --first datasets/maze
+	$(BIN)/biflow train --preset maze --data datasets/maze --out runs/maze
+	$(BIN)/biflow export runs/maze src/biflow/models/maze
 
 # The benchmarks in short form against the committed results; benchmarks/README.md has the long ones.
 bench: setup

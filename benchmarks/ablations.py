@@ -3,19 +3,18 @@
     python -m benchmarks.ablations SET [SET …] [--out runs/ablations] [--cases "context 0" …] [--json FILE]
 
 Each case changes one thing of the base: a context of three frames with noise, a quarter of own frames, and actions. It
-is trained from the same seed on the same pairs, by `configs/compare.yaml` with patches of 4x4 pixels, a quarter of that
+is trained from the same seed on the same pairs, by the preset `compare` with patches of 4x4 pixels, a quarter of that
 network's cost, and evaluated by `PROTOCOL`: a reduced form of the "quick" one, with longer videos. Every SET is a
 prepared set with actions. The same command resumes what was interrupted. Prints a table in Markdown for each set.
 """
 
 import argparse
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from biflow.config import TrainConfig, parse, read_yaml
+from biflow.config import TrainConfig, parse, preset
 from biflow.data.windows import Windows
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
@@ -23,7 +22,6 @@ from biflow.files import read_json, write_json
 from biflow.model import load_model
 from biflow.training.loop import train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "compare.yaml"
 BASE: dict[str, Any] = {"context": 3, "own_frames": 0.25, "coarse_noise": 0.5, "eps": 0.25}
 BASE["network"] = {"patch": 4, "channels": [64, 128]}
 WITHOUT_ACTIONS = "without actions"
@@ -54,9 +52,7 @@ COLUMNS = {
 
 def settings(case: str) -> TrainConfig:
     """The training settings of a case."""
-    known = {field.name for field in fields(TrainConfig)}
-    content = {key: value for key, value in read_yaml(CONFIG).items() if key in known}
-    return parse(TrainConfig, {**content, **BASE, **CASES[case]})
+    return parse(TrainConfig, {**preset("compare"), **BASE, **CASES[case]})
 
 
 def without_actions(data: Path, copy: Path) -> Path:

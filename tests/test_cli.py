@@ -219,7 +219,7 @@ def dry_run(tmp_path, capsys):
 def test_options_win_over_the_file_and_nested_ones_merge(dry_run):
     content = {"lr": 0.5, "steps": 7, "network": {"layers": 3, "patch": 1, "channels": [96]}}
     shown = dry_run(content, "--steps", 8, "--network.layers", 2, "--network.channels", 32, 64)
-    assert (shown["lr"], shown["steps"], shown["batch"]) == (0.5, 8, 128)
+    assert (shown["lr"], shown["steps"], shown["batch"]) == (0.5, 8, 16)
     network = shown["network"]
     assert (network["layers"], network["patch"], network["channels"], network["head_dim"]) == (2, 1, [32, 64], 32)
     assert dry_run(content, "--network.layers", 2)["network"]["channels"] == [96]

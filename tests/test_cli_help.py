@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cyclopts
 import pytest
 
-from biflow import cli
+from biflow import cli, config
 from tests.command_line import printed
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,9 @@ def arguments(command: str):
     app = cli.application()
     for word in command.split():
         app = app[word]
-    return [argument for argument in app.assemble_argument_collection(parse_docstring=True) if argument.show]
+    spelled = cyclopts.Parameter(name_transform=cli.flag)
+    found = app.assemble_argument_collection(default_parameter=spelled, parse_docstring=True)
+    return [argument for argument in found if argument.show]
 
 
 def help_of(command: str, capsys) -> tuple[str, str]:
@@ -87,11 +90,12 @@ def test_help_of_a_command_has_the_text_of_every_argument_with_its_default(comma
     monkeypatch.setenv("COLUMNS", "300")
     body, examples = help_of(command, capsys)
     assert all(line.startswith("    ") for line in examples.splitlines())
+    preset = {cli.flag(name): value for name, value in config.preset("own").items()} if command == "train" else {}
     for argument in arguments(command):
         help = " ".join(argument.parameter.help.split())
         assert help[0].isupper() or help[0] in '"`'
         assert help.endswith(".")
-        default = argument.field_info.default
+        default = preset.get(argument.name.removeprefix("--"), argument.field_info.default)
         note = f" [default: {list(default) if isinstance(default, tuple) else default}]"
         if argument.required:
             note = " [required]"
@@ -113,7 +117,7 @@ def test_help_shows_defaults_and_choices_plainly(capsys, monkeypatch):
         "--eps FLOAT ",
         "--direction CHOICE Direction in time. [choices: forward, backward] [default: forward]",
         "--png Also write every frame as a PNG. --out PATH The folder for the results. [default: samples]",
-        "--lr FLOAT Largest learning rate, reached after the warm-up. [default: 0.0001]",
+        "--lr FLOAT Largest learning rate, reached after the warm-up. [default: 0.001]",
         "--network.channels INT... Width of each resolution, from full to coarsest; multiples of 32. "
         "[default: [64, 64, 128]]",
         "--coarse-noise FLOAT Share",
@@ -171,7 +175,7 @@ def test_bash_completes_commands_options_values_and_files(bash):
     assert bash("sample", "runs", "--fps-") == ["--fps-factor"]
     assert bash("sample", "runs", "--direction", "") == ["forward", "backward"]
     assert bash("sample", "--png", "--fr") == ["--frames"]  # a switch takes no value
-    assert "configs/own.yaml" in bash("train", "--config", "configs/")
+    assert "examples/01_two_moons.py" in bash("train", "--config", "examples/")
     assert bash("sample", "pypro") == ["pyproject.toml"]
     assert bash("train", "--network.channels", "64", "64", "--network.l") == ["--network.layers"]
     assert bash("completion", "") == ["bash", "zsh"]

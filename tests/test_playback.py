@@ -74,10 +74,11 @@ def test_a_script_says_what_is_done_and_how_long(model, data):
     assert found.frames.shape == (2, 3, 3, 8, 8)  # with their past
 
 
-def test_without_actions_nothing_is_done_for_512_frames_and_this_is_said(model, data, caplog):
+def test_without_actions_the_model_continues_by_itself_for_512_frames_and_this_is_said(model, data, caplog):
     found = play(model, data)
-    assert (found.rows, found.length) == (None, 512)
-    assert "No actions are given: the neutral one is used throughout." in caplog.text
+    assert np.isnan(found.rows).all()
+    assert (found.rows.shape, found.length) == ((2, 512, 2), 512)
+    assert "No actions are given: the model continues by itself." in caplog.text
 
 
 def test_none_is_an_action_that_the_model_does_not_know(model, data):

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from functools import partial
 from inspect import BoundArguments, cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import cyclopts
-from cyclopts.help import DefaultFormatter
 
 from biflow import __version__, config
 from biflow.config.parsing import TYPES, nearest
 from biflow.errors import UserError
+from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 
 ABOUT = """Stream new video, frame by frame, from a model of your own clips.
 
@@ -56,15 +56,16 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         import yaml
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
-    from biflow.data.windows import Windows, is_prepared
-    from biflow.training.loop import train
+    from biflow.training.launch import train_on_cores
 
-    data, out = settings.data, settings.out
-    train(settings.settings, data, out, new_data=settings.new_data, size=settings.size)
-    data = data if is_prepared(data) else out / "data"
-    steered = ["--actions", "data"] if Windows(data).actions else []
-    command = shlex.join(["biflow", "sample", *map(str, (out, "--first", data, "--out", out / "samples")), *steered])
-    print(f"Trained {settings.steps} steps: {out}. Stream from it with: {command}")
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
+    if first:
+        print(f"Settings: preset {settings.preset}{f', with {settings.config} over it' if settings.config else ''}.")
+    more = {"new_data": settings.new_data, "size": settings.size}
+    train_on_cores(settings.settings, settings.data, settings.out, settings.processes, **more)
+    if first:
+        command = shlex.join(["biflow", "sample", str(settings.out)])
+        print(f"Trained {settings.steps} steps: {settings.out}. Stream from it with: {command}")
 
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
@@ -178,19 +179,11 @@ RUNNERS += (_data_fetch, _weights_fetch, _import_reference)
 COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run in RUNNERS}
 
 
-class _Formatter(DefaultFormatter):
-    def __call__(self, console: Any, options: Any, panel: Any) -> None:
-        panel.entries.sort(key=lambda entry: not entry.required)
-        for text in (entry.description.primary_renderable for entry in panel.entries):
-            text.plain = " ".join(text.plain.split())  # without the line breaks that it has in the docstring
-        super().__call__(console, options, panel)
-
-
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
-    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True)
+    usual = cyclopts.Parameter(negative=(), show_default=shown, consume_multiple=True, name_transform=flag)
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, default_parameter=usual, help_format="plaintext")
-    app.help_formatter, app.version, app.version_flags = _Formatter(), f"biflow {__version__}", ("--version", "-V")
+    app.help_formatter, app.version, app.version_flags = Formatter(), f"biflow {__version__}", ("--version", "-V")
     for name, about in GROUPS.items():
         app.command(cyclopts.App(name, help=about, help_epilogue="", version_flags=[], sort_key=len(COMMANDS)))
     for order, (name, run) in enumerate(COMMANDS.items()):
@@ -200,22 +193,8 @@ def application() -> cyclopts.App:
         *group, last = name.split()
         parent = app[group[0]] if group else app
         parent.command(run, name=last, help=about, help_epilogue=f"\nExamples:{examples}", sort_key=order)
-    app["train"].config = _below_options
+    app["train"].config, app["train"].help_formatter = below_options, TrainFormatter()
     return app
-
-
-def _shown(default: object) -> str | None:
-    """A default as the help shows it: a list as it is typed, and nothing for a switch that is off."""
-    text = str(list(default)) if isinstance(default, tuple) else str(default)
-    return None if text in ("None", "False", "") else text
-
-
-def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Take what the options leave out from the YAML file that --config names."""
-    for token in arguments["--config"].tokens:
-        content = config.read_yaml(Path(token.value))
-        config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
-        cyclopts.config.Dict({"train": content})(app, names, arguments)
 
 
 def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
@@ -235,8 +214,8 @@ def _sentence(error: BaseException, settings: object) -> str:
         name, message = error.setting, re.sub(r"\b(\w+)='([\w.]*)'", partial(_as_words, settings=settings), str(error))
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
-        flag, rest = f"--{name.replace('_', '-')}", message.removeprefix(name)
-        return f"{flag}{rest}" if rest != message and rest[:1] in " :" else f"{flag}: {message}"
+        option, rest = f"--{flag(name)}", message.removeprefix(name)
+        return f"{option}{rest}" if rest != message and rest[:1] in " :" else f"{option}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
         return _refusal(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):

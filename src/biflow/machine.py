@@ -30,6 +30,19 @@ def keep_compiled() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
 
 
+def cores() -> int:
+    """CPU cores that this process may use: physical ones, within its affinity and the quota of its control group."""
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for path in ("cpu.max", "cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us"):
+        files = [Path("/sys/fs/cgroup", name) for name in path.split()]
+        quota, *period = " ".join(file.read_text() for file in files if file.exists()).split() or ["max"]
+        if quota.isdecimal() and period:
+            usable = min(usable, max(1, int(quota) // int(period[0])))
+    return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
 def hardware() -> str:
     """A description of the hardware for people, such as "2 CPU cores, Intel(R) Xeon(R)"."""
     if torch.cuda.is_available():

@@ -64,10 +64,11 @@ def playback(settings: Sample, model: Model) -> Playback:
     how |= {"solver": settings.full_solver, "in_between": settings.fps_factor}
     source = settings.first or settings.model / "first"
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
-    if text is None:
-        if model.actions:
-            log.warning("No actions are given: the neutral one is used throughout.")
+    if text is None and model.actions is None:
         return Playback(starts(source, model.size, **choice).frames, None, wanted or FRAMES, how)
+    if text is None:
+        log.warning("No actions are given: the model continues by itself.")
+        text = UNKNOWN
     actions = model.taken_actions()
     if text == OWN:
         backward = settings.direction == "backward"

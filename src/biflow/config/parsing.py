@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from biflow.errors import UserError
 
 T = TypeVar("T")
+PRESETS = Path(__file__).parent / "presets"
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "path": "a path"}
 TYPES |= {"array": "a list", "object": "a group of settings", "null": "null"}
 
@@ -52,6 +53,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold settings, but {content!r}.")
     return content
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The training settings of a preset of the package. Raises UserError for an unknown one."""
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        what = f"There is no preset {name!r}. The nearest is {nearest(name, known)!r}"
+        raise UserError(f"{what}; the presets are {', '.join(known)}.", setting="preset")
+    return read_yaml(PRESETS / f"{name}.yaml")
 
 
 def kinds(cls: type, group: str = "") -> dict[str, Any]:

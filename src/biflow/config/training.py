@@ -81,7 +81,7 @@ class TrainConfig:
         seed: Seed of the initial weights, the order of the samples and the noise.
         log_every: Steps between lines of the log.
         save_every: Steps between checkpoints.
-        preview_every: Steps between previews; 0 for none.
+        preview_every: Steps between previews; 0 for none. The first ones come earlier: after 50, 100, 200, 400 … steps.
         eps: Noise level of the previews, and the model's default for streaming, for methods that take one.
         network: The shape of the network.
     """
@@ -130,24 +130,36 @@ class Train(TrainConfig):
     Attributes:
         data: A prepared set, or anything that `biflow prepare` takes.
         out: The folder of the run. An interrupted run in it is resumed.
-        config: A YAML file with any of these settings; options of the command line override it.
+        preset: Where settings come from that neither an option nor CONFIG gives: "own" is for your own clips on a CPU,
+            "base" for a graphics card, "maze" for the model that ships, "compare" for comparing the methods, and
+            "paper" has the paper's. The defaults shown here are those of "own".
+        config: A YAML file with any of these settings. Options override it, and it overrides the preset.
         size: Side of the frames, where DATA is not prepared yet.
         new_data: What to do if DATA is not what the run in OUT was trained on: refuse to resume, or accept the new
             data. The unit of the motion, v_scale, stays that of the weights, and a new pass over the data begins.
+        processes: Processes that share each batch, of one thread each, on a CPU. By default as many as there are cores,
+            and one for a model so small that more would not be faster.
         dry_run: Print the settings and stop.
 
     Examples:
-        biflow train --config configs/own.yaml --data datasets/mine --out runs/mine
-        biflow train --data my_clips --out runs/mine --network.channels "[64, 64]"
-        accelerate launch -m biflow.cli train --data datasets/mine --out runs/mine
+        biflow train --data datasets/mine --out runs/mine
+        biflow train --data my_clips --out runs/short --steps 2000 --network.channels "[64, 64]"
+        biflow train --preset base --data datasets/mine --out runs/large
+        accelerate launch -m biflow.cli train --preset base --data datasets/mine --out runs/large
     """
 
     data: Path
     out: Path
+    preset: str = "own"
     config: Path | None = None
     size: int = 64
     new_data: Literal["refuse", "accept"] = "refuse"
+    processes: int | None = None
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "be at least 1", lambda n: n >= 1, "processes")
 
     @property
     def settings(self) -> TrainConfig:
@@ -164,10 +176,10 @@ class Export:
     Attributes:
         run: A run of `biflow train`.
         out: The model folder to write.
-        first: The prepared set whose test split gives the first frames.
+        first: A prepared set whose test split gives other first frames than the run's own.
 
     Examples:
-        biflow export runs/mine models/mine --first datasets/mine
+        biflow export runs/mine models/mine
     """
 
     run: Path

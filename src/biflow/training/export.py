@@ -1,7 +1,8 @@
 """A finished run as a small folder to share: bf16 weights, their evidence, and a few first frames."""
 
+import shutil
+
 import torch
-from PIL import Image
 
 from biflow.config import Export
 from biflow.data.starts import held_out
@@ -10,14 +11,11 @@ from biflow.files import replacing, write_json, write_tensors
 from biflow.machine import hardware
 from biflow.model import WEIGHTS, load_model, load_weights
 from biflow.training.checkpoint import newest_whole
-
-FIRST = 8  # frames of the test split, where there is one
+from biflow.training.first import write_first
 
 
 def export(settings: Export) -> None:
-    """Write the run's averaged weights in bf16, with `evidence.json` and, given a prepared set, first frames.
-
-    These are images in `first/`; for a model with context folders of images, each with a frame and those before it.
+    """Write the run's averaged weights in bf16, with `evidence.json` and first frames: the run's, or those of a set.
 
     The evidence states what was trained how long on what: step, samples, seconds, losses, config, commit, hardware.
 
@@ -27,7 +25,7 @@ def export(settings: Export) -> None:
     checkpoint, out = newest_whole(settings.run), settings.out
     if checkpoint is None:
         raise UserError(f"{settings.run} has no checkpoint to export; give a run of biflow train.")
-    test = held_out(settings.first) if settings.first else None
+    windows = held_out(settings.first) if settings.first else None
     model = load_model(settings.run)
     averaged = checkpoint.folder / "ema.safetensors"
     load_weights(model.weights, averaged if averaged.exists() else checkpoint.folder / "model.safetensors")
@@ -39,15 +37,8 @@ def export(settings: Export) -> None:
     write_json(out / "config.json", model.config)
     write_tensors(out / WEIGHTS, weights, {"step": str(evidence["step"])})
     write_json(out / "evidence.json", evidence)
-    if test is None:
-        return
-    with replacing(out / "first") as folder:
-        folder.mkdir()
-        # From the middle of clips that lie evenly over the split.
-        for i in range(min(FIRST, len(test.clips))):
-            clip = i * len(test.clips) // min(FIRST, len(test.clips))
-            newest = test.clips[clip]["frames"] // 2
-            for index in range(max(0, newest - model.context), newest + 1):
-                place = folder / f"{i:03d}" / f"{index:06d}.png" if model.context else folder / f"{i:03d}.png"
-                place.parent.mkdir(exist_ok=True)
-                Image.fromarray(test.frame(clip, index).permute(1, 2, 0).numpy()).save(place)
+    if windows is not None:
+        write_first(out / "first", windows, model.context)
+    elif (settings.run / "first").is_dir():
+        with replacing(out / "first") as folder:
+            shutil.copytree(settings.run / "first", folder)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,12 +29,14 @@ from biflow.networks import check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint, raw
 from biflow.training.average import Average
-from biflow.training.begin import new_model
+from biflow.training.begin import new_model, rms_change
 from biflow.training.conditions import conditions, frames_before
 from biflow.training.fingerprint import admitted
+from biflow.training.first import write_first
 from biflow.training.log import TrainingLog, peak_flops, training_flops
 from biflow.training.muon import Muon
-from biflow.training.preview import preview
+from biflow.training.overview import overview
+from biflow.training.preview import is_due, preview
 
 
 def train(
@@ -62,7 +66,8 @@ def train(
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     # Its own mixed precision would be that of the first run in this process, for all later ones.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(cpu=cpu, mixed_precision="no")
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the first process prepares data
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
     main, prepared = accelerator.is_main_process, is_prepared(data)
     if network is None:  # before anything is written
         check_size(config.network, *(Windows(data).size if prepared else (size, size)))
@@ -74,8 +79,6 @@ def train(
             raw.prepare_in(out, data, size, lambda folder: admit(Windows(folder)))
         accelerator.wait_for_everyone()
         windows = Windows(data if prepared else out / "data", frames=methods.get(config.method).window)
-        if main:
-            held_out(windows.root)  # says where previews start
         run = _Run(config, windows, out, network, accelerator, resumed, admit(windows))
         return _steps(run, windows, out)
 
@@ -84,6 +87,8 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
     """Train from the run's step to the last one."""
     config, main = run.config, run.accelerator.is_main_process
     start = run.history["step"]
+    if main:
+        _begin(run, windows)
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
     with _interruptible() as interrupted, bar:
         for step, batch in _batches(run, windows, start):
@@ -97,9 +102,8 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
                 bar.set_postfix(run.log.write(step, lr, norm.item(), run.history["samples"]))
             if step % config.save_every == 0 or step == config.steps or stop:
                 run.save(step)
-            if config.preview_every and step % config.preview_every == 0 and main:
-                with _averaged(run.model.weights, run.ema):
-                    preview(run.model, windows.root, out / "previews" / f"step_{step:08d}.png")
+            if is_due(step, config.preview_every) and main:
+                _draw(run, step, windows.root, bar, interrupted)
             if stop:
                 raise KeyboardInterrupt(
                     f"Stopped at step {step}; everything is saved in {out}, the same command resumes the run."
@@ -165,6 +169,27 @@ class _Run:
             record = {**self.history, "v_scale": self.v_scale, "data": self.data}
             checkpoint.save(self.out, step, self.model, optimizer, self.ema, self.config, record)
         self.accelerator.wait_for_everyone()
+
+
+def _begin(run: _Run, windows: Windows) -> None:
+    """Say what the run uses, and keep first frames in it, so that its model has something to start from."""
+    about = {"bf16": run.bf16, "change": rms_change(windows)}
+    print(*overview(run.config, run.model, windows, run.out, run.history["step"], **about), sep="\n", flush=True)
+    test = held_out(windows.root)  # says where previews start
+    if not (run.out / "first").exists():
+        write_first(run.out / "first", test, run.config.context)
+
+
+def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> None:
+    """Draw a preview. Whatever goes wrong with it does not stop the run."""
+    path, shown = run.out / "previews" / f"step_{step:08d}.png", bar.postfix
+    with _averaged(run.model.weights, run.ema):
+        try:
+            if preview(run.model, data, path, show=bar.set_postfix_str, stopped=lambda: bool(interrupted)):
+                bar.write(f"Preview after step {step}: {path}")
+        except UserError as error:
+            bar.write(f"No preview after step {step}: {error}")
+    bar.set_postfix_str(shown or "")
 
 
 def _update(run: _Run, step: int, batch: Past) -> Tensor:

@@ -1,0 +1,41 @@
+"""Frames that previews and the finished model start from: of clips that are not trained on, where there are some."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from biflow.data.windows import Windows
+from biflow.files import replacing
+
+FIRST = 8  # that a model keeps
+
+
+def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> Int[np.ndarray, "n 2"]:
+    """At most `count` frames, spread evenly over a split: the number of the clip, and the frame's place in it.
+
+    Each has `before` frames before it and `after` frames after it in its clip, or as many as the clips allow, the
+    frames before it first.
+    """
+    clips = [clip["frames"] for clip in windows.clips]
+    found = np.concatenate([np.stack([np.full(n, clip), np.arange(n)], axis=1) for clip, n in enumerate(clips)])
+    past, future = found[:, 1], np.repeat(clips, clips) - 1 - found[:, 1]
+    fits = past >= min(before, past.max())
+    fits &= future >= min(after, future[fits].max())
+    found = found[fits]
+    return found[np.linspace(0, len(found) - 1, 2 * min(count, len(found)) + 1)[1::2].round().astype(int)]
+
+
+def write_first(out: Path, windows: Windows, context: int) -> None:
+    """Write at most FIRST frames of a split to the folder `out`, where `sample` and `serve` find them in a model.
+
+    These are images; for a model with context, folders of images, each with a frame and those before it.
+    """
+    with replacing(out) as folder:
+        folder.mkdir()
+        for i, (clip, newest) in enumerate(places(windows, FIRST, before=context).tolist()):
+            for index in range(max(0, newest - context), newest + 1):
+                path = folder / f"{i:03d}" / f"{index:06d}.png" if context else folder / f"{i:03d}.png"
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(windows.frame(clip, index).permute(1, 2, 0).numpy()).save(path)
