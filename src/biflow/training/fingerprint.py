@@ -66,7 +66,7 @@ def admitted(windows: Windows, out: Path, state: dict | None, new_data: str) -> 
         return {**now, "since": 0}
     then = state.get("data")  # None in checkpoints of older versions
     changes = differences(then, now) if then else "unknown"
-    if not changes:
+    if then and not changes:
         return {**now, "since": then["since"]}
     if then and then["columns"] != now["columns"]:
         raise UserError(f"The run in {out} was trained on data with other actions ({changes}). Give another folder.")
