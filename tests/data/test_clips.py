@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from biflow.data.clips import find_clips
-from biflow.data.readers import natural
+from biflow.data.names import in_order
 from biflow.errors import UserError
 
 
@@ -40,9 +40,9 @@ def read(src):
 
 def test_natural_order():
     names = ["f10", "f9", "f1b2", "f1b10", "g0"]
-    assert sorted(names, key=natural) == ["f1b2", "f1b10", "f9", "f10", "g0"]
-    assert sorted(["2.png", "10.png", "1.png"], key=natural) == ["1.png", "2.png", "10.png"]
-    assert sorted(["v_frame_0010.jpg", "v_frame_9.jpg"], key=natural) == ["v_frame_9.jpg", "v_frame_0010.jpg"]
+    assert in_order(names, str) == ["f1b2", "f1b10", "f9", "f10", "g0"]
+    assert in_order(["2.png", "10.png", "1.png"], str) == ["1.png", "2.png", "10.png"]
+    assert in_order(["v_frame_0010.jpg", "v_frame_9.jpg"], str) == ["v_frame_9.jpg", "v_frame_0010.jpg"]
 
 
 def test_arrays_of_every_layout(tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Literal
 
 from biflow.config.checks import check
 
@@ -21,6 +22,8 @@ class Prepare:
         split: Share of the clips that is used for training, where the source has no split of its own.
         seed: Seed of the split.
         fps: Frame rate of sources that do not state theirs.
+        images: Also read images beside videos as clips. They are passed over otherwise, since most are previews.
+        range: The range of floats in arrays. By default, it is found once for all arrays of the source.
         strict: Stop at a damaged or too short clip instead of skipping it.
         force: Replace a prepared set at DST.
 
@@ -38,6 +41,8 @@ class Prepare:
     split: float = 0.8
     seed: int = 0
     fps: float | None = None
+    images: bool = False
+    range: Literal["0,1", "-1,1", "0,255"] | None = None
     strict: bool = False
     force: bool = False
 

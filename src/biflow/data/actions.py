@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Float
 
 from biflow.actions import Actions, ActionsError, from_json
-from biflow.data.readers import ARCHIVE_SUFFIXES, READERS, File
+from biflow.data.archives import ARCHIVE_SUFFIXES
+from biflow.data.readers import READERS
+from biflow.data.sources import File
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set

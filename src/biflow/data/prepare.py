@@ -49,7 +49,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
             raise UserError(f"{dst} exists and is not a prepared folder. Choose another one.")
         if not settings.force:
             raise UserError(f"{dst} is prepared already. Use it, or choose to replace it.", setting="force")
-    items = find_clips(src)
+    items = find_clips(src, images=settings.images, range=settings.range)
     with replacing(dst) as partial:
         partial.mkdir()
         writer = _write_frames(partial / "frames.npy", items, shape, settings, progress)

@@ -1,0 +1,97 @@
+"""Read picture formats that can move: animated WebP, PNG and AVIF, and TIFF with several pages of one size."""
+
+import contextlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image, features
+
+from biflow import video
+from biflow.files import reading
+
+MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if features.check("avif") else set())
+HEAD = 4096  # bytes
+FASTEST = 50  # frames per second of a clip whose pictures are shown for unequal times
+UNTIMED = 100.0  # milliseconds of a picture that states 0, as in browsers
+
+
+def moves(open_file: Callable[[], Any], suffix: str) -> bool:
+    """Whether an image file holds several pictures. A file that cannot be read does not.
+
+    The first bytes of most say that they do not, which is quick: a folder may hold 100,000 frames.
+    """
+    if suffix.lower() not in MOVING:
+        return False
+    with contextlib.suppress(Exception), open_file() as file:
+        head = file.read(HEAD)
+        while head.startswith(b"\x89PNG") and b"IDAT" not in head and (more := file.read(HEAD)):
+            head += more
+        animated = b"acTL" in head.partition(b"IDAT")[0]
+        animated |= head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+        animated |= head[4:8] == b"ftyp" and b"avis" in head[8:64]
+        if animated or head[:2] in (b"II", b"MM"):
+            file.seek(0)
+            try:
+                return _several(file)
+            except Exception:
+                return animated  # damaged, as reading it will say
+    return False
+
+
+def _several(file: Any) -> bool:
+    """Whether a file holds several pictures. Pages of other sizes are copies of one picture, or parts of a document."""
+    with Image.open(file) as image:
+        if (count := getattr(image, "n_frames", 1)) > 1 and image.format == "TIFF":
+            size = image.size
+            image.seek(1)
+            return image.size == size
+    return count > 1
+
+
+def read_moving(file: video.Bytes, name: str, conversions: Counter) -> Iterator[video.Video]:
+    """The clip of an image file that holds several pictures, as the format composes them, over black.
+
+    Where they are shown for unequal times, they repeat, so that the rate is constant.
+
+    Raises:
+        UserError: a damaged file, or one of more pixels than Pillow regards as safe.
+    """
+    with reading(name, "cannot be read as an animation", "It is damaged, or has another format."):
+        fps, counts = _constant_rate([image.info.get("duration", 0) for image in _pictures(file, name)])
+
+    def frames() -> video.Frames:
+        with reading(name, "cannot be read as an animation", "It is damaged, or has another format."):
+            for image, count in zip(_pictures(file, name), counts, strict=True):
+                pixels, converted = video.to_rgb(image)
+                if converted:
+                    conversions[converted] += count
+                yield from [torch.from_numpy(pixels).permute(2, 0, 1).contiguous()] * count
+
+    yield video.Video(frames(), fps, sum(counts))
+
+
+def _pictures(file: video.Bytes, name: str) -> Iterator[Image.Image]:
+    """The pictures of a file, each to be used before the next is asked for."""
+    file.seek(0)
+    image = video.open_image(file, name)
+    still = bool(image.info.get("default_image"))  # of a PNG: for programs that do not show animations
+    for number in range(still, getattr(image, "n_frames", 1)):
+        image.seek(number)
+        image.load()
+        yield image
+
+
+def _constant_rate(durations: Sequence[float]) -> tuple[float | None, list[int]]:
+    """Frames per second, and how often each picture comes, from the milliseconds for which pictures are shown."""
+    if not any(durations):
+        return None, [1] * len(durations)
+    durations = [duration or UNTIMED for duration in durations]
+    if max(durations) - min(durations) <= 1:  # formats round to whole milliseconds: 33, 33, 34
+        return 1000 * len(durations) / sum(durations), [1] * len(durations)
+    unit = max(math.gcd(*map(round, durations)), 1000 // FASTEST)
+    ends = [round(end / unit) for end in itertools.accumulate(durations)]
+    return 1000 / unit, [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
