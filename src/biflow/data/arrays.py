@@ -79,7 +79,9 @@ def _clips(file: File) -> tuple[dict[str, Array], Any]:
     if not films:
         raise UserError(f"{file.name} holds no array of frames, such as uint8 (T, H, W, C).")
     if actions is not None and len(films) > 1:
-        raise ActionsError(f"{file.name} has actions, but several arrays of frames: {', '.join(films)}.")
+        raise ActionsError(
+            f"{file.name} has actions, but several arrays of frames: {', '.join(part[1:-1] for part in films)}."
+        )
     clips: dict[str, Array] = {}
     for part, array in films.items():
         several = array.ndim == 5 and len(array)

@@ -52,37 +52,36 @@ def _several(file: Any) -> bool:
     return count > 1
 
 
-def read_moving(file: video.Bytes, name: str, conversions: Counter) -> Iterator[video.Video]:
+def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -> Iterator[video.Video]:
     """The clip of an image file that holds several pictures, as the format composes them, over black.
 
-    Where they are shown for unequal times, they repeat, so that the rate is constant.
+    Where they are shown for unequal times, they repeat, so that the rate is constant. The file is opened twice.
 
     Raises:
         UserError: a damaged file, or one of more pixels than Pillow regards as safe.
     """
-    with reading(name, "cannot be read as an animation", "It is damaged, or has another format."):
-        fps, counts = _constant_rate([image.info.get("duration", 0) for image in _pictures(file, name)])
+    durations = [float(image.info.get("duration", 0)) for image in _pictures(open_file, name)]
+    fps, counts = _constant_rate(durations)
 
     def frames() -> video.Frames:
-        with reading(name, "cannot be read as an animation", "It is damaged, or has another format."):
-            for image, count in zip(_pictures(file, name), counts, strict=True):
-                pixels, converted = video.to_rgb(image)
-                if converted:
-                    conversions[converted] += count
-                yield from [torch.from_numpy(pixels).permute(2, 0, 1).contiguous()] * count
+        for image, count in zip(_pictures(open_file, name), counts, strict=True):
+            pixels, converted = video.to_rgb(image)
+            if converted:
+                conversions[converted] += count
+            yield from [torch.from_numpy(pixels).permute(2, 0, 1).contiguous()] * count
 
     yield video.Video(frames(), fps, sum(counts))
 
 
-def _pictures(file: video.Bytes, name: str) -> Iterator[Image.Image]:
-    """The pictures of a file, each to be used before the next is asked for."""
-    file.seek(0)
-    image = video.open_image(file, name)
-    still = bool(image.info.get("default_image"))  # of a PNG: for programs that do not show animations
-    for number in range(still, getattr(image, "n_frames", 1)):
-        image.seek(number)
-        image.load()
-        yield image
+def _pictures(open_file: Callable[[], Any], name: str) -> Iterator[Image.Image]:
+    """The pictures of a file, each to be used before the next is asked for. Raises UserError for damage."""
+    with reading(name, "cannot be read as an animation", "It is damaged."), open_file() as file:
+        image = video.open_image(file, name)
+        still = bool(image.info.get("default_image"))  # of a PNG: for programs that do not show animations
+        for number in range(still, getattr(image, "n_frames", 1)):
+            image.seek(number)
+            image.load()
+            yield image
 
 
 def _constant_rate(durations: Sequence[float]) -> tuple[float | None, list[int]]:

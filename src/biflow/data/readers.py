@@ -35,8 +35,7 @@ def read_images(files: list[File], conversions: Counter) -> Iterator[video.Video
 
 def read_animation(file: File, conversions: Counter) -> Iterator[video.Video]:
     """The clip of an image file that holds several pictures."""
-    with file.open() as content:
-        yield from read_moving(content, file.name, conversions)
+    yield from read_moving(file.open, file.name, conversions)
 
 
 READERS: dict[str, Callable[[File, Counter], Iterator[video.Video]]] = {
