@@ -110,8 +110,14 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
     frames(tmp_path / "walk")
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere")  # it describes clips, and is none
     items = {item.name: item for item in find_clips(tmp_path)}
     assert items.keys() == {"walk", "gone.mp4", "pipe.mp4"}
     for name, text in (("gone.mp4", "is a link to nothing"), ("pipe.mp4", "is not a file")):
         with pytest.raises(UserError, match=f"{name} cannot be read: it {text}"):
             next(items[name].read(Counter()))
+    (tmp_path / "walk" / "3.png").symlink_to(tmp_path / "nowhere")  # a frame is missing, so there is no clip
+    items = {item.name: item for item in find_clips(tmp_path)}
+    assert items.keys() == {"walk", "gone.mp4", "pipe.mp4"}
+    with pytest.raises(UserError, match=r"walk/3\.png cannot be read: it is a link to nothing"):
+        list(next(items["walk"].read(Counter())).frames)

@@ -80,10 +80,10 @@ def find_clips(src: str | Path, *, images: bool = False, range: str | None = Non
     other: Counter[str] = Counter()
     for file in files:
         suffix = file.path.suffix.lower()
-        if file.fault or file.moving or suffix in READERS:
-            groups.setdefault(file.path, []).append(file)
-        elif suffix in IMAGES:
+        if _is_image(file):
             groups.setdefault(file.path.parent, []).append(file)
+        elif file.moving or suffix in READERS or (file.fault and suffix not in BESIDE):
+            groups.setdefault(file.path, []).append(file)
         else:
             other[_ending(file.path)] += 1
     if len(files) == 1 and files[0].fault:
@@ -117,9 +117,15 @@ def _item(
 
 def _reader(file: File) -> Callable[[File, Counter], Iterator[Video]] | None:
     """What reads a file that is a clip of its own; None for an image."""
+    if _is_image(file):
+        return None
     if file.fault:
         return _refuse
-    return read_animation if file.moving else READERS.get(file.path.suffix.lower())
+    return read_animation if file.moving else READERS[file.path.suffix.lower()]
+
+
+def _is_image(file: File) -> bool:
+    return file.path.suffix.lower() in IMAGES and not file.moving
 
 
 def _refuse(file: File, conversions: Counter) -> Iterator[Video]:

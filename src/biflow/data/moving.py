@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -44,12 +45,13 @@ def moves(open_file: Callable[[], Any], suffix: str) -> bool:
 
 def _several(file: Any) -> bool:
     """Whether a file holds several pictures. Pages of other sizes are copies of one picture, or parts of a document."""
-    with Image.open(file) as image:
-        if (count := getattr(image, "n_frames", 1)) > 1 and image.format == "TIFF":
-            size = image.size
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # damage is reported when the file is read
+        image = Image.open(file)
+        count, size = getattr(image, "n_frames", 1), image.size
+        if count > 1 and image.format == "TIFF":
             image.seek(1)
-            return image.size == size
-    return count > 1
+        return count > 1 and image.size == size
 
 
 def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -> Iterator[video.Video]:

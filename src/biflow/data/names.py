@@ -52,6 +52,8 @@ def in_order(items: Iterable[T], name: Callable[[T], str]) -> list[T]:
 
 def shown(name: str) -> str:
     """A name as messages show it: line breaks, control characters and bytes that are not UTF-8 as escapes."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

@@ -68,9 +68,10 @@ def _files(path: Path, place: PurePosixPath, seen: set[Path], opened: list[Archi
             if real in seen or (seen and is_prepared(path)):
                 return
             seen.add(real)
-            inside = in_order([name for name in os.listdir(path) if not hidden(name)], str)
-            for name in sorted(inside, key=lambda name: (path / name).is_dir()):
-                yield from _files(path / name, place / name, seen, opened)
+            with os.scandir(path) as entries:
+                inside = in_order([entry for entry in entries if not hidden(entry.name)], lambda entry: entry.name)
+            for entry in sorted(inside, key=os.DirEntry.is_dir):  # files before folders
+                yield from _files(path / entry.name, place / entry.name, seen, opened)
         elif not path.is_file():
             raise FileNotFoundError("it is a link to nothing" if path.is_symlink() else "it is not a file")
         elif is_archive(path.name):
