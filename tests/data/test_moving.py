@@ -34,6 +34,14 @@ def test_each_moving_picture_is_a_clip(tmp_path, ending):
     assert np.abs(np.array(list(got.values())) - [40, 41, 42, 43]).max() <= (1 if ending == "avif" else 0)
 
 
+def test_actions_of_a_moving_picture_lie_beside_it(tmp_path):
+    animation(tmp_path / "walk.webp", clip(1, 4))
+    (tmp_path / "walk.csv").write_text("turn\n0\n1\n0\n")
+    (item,) = find_clips(tmp_path)
+    assert item.actions is not None
+    assert item.actions.rows.tolist() == [[0], [1], [0]]
+
+
 def test_still_pictures_are_frames_of_their_folder(tmp_path):
     for name, options in {"0.webp": {"lossless": True}, "1.png": {}, "2.tif": {}}.items():
         Image.fromarray(clip(1)[int(name[0])]).save(tmp_path / name, **options)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from biflow.actions import Actions, ActionsError, from_json
 from biflow.data.archives import ARCHIVE_SUFFIXES
+from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
 
@@ -27,7 +28,7 @@ OTHERS = ("columns", "fps", "note")  # what else it may hold beside "actions"
 RULES = ("hold", "mean")
 LARGEST = 1e30  # of numbers in these files
 ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
-ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
+ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *MOVING, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
