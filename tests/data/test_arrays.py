@@ -127,6 +127,9 @@ def test_tensors_that_are_no_films_in_memory_are_refused(tmp_path):
     torch.save(torch.zeros(1, 8, 10, 3, dtype=torch.uint8).expand(10**12, -1, -1, -1), tmp_path / "endless.pt")
     with pytest.raises(UserError, match=r"endless\.pt holds a single frame, which it repeats 1000000000000 times"):
         values(tmp_path)
+    torch.save(torch.zeros(1, 3, 8, 10, 3, dtype=torch.uint8).expand(10**12, -1, -1, -1, -1), tmp_path / "endless.pt")
+    with pytest.raises(UserError, match=r"endless\.pt has shape \(1000000000000, 3, 8, 10, 3\)"):
+        values(tmp_path)
     torch.save(torch.zeros(1, 1, 1, 3, dtype=torch.uint8).expand(2, 10**6, 10**6, 3), tmp_path / "endless.pt")
     with pytest.raises(UserError, match=r"endless\.pt has frames of more than"):
         values(tmp_path)

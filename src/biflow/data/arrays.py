@@ -84,7 +84,7 @@ def _clips(file: File) -> tuple[dict[str, Array], Any]:
         )
     clips: dict[str, Array] = {}
     for part, array in films.items():
-        several = array.ndim == 5 and len(array)
+        several = array.ndim == 5 and len(array) and not _repeats(array)
         clips |= {f"{part}[{i}]": clip for i, clip in enumerate(array)} if several else {part: array}
     return clips, actions
 
@@ -114,6 +114,11 @@ def _numpy(values: Array) -> np.ndarray:
     return values
 
 
+def _repeats(array: Array) -> bool:
+    """Whether a tensor is one entry that a small file claims to hold many times."""
+    return isinstance(array, Tensor) and array.layout == torch.strided and len(array) > 1 and not array.stride(0)
+
+
 def _check(array: Array, name: str) -> bool:
     """Whether the array holds floats. Raises UserError if it is not a clip of uint8 or floats."""
     shape = tuple(array.shape)
@@ -127,12 +132,12 @@ def _check(array: Array, name: str) -> bool:
         raise UserError(f"{name} has shape {shape}, so it has no pixels.")
     if math.prod(shape[1:]) > 4 * (Image.MAX_IMAGE_PIXELS or math.inf):
         raise UserError(f"{name} has frames of more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.")
-    if isinstance(array, Tensor) and array.layout == torch.strided and shape[0] > 1 and not array.stride(0):
+    if _repeats(array):
         raise UserError(f"{name} holds a single frame, which it repeats {shape[0]} times. Save the frames of a film.")
     with reading(name, "cannot be read", "Save frames as uint8."):
         kind = _numpy(array[:0]).dtype
     if kind != np.uint8 and not np.issubdtype(kind, np.floating):
-        raise UserError(f"{name} has {kind} values. Save frames as uint8, or as floats in [0, 1] or [-1, 1].")
+        raise UserError(f"{name} has {kind} values. Save frames as uint8, or as floats in [0, 1].")
     return kind != np.uint8
 
 
