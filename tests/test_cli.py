@@ -46,6 +46,11 @@ def test_a_switch_needs_no_value_and_takes_one(words, png):
         assert (settings("sample", *line).model, settings("sample", *line).png) == (Path("m"), png)
 
 
+def test_a_range_may_begin_with_a_minus():
+    for words in (["--range", "-1,1"], ["--range=-1,1"]):
+        assert settings("prepare", "a", "b", *words).range == "-1,1"
+
+
 @pytest.mark.parametrize("words", [["[64, 64, 128]"], ["64", "64", "128"], ["[64,64,128]"]])
 def test_a_list_is_written_in_brackets_or_as_words(words):
     assert settings(*TRAIN, "--network.channels", *words, "--steps", 3).network.channels == (64, 64, 128)

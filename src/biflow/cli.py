@@ -203,8 +203,8 @@ def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
         raise UserError("biflow data render is now a program of its own: python datasets/maze.py --help")
     if argv[:1] in (["help"], ["version"]):
         argv = [*argv[1:], f"--{argv[0]}"]
-    # "--png true" is "--png=true".
-    words = re.sub(r"(?i)(?<![^\0])(--[\w.-]+)\0(true|false)(?![^\0])", r"\1=\2", "\0".join(argv)).split("\0")
+    # "--png true" is "--png=true", and "--range -1,1" is "--range=-1,1".
+    words = re.sub(r"(?i)(?<![^\0])(--[\w.-]+)\0(true|false|-1,1)(?![^\0])", r"\1=\2", "\0".join(argv)).split("\0")
     return application().parse_args(words if argv else [], exit_on_error=False, print_error=False)[:2]
 
 

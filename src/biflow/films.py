@@ -6,7 +6,7 @@ square, puts transparent film over black and turns the picture upright.
 
 import logging
 import statistics
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -140,11 +140,7 @@ def _film(container: Any, name: str) -> Any:
 
 
 def _rate(container: Any, stream: Any) -> float | None:
-    """The usual number of frames per second by the first time stamps. Where the stated one agrees, it is exact.
-
-    The median of the intervals counts, not their mean: a phone in the dark, or a pause of a screen recording, makes
-    some of them longer.
-    """
+    """The usual number of frames per second by the first time stamps. Where the stated one agrees, it is exact."""
     stated = [float(rate) for rate in (stream.base_rate, stream.average_rate) if rate]
     stamps = []
     for packet in container.demux(stream):
@@ -155,13 +151,21 @@ def _rate(container: Any, stream: Any) -> float | None:
     gaps = [gap for gap in np.diff(np.sort(stamps)) if gap > 0]
     if not gaps:
         return next((rate for rate in stated[::-1] if _RATES[0] <= rate <= _RATES[1]), None)
-    usual = statistics.median_low(gaps)  # of two, the one that a held picture does not make longer
-    rate = 1 / statistics.fmean(gap for gap in gaps if abs(gap / usual - 1) < 0.25)
+    rate = 1 / usual_interval(gaps)
     rate = next((other for other in stated if abs(other / rate - 1) < 0.02), rate)
     if not _RATES[0] <= rate <= _RATES[1]:
         return None
     near = min((float(round(rate)), *_NTSC), key=lambda other: abs(rate - other))
     return round(near if abs(rate / near - 1) < 2e-3 else rate, 3) if near else round(rate, 3)
+
+
+def usual_interval(gaps: Sequence[float]) -> float:
+    """The mean of the intervals between frames that are near their median.
+
+    A phone in the dark, a pause of a screen recording or a picture that a GIF holds makes some of them longer.
+    """
+    usual = statistics.median_low(gaps)  # of two, the shorter one
+    return statistics.fmean(gap for gap in gaps if abs(gap / usual - 1) < 0.25)
 
 
 def _frames(

@@ -63,21 +63,28 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     Raises:
         UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
     """
-    with reading(name, "cannot be read as an image", "It is damaged or not an image."), warnings.catch_warnings():
+    with reading(name, "cannot be read as an image", "It is damaged or not an image."):
+        image = ImageOps.exif_transpose(open_image(file, name))
+        image.load()
+        pixels, converted = to_rgb(image)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
+
+
+def open_image(file: Bytes | Path, name: str) -> Image.Image:
+    """Open an image with Pillow. Raises UserError for too many pixels or unknown values, and whatever Pillow raises."""
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(file)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from error
-        if image.mode in ("I", "F"):
-            raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
-        image = ImageOps.exif_transpose(image)
-        image.load()
-        pixels, converted = _to_rgb(image)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
+    if image.mode in ("I", "F"):
+        raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
+    return image
 
 
-def _to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
+def to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
+    """An image over black, and which kind it was ("grey", "RGBA", ...) if it was not RGB, else None."""
     converted = None
     if image.mode.startswith("I;16"):
         converted = "16-bit grey"

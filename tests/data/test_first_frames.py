@@ -26,6 +26,16 @@ def test_a_folder_gives_its_images_in_numerical_order(tmp_path):
     assert first_frames(tmp_path, (16, 16), 2, 0)[:, 0, 0, 0].tolist() == [1, 2]
 
 
+def test_hidden_files_are_no_images(tmp_path):
+    for folder in ("0", "1", ".2", "@eaDir"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            Image.new("RGB", (16, 16), (10 * i, 0, 0)).save(tmp_path / folder / f"{i}.png")
+            (tmp_path / folder / f"._{i}.png").write_bytes(b"\0\5\x16\7")
+    assert first_frames(tmp_path / "0", (16, 16))[:, 0, 0, 0].tolist() == [0, 10]
+    assert first_frames(tmp_path, (16, 16))[:, 0, 0, 0].tolist() == [10, 10]  # the last image of each folder
+
+
 def test_at_most_8_images_are_taken_by_default(tmp_path):
     for number in range(9):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")

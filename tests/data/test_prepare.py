@@ -225,6 +225,32 @@ def test_size_and_crop(tmp_path):
             run(tmp_path / "src", tmp_path / "bad", **{name: value})
 
 
+def test_images_beside_videos_and_the_range_of_floats_are_settings(tmp_path):
+    write_frames(tmp_path / "src", clip(1, 3))
+    with video.VideoWriter(tmp_path / "src" / "film.mp4", 25, (16, 16)) as writer:
+        for _ in range(3):
+            writer.write(torch.zeros(3, 16, 16, dtype=torch.uint8))
+    np.save(tmp_path / "src" / "floats.npy", np.zeros((3, 8, 8, 3), np.float32))
+    run(tmp_path / "src", tmp_path / "out")
+    assert values(tmp_path / "out") == {"film.mp4": [0, 0, 0], "floats.npy": [0, 0, 0]}
+    run(tmp_path / "src", tmp_path / "all", images=True, range="-1,1")
+    assert values(tmp_path / "all") == {"film.mp4": [0] * 3, "floats.npy": [128] * 3, "src": [40, 41, 42]}
+
+
+def test_arrays_that_cannot_be_used_are_skipped_by_name(tmp_path):
+    good = clip(1, 3).permute(0, 2, 3, 1).contiguous().numpy()
+    arrays = {"good": good, "big_endian": (good / 255).astype(">f8"), "small": good[:, :1, :1], "grey": good[0]}
+    arrays |= {"none": good[:, :0], "nan": np.full((3, 8, 8, 3), np.nan), "flat": good[0, ..., 0]}
+    (tmp_path / "src").mkdir()
+    for name, array in arrays.items():
+        np.save(tmp_path / "src" / f"{name}.npy", array)
+    np.save(tmp_path / "src" / "objects.npy", np.array([{}], object), allow_pickle=True)
+    index = run(tmp_path / "src", tmp_path / "out")
+    assert values(tmp_path / "out") == {f"{name}.npy": [40, 41, 42] for name in ("big_endian", "good", "small")}
+    assert [entry["name"][:-4] for entry in index["skipped"]] == ["flat", "grey", "nan", "none", "objects"]
+    assert all(entry["name"] in entry["why"] for entry in index["skipped"])
+
+
 def test_readers_can_be_added(tmp_path, monkeypatch):
     def read(file, conversions):
         with file.open() as content:

@@ -17,7 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from biflow.actions import Actions, ActionsError, from_json
-from biflow.data.readers import ARCHIVE_SUFFIXES, READERS, File
+from biflow.data.archives import ARCHIVE_SUFFIXES
+from biflow.data.moving import MOVING
+from biflow.data.readers import READERS
+from biflow.data.sources import File
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
@@ -25,7 +28,7 @@ OTHERS = ("columns", "fps", "note")  # what else it may hold beside "actions"
 RULES = ("hold", "mean")
 LARGEST = 1e30  # of numbers in these files
 ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
-ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
+ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *MOVING, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,15 @@
 """Find the clips in a source.
 
-A source is a folder, an archive (zip, tar, tar.gz; read in place) or a single file. In it, a clip is
-- a folder of images, in the order of the integers in their names (2.png before 10.png);
-- a video file (mp4, avi, mkv, webm, mov, gif);
-- an array in a `.pt`, `.npy` or `.npz` file: (T, H, W, C), (T, C, H, W), grey (T, H, W), or a batch of these, (N, …).
+A source is a folder, an archive (see `archives.ARCHIVE_SUFFIXES`; read in place) or a single file. In it, a clip is
+- a video file, or an image file that holds several pictures, such as an animated WebP;
+- the images of a folder without videos, in the natural order of their names (2.png before 10.png);
+- an array in a `.pt`, `.npy` or `.npz` file, see `biflow.data.arrays`.
 
 Files with the actions of clips are read by `biflow.data.actions`.
 """
 
-import io
+import logging
 import re
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,14 +17,23 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from biflow.data.actions import Table, find_tables
-from biflow.data.readers import ARCHIVE_SUFFIXES, READERS, File, natural, read_images
+from biflow.data.archives import ARCHIVE_SUFFIXES
+from biflow.data.arrays import read_arrays, spans
+from biflow.data.floats import Floats
+from biflow.data.names import shown
+from biflow.data.readers import IMAGES, READERS, read_animation, read_images
+from biflow.data.sources import File, source_files
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
-from biflow.files import reading
-from biflow.films import VIDEO_SUFFIXES, Video
-from biflow.video import IMAGE_SUFFIXES
+from biflow.films import Video
+
+log = logging.getLogger("biflow")
 
 SPLIT_NAME = re.compile(r"(?:.*_)?(?:(train)|test|val|validation)")  # of a folder sky_test/ or a list video_test.csv
+# Endings of files that describe clips or the set, and of programs. Such files are passed over without a word.
+BESIDE = {".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xml", ".txt", ".md", ".rst", ".html", ".pdf"}
+BESIDE |= {".srt", ".vtt", ".ass", ".ssa", ".sub", ".idx", ".lrc", ".nfo", ".description", ".url", ".xmp", ".thm"}
+BESIDE |= {".md5", ".sha1", ".sha256", ".log", ".ini", ".cfg", ".py", ".sh", ".ipynb"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Item:
         read: yields its clips, each to be read before the next is asked for. Images that have to be converted to RGB
             are counted by kind in the `Counter`. Raises UserError for damage, then or while frames are read.
         actions: what was done after each frame, if a file beside it says so.
+        timed: whether its clips may say how many frames per second they have.
     """
 
     name: str
@@ -47,49 +55,134 @@ class Item:
     split: str | None
     read: Callable[[Counter], Iterator[Video]]
     actions: Table | None = None
-
-    @property
-    def states_rate(self) -> bool:
-        """Whether its clips may say how many frames per second they have."""
-        return PurePosixPath(self.name).suffix.lower() in VIDEO_SUFFIXES
+    timed: bool = False
 
 
-def find_clips(src: str | Path) -> list[Item]:
-    """All clips of a source, sorted by the integers in their names. Raises UserError if there are none.
+def find_clips(src: str | Path, *, images: bool = False, range: str | None = None) -> list[Item]:
+    """All clips of a source, in the natural order of their names.
 
-    Clips in a tar file come in its own order, because a compressed one cannot be read backwards.
+    Clips in a tar file come in its own order, because a compressed one cannot be read backwards. The logger "biflow"
+    reports which files were passed over. A folder or an archive that cannot be read is an item that raises UserError.
+
+    Args:
+        src: the source.
+        images: also take the images beside videos, which are previews most often.
+        range: the range of floats in arrays, a key of `floats.RANGES`; by default it is found for the whole source.
+
+    Raises:
+        UserError: no clips, or a source that cannot be read.
     """
     src = Path(src)
     if not src.exists():
         raise UserError(f"{src} does not exist. Check the path.")
     if is_prepared(src):
         raise UserError(f"{src} is prepared already. Use it as it is, or prepare the clips that it was made from.")
-    alone = src.is_file() and not _is_archive(src)
-    files = list(_files(src, PurePosixPath(src.name if alone else ""), set()))
-    for beside in map(src.with_suffix, (".csv", ".json") if alone else ()):
-        if beside.is_file():
-            files += _files(beside, PurePosixPath(beside.name), set())
-    groups: dict[PurePosixPath, list[File]] = {}
-    for file in files:
-        suffix = file.path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES or suffix in READERS:
-            groups.setdefault(file.path.parent if suffix in IMAGE_SUFFIXES else file.path, []).append(file)
+    files = list(source_files(src))
+    groups, other = _grouped(files)
+    if len(files) == 1 and files[0].fault:
+        raise files[0].fault
+    beside = {} if images else _beside_videos(groups)
+    groups = {path: group for path, group in groups.items() if path not in beside}
+    if not groups:
+        raise UserError(f"{src} holds no clips: {_nothing(other)}")
+    _report(sum(map(len, beside.values())), other)
     lists = _lists(files, groups)
     splits = {name: split for listed in lists.values() for name, split in listed.items()}
     actions = find_tables([file for file in files if file.path not in lists], groups)
-    items = [_item(src, path, group, splits, actions.get(path)) for path, group in groups.items()]
-    if not items:
-        raise UserError(f"{src} holds no clips: no images, videos (such as mp4) or arrays (pt, npy, npz).")
-    return items
+    arrays = [group[-1] for group in groups.values() if _reader(group[-1]) is read_arrays]
+    floats = Floats(lambda: spans(arrays), range)
+    return [_item(src, path, group, splits, actions.get(path), floats) for path, group in groups.items()]
 
 
-def _item(src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str], actions: Table | None) -> Item:
+def _grouped(files: Iterable[File]) -> tuple[dict[PurePosixPath, list[File]], Counter[str]]:
+    """The files of each clip by its path, and how many others there are by their endings."""
+    groups: dict[PurePosixPath, list[File]] = {}
+    other: Counter[str] = Counter()
+    for file in files:
+        suffix = file.path.suffix.lower()
+        if _is_image(file):
+            groups.setdefault(file.path.parent, []).append(file)
+        elif file.moving or suffix in READERS or (file.fault and suffix not in BESIDE):
+            groups.setdefault(file.path, []).append(file)
+        else:
+            other[_ending(file.path)] += 1
+    return groups, other
+
+
+def _item(
+    src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str], actions: Table | None, floats: Floats
+) -> Item:
     names = map(SPLIT_NAME.fullmatch, path.parts)  # relative to the source, whose own name says nothing
     split = splits.get(path.name) or next((_split(name) for name in names if name), None)
-    suffix = files[0].path.suffix.lower()
-    read = partial(read_images, files) if suffix in IMAGE_SUFFIXES else partial(READERS[suffix], files[-1])
+    reader = _reader(files[-1])
+    if reader is read_arrays:
+        read = partial(read_arrays, files[-1], floats=floats)
+    else:
+        read = partial(reader, files[-1]) if reader else partial(read_images, files)
     source = src if files[0].real == src else src / path
-    return Item(str(path) if path.parts else src.name, str(source), split, read, actions)
+    timed = reader not in (None, read_arrays, _refuse)
+    return Item(str(path) if path.parts else src.name, str(source), split, read, actions, timed)
+
+
+def _reader(file: File) -> Callable[[File, Counter], Iterator[Video]] | None:
+    """What reads a file that is a clip of its own; None for an image."""
+    if _is_image(file):
+        return None
+    if file.fault:
+        return _refuse
+    return read_animation if file.moving else READERS[file.path.suffix.lower()]
+
+
+def _is_image(file: File) -> bool:
+    return file.path.suffix.lower() in IMAGES and not file.moving
+
+
+def _refuse(file: File, conversions: Counter) -> Iterator[Video]:
+    assert file.fault is not None
+    raise file.fault
+
+
+def _beside_videos(groups: dict[PurePosixPath, list[File]]) -> dict[PurePosixPath, list[File]]:
+    """The images that belong to videos: beside them, or in a folder there in which all have the names of videos."""
+    videos: dict[PurePosixPath, set[str]] = {}
+    for path, group in groups.items():
+        if _reader(group[-1]) not in (None, _refuse, read_arrays):
+            videos.setdefault(path.parent, set()).add(path.stem)
+    images = {path: group for path, group in groups.items() if _reader(group[-1]) is None}
+    return {
+        path: group
+        for path, group in images.items()
+        if path in videos or {file.path.stem for file in group} <= videos.get(path.parent, set())
+    }
+
+
+def _ending(path: PurePosixPath) -> str:
+    """The ending of a name, also a double one such as .tar.lz4; nothing if it has none."""
+    return "".join(path.suffixes[-2:]).lower() if path.suffixes[-2:-1] == [".tar"] else path.suffix.lower()
+
+
+def _report(images: int, other: Counter[str]) -> None:
+    """Say what was passed over and may have been meant as a clip."""
+    if images:
+        what = "1 image beside videos was" if images == 1 else f"{images} images beside videos were"
+        log.warning('%s passed over. Set "images" to read them as clips.', what)
+    if counts := _counts({ending: number for ending, number in other.items() if ending not in BESIDE}):
+        log.warning("Passed over: %s.", counts)
+
+
+def _counts(endings: dict[str, int]) -> str:
+    """Numbers of files by their endings: "12 .txt, 3 .rar"."""
+    ordered = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    parts = [f"{number} {shown(ending) or 'without an ending'}" for ending, number in ordered]
+    more = [f"{sum(number for _, number in ordered[8:])} of other kinds"] if len(ordered) > 8 else []
+    return ", ".join(parts[:8] + more)
+
+
+def _nothing(other: Counter[str]) -> str:
+    """What a source without clips has, and what it should have."""
+    archives = ", ".join(suffix.removeprefix(".") for suffix in ARCHIVE_SUFFIXES)
+    taken = f"images, videos (such as mp4), arrays (pt, npy, npz), or archives of them ({archives})"
+    return f"it has {_counts(other) or 'no files'}. biflow reads {taken}."
 
 
 def _split(name: re.Match) -> str:
@@ -112,52 +205,3 @@ def _lists(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[PurePo
             listed = names & {PurePosixPath(line.split(",")[-1].strip()).name for line in lines}
             lists[file.path] = dict.fromkeys(listed - {""}, _split(name))
     return {path: splits for path, splits in lists.items() if splits}
-
-
-def _files(path: Path, place: PurePosixPath, seen: set[Path]) -> Iterator[File]:
-    """The files at `path`, whose path in the source is `place`. An archive is read as if it were a folder.
-
-    `seen` are the folders so far: a link to a folder further up would lead in circles.
-    """
-    if path.is_dir():
-        real = path.resolve()
-        if real in seen or (seen and is_prepared(path)):
-            return
-        seen.add(real)
-        for inner in sorted(path.glob("*"), key=lambda inner: (inner.is_dir(), natural(inner.name))):
-            if not _hidden(inner.name):
-                yield from _files(inner, place / inner.name, seen)
-    elif _is_archive(path):
-        for name, read in _members(path):
-            if not any(map(_hidden, PurePosixPath(name).parts)):
-                yield File(place / name, read)
-    else:
-        yield File(place, partial(open, path, "rb"), path)
-
-
-def _is_archive(path: Path) -> bool:
-    return path.name.lower().endswith(ARCHIVE_SUFFIXES)
-
-
-def _members(path: Path) -> Iterator[tuple[str, Callable[[], io.BytesIO]]]:
-    """Name and reader of each file in an archive."""
-    with reading(path, "cannot be read as an archive", "Fetch it again."):
-        if path.suffix.lower() == ".zip":
-            archive = zipfile.ZipFile(path)
-            members = [(member.filename, member) for member in archive.infolist() if not member.is_dir()]
-            members.sort(key=lambda pair: natural(pair[0]))
-            take = archive.open
-        else:
-            archive = tarfile.open(path)  # noqa: SIM115 (it is read as long as the clips are)
-            members = [(member.name, member) for member in archive.getmembers() if member.isfile()]
-            take = archive.extractfile
-
-    def read(name: str, member: object) -> io.BytesIO:
-        with reading(f"{path}/{name}", "cannot be unpacked", "Fetch the archive again."):
-            return io.BytesIO(take(member).read())  # type: ignore[arg-type, union-attr]
-
-    return ((name, partial(read, name, member)) for name, member in members)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

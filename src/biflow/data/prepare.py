@@ -44,7 +44,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
             raise UserError(f"{dst} exists and is not a prepared folder. Choose another one.")
         if not settings.force:
             raise UserError(f"{dst} is prepared already. Use it, or choose to replace it.", setting="force")
-    items = find_clips(src)
+    items = find_clips(src, images=settings.images, range=settings.range)
     with replacing(dst) as partial:
         partial.mkdir()
         writer = _write_frames(partial / "frames.npy", items, shape, settings, progress)
@@ -91,7 +91,7 @@ def _usual_rate(items: Iterable[Item]) -> float | None:
     rates = []
     for item in items:
         own = item.actions and item.actions.fps
-        if item.states_rate:
+        if item.timed:
             with contextlib.suppress(UserError):
                 for video in item.read(Counter()):
                     video.frames.close()

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from biflow.data.readers import natural
+from biflow.data.names import hidden, in_order
+from biflow.data.readers import IMAGES
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
-from biflow.video import IMAGE_SUFFIXES, read_image, resize
+from biflow.video import read_image, resize
 
 log = logging.getLogger("biflow")
 
@@ -143,7 +144,7 @@ def _from_images(source: Path, size: tuple[int, int], samples: int | None, past:
         raise UserError(f"{source} does not exist. {what}")
     found = [[file] for file in _images(source)] if source.is_dir() else [[source]]
     if not found:
-        folders = sorted(filter(Path.is_dir, source.glob("*")), key=lambda folder: natural(folder.name))
+        folders = filter(Path.is_dir, _content(source))
         found = [images for images in map(_images, folders) if images]
     if not found:
         raise UserError(f"There are no images in {source}. {what}")
@@ -154,8 +155,11 @@ def _from_images(source: Path, size: tuple[int, int], samples: int | None, past:
 
 
 def _images(folder: Path) -> list[Path]:
-    images = [file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(images, key=lambda file: natural(file.name))
+    return [file for file in _content(folder) if file.suffix.lower() in IMAGES and file.is_file()]
+
+
+def _content(folder: Path) -> list[Path]:
+    return in_order((path for path in folder.iterdir() if not hidden(path.name)), lambda path: path.name)
 
 
 def _read(file: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
