@@ -34,7 +34,7 @@ To complete commands and options with the Tab key, add to ~/.bashrc or ~/.zshrc:
 """
 GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
 # The extras that bring the packages which are not part of the core.
-EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
+EXTRAS = {"accelerate": "train", "psutil": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
 DEMO = config.Demo()

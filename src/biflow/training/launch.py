@@ -111,8 +111,8 @@ def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
         for rank in range(1, count):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_peer, args=(rank, theirs, run), daemon=True)
-            peers.append((process, ours))
             process.start()
+            peers.append((process, ours))
             theirs.close()
         for process, pipe in peers:
             wait([pipe, process.sentinel])  # until it has imported everything, which takes seconds
