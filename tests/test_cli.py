@@ -128,7 +128,7 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--steps", 0, "--steps is 0, but must be at least 1."),
         ("--steps", "many", 'Invalid value for --steps: unable to convert "many" into a whole number.'),
         ("--ema", 1.5, "--ema is 1.5, but must be at least 0 and below 1."),
-        ("--coarse_noise", -1, "--coarse-noise is -1.0, but must not be negative."),
+        ("--coarse_noise", -1, "--coarse-noise is -1.0, but must be 0 or more."),
         ("--compile", "=maybe", 'Invalid value for --compile: unable to convert "maybe" into true or false.'),
         ("--schedule", "linear", 'Invalid value "linear" for --schedule. Choose from: "constant", "cosine".'),
         ("--network.channels", "[48]", "--network.channels: 48 is not a multiple of 32, the groups of the norms."),

