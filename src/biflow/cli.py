@@ -1,5 +1,6 @@
 """The command line: from words to the settings of a command, and from what went wrong to one sentence."""
 
+import contextlib
 import logging
 import os
 import re
@@ -14,46 +15,20 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from biflow import __version__, config
-from biflow.config.checks import check_exists, check_writable
+from biflow.config.checks import check_no_run, check_places, check_writable
 from biflow.errors import UserError, os_error
-from biflow.words import check_words, refusal
+from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 
-ABOUT = """Stream new video, frame by frame, from a model of your own clips.
-
-Run `biflow COMMAND --help` for the settings of a command, with examples."""
-EXAMPLES = """
-Examples:
-    biflow demo
-    biflow prepare my_clips datasets/mine
-    biflow train --data datasets/mine --out runs/mine
-    biflow sample runs/mine --first datasets/mine
-
-To complete commands and options with the Tab key, add to ~/.bashrc or ~/.zshrc:
-    eval "$(biflow completion bash)"  # or zsh
-"""
 GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
 # The extras that bring the packages which are not part of the core.
 EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
 DEMO = config.Demo()
-FIRST = "Give an image, a film, a folder of images or a prepared set."
-
-
-def _check_model(folder: Path) -> None:
-    check_exists(folder, "model", "Give a run of `biflow train` or a model folder.")
-
-
-def _check_model_out(out: Path) -> None:
-    """Refuse to write a model where it cannot be written, or over a run, whose own weights would be read instead."""
-    check_writable(out)
-    if (out / "checkpoints").is_dir():
-        raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
 
 
 def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
-    check_exists(settings.src, "src", "Give a folder of clips, or a single file.")
-    check_writable(settings.dst, "dst")
+    check_places(settings)
     from biflow.data.prepare import prepare
 
     index = prepare(settings)
@@ -72,8 +47,9 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         import yaml
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
-    check_exists(settings.data, "data", "Give a prepared set, or a folder of clips.")
     check_writable(settings.out)
+    if not (settings.out / "data").exists():  # a run that has prepared its clips no longer needs them
+        check_places(settings)
     from biflow.data.prepare import prepare
     from biflow.data.windows import Windows, is_prepared
     from biflow.training.loop import train
@@ -91,9 +67,7 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
-    _check_model(settings.model)
-    check_exists(settings.first, "first", FIRST)
-    check_writable(settings.out)
+    check_places(settings)
     from biflow.outputs import sample, summary
 
     print(summary(settings.out, sample(settings)))
@@ -105,24 +79,22 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.serve.server import serve
 
         return serve(config.Serve(shipped_model(), port=settings.port), open_page=True)
-    check_writable(settings.out)
+    check_places(settings)
     from biflow.outputs import demo, demo_summary
 
     print(demo_summary(settings.out, demo(settings)))
 
 
 def _serve(settings: Annotated[config.Serve, FLAT]) -> None:
-    _check_model(settings.model)
-    check_exists(settings.first, "first", FIRST)
+    check_places(settings)
     from biflow.serve.server import serve
 
     serve(settings)
 
 
 def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
-    _check_model(settings.model)
-    check_exists(settings.data, "data", "Give a set that `biflow prepare` has written.")
-    check_writable(settings.out)
+    check_places(settings)
+    from biflow.data.windows import Windows
     from biflow.engines import with_engine
     from biflow.evaluation.evaluate import evaluate, summary
     from biflow.evaluation.protocol import changed, load_protocol
@@ -136,6 +108,7 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
         name = settings.solver or usual.method
         changes["solver"] = config.Solver.named(name, steps=settings.steps, rtol=usual.rtol, atol=usual.atol)
     protocol = changed(protocol, **changes)
+    Windows(settings.data, split="test")  # what is not a prepared set is refused before the model is loaded
     model = with_engine(load_model(settings.model, device=device()), settings.engine, rtol=protocol.solver.rtol)
     batch, windows = settings.batch, settings.feature_batch
     result = evaluate(model, settings.data, settings.out, protocol, batch=batch, feature_batch=windows)
@@ -144,9 +117,7 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
 
 
 def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
-    for name in ("real", "fake"):
-        check_exists(getattr(settings, name), name, "Give a folder of videos, an array, an archive or a prepared set.")
-    check_writable(settings.json, "json", file=True)
+    check_places(settings)
     from biflow.evaluation.fvd import compare, summary
     from biflow.evaluation.networks.features import i3d_features, torchscript_features
     from biflow.files import write_json
@@ -159,26 +130,24 @@ def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
 
 
 def _report(settings: Annotated[config.Report, FLAT]) -> None:
-    for folder in settings.runs:
-        check_exists(folder, "runs", "Give folders that `biflow evaluate` has written.")
-    check_writable(settings.out)
+    check_places(settings)
     from biflow.evaluation.report import report
 
     print(report(list(settings.runs), settings.out))
 
 
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
-    check_exists(settings.run, "run", "Give a run of `biflow train`.")
-    check_exists(settings.first, "first", "Give a set that `biflow prepare` has written.")
-    _check_model_out(settings.out)
+    check_places(settings)
+    check_no_run(settings.out)
     from biflow.training.export import export
 
     export(settings)
+    print(f"Exported {settings.run} as {settings.out}.")
 
 
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:
-    check_exists(settings.weights, "weights", "Give the model.safetensors of a checkpoint.")
-    _check_model_out(settings.out)
+    check_places(settings)
+    check_no_run(settings.out)
     from biflow.model import save_model
     from biflow.reference import import_reference
 
@@ -189,14 +158,14 @@ def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None
 
 
 def _data_fetch(settings: Annotated[config.FetchData, FLAT]) -> None:
-    check_writable(settings.out)
+    check_places(settings)
     from biflow.data.fetch import fetch
 
     fetch(settings.name, settings.out)
 
 
 def _weights_fetch(settings: Annotated[config.FetchWeights, FLAT]) -> None:
-    check_exists(settings.archive, "archive", "Leave it out to download the package.")
+    check_places(settings)
     from biflow.evaluation.networks.weights import fetch
     from biflow.files import cache_folder
 
@@ -258,6 +227,8 @@ def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopt
     """Take what the options leave out from the YAML file that --config names."""
     for token in arguments["--config"].tokens:
         content = config.read_yaml(Path(token.value))
+        if "config" in content:
+            raise UserError(f"{token.value}: config names this file itself; a file cannot take settings from another.")
         config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
         cyclopts.config.Dict({"train": content})(app, names, arguments)
 
@@ -292,6 +263,9 @@ def _sentence(error: BaseException, settings: object) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `biflow`. Exits with 2 and one sentence on bad input, and with 130 after Ctrl-C."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as by `biflow >&-`
+            setattr(sys, name, open(os.devnull, "w"))
     logging.basicConfig(format="biflow: %(message)s")
     settings = None
     try:
@@ -305,7 +279,8 @@ def main(argv: list[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if not (sentence := _sentence(error, settings)):
             raise
-        print(f"biflow: {sentence}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the exit code tells it too
+            print(f"biflow: {sentence}", file=sys.stderr, flush=True)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
 
 

@@ -1,6 +1,6 @@
-"""The words of a command line: which of them are not a value of their option, and what cyclopts refuses, in a sentence.
+"""Texts of the command line: the help of the program, and sentences about words that are not accepted.
 
-Both are said like what is wrong in a YAML file, without the terms of programmers that cyclopts uses.
+These are the same as for a YAML file, without the terms of programmers that cyclopts uses.
 """
 
 import difflib
@@ -15,6 +15,19 @@ import cyclopts
 from biflow.config.parsing import TYPES, nearest
 from biflow.errors import UserError
 
+ABOUT = """Stream new video, frame by frame, from a model of your own clips.
+
+Run `biflow COMMAND --help` for the settings of a command, with examples."""
+EXAMPLES = """
+Examples:
+    biflow demo
+    biflow prepare my_clips datasets/mine
+    biflow train --data datasets/mine --out runs/mine
+    biflow sample runs/mine --first datasets/mine
+
+To complete commands and options with the Tab key, add to ~/.bashrc or ~/.zshrc:
+    eval "$(biflow completion bash)"  # or zsh
+"""
 SWITCH = ("yes", "y", "1", "true", "t", "no", "n", "0", "false", "f")  # what cyclopts takes for true or false
 
 

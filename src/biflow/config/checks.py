@@ -10,6 +10,8 @@ from typing import Any
 
 from biflow.errors import UserError, os_error
 
+READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive")  # settings of commands
+WRITTEN = ("dst", "out", "json")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 
@@ -34,10 +36,22 @@ def check_level(settings: object, *names: str) -> None:
     check(settings, "be 0 or more", lambda level: 0 <= level < float("inf"), *names)
 
 
-def check_exists(path: Path | None, setting: str, hint: str) -> None:
-    """Raise UserError if a file or folder to read is missing; None was left out."""
-    if path is not None and not os.path.exists(path):
-        raise UserError(f"{path} does not exist. {hint}", setting=setting)
+def check_places(settings: object) -> None:
+    """Raise UserError for files and folders of a command that do not exist, and for results that cannot be written."""
+    for name in READ:
+        value = getattr(settings, name, None) or ()
+        for path in value if isinstance(value, tuple) else (value,):
+            if not os.path.exists(path):
+                raise UserError(f"{path} does not exist. Check the path.", setting=name)
+    for name in WRITTEN:
+        if isinstance(path := getattr(settings, name, None), Path):
+            check_writable(path, name, file=name == "json")
+
+
+def check_no_run(out: Path) -> None:
+    """Raise UserError if a model would be written over a run, whose averaged weights would be read in its place."""
+    if (out / "checkpoints").is_dir():
+        raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
 
 
 def check_writable(path: Path, setting: str = "out", *, file: bool = False) -> None:

@@ -129,7 +129,8 @@ class TrainConfig:
         check(self, "not be negative", lambda n: n >= 0, "context", "warmup", "preview_every")
         check(self, "not be negative", lambda value: 0 <= value < float("inf"), "weight_decay")
         check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
-        check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "clip", "alpha_max", "v_scale")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max", "v_scale")
+        check(self, "be positive", lambda value: value > 0, "clip")
         check(self, "be at least 0 and below 1", lambda value: 0 <= value < 1, "ema")
         check_seed(self)
 
