@@ -69,7 +69,9 @@ def _counts(stats: dict) -> str:
         return f"{samples} video{'s' * (samples > 1)} of {frames} frame{'s' * (frames > 1)}"
     samples, frames = stats["asked"]["samples"], stats["asked"]["frames"]
     parts = [
-        f"{videos} of {samples} videos with {length} of {frames} frames" if samples > 1 else f"{length} of {frames} frames"
+        f"{videos} of {samples} videos with {length} of {frames} frames"
+        if samples > 1
+        else f"{length} of {frames} frames"
         for length, videos in Counter(map(len, stats["nfe"])).items()
     ]
     return f"{' and '.join(parts)}, interrupted"
@@ -163,7 +165,12 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
     frames, how = sum(map(len, results.nfe)), play.how
     eps = float(model.eps if how["eps"] is None else how["eps"])
     used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
-    used |= {"solver": asdict(how["solver"]), "fps_factor": how["in_between"], "engine": model.engine, "png": settings.png}
+    used |= {
+        "solver": asdict(how["solver"]),
+        "fps_factor": how["in_between"],
+        "engine": model.engine,
+        "png": settings.png,
+    }
     used |= {"actions": settings.actions} if settings.actions else {}
     if model.context:
         used["context_eps"] = float(model.context_eps if how["context_eps"] is None else how["context_eps"])

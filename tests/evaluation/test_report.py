@@ -30,7 +30,15 @@ def evaluated(tmp_path):
     """Writes the folder of an evaluation: metrics.json, random videos of 8x10, and their first frames."""
 
     def write(
-        name, method="biflow", eps=0.1, fvd=500.0, *, direction="forward", solver=MIDPOINT, frames=FRAMES, note=None,
+        name,
+        method="biflow",
+        eps=0.1,
+        fvd=500.0,
+        *,
+        direction="forward",
+        solver=MIDPOINT,
+        frames=FRAMES,
+        note=None,
         engine="torch",
     ):
         folder, random = tmp_path / name, np.random.default_rng(0)

@@ -10,7 +10,9 @@ from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.files import write_text
 
-PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png")  # those of an earlier report
+PICTURES = re.compile(
+    r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png"
+)  # those of an earlier report
 
 
 def report(folders: list[Path], out: Path) -> Path:
