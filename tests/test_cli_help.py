@@ -112,8 +112,8 @@ def test_help_shows_defaults_and_choices_plainly(capsys, monkeypatch):
         "By default 512, or one per action.",
         "--eps FLOAT ",
         "--direction CHOICE Direction in time. [choices: forward, backward] [default: forward]",
-        "--png Also write every frame as a PNG. --out PATH The folder for the results. Those of an earlier run in it are "
-        "replaced. [default: samples]",
+        "--png Also write every frame as a PNG. --out PATH The folder for the results. "
+        "Those of an earlier run in it are replaced. [default: samples]",
         "--lr FLOAT Largest learning rate, reached after the warm-up. [default: 0.0001]",
         "--network.channels INT... Width of each resolution, from full to coarsest; multiples of 32. "
         "[default: [64, 64, 128]]",

@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run `biflow`. Exits with 2 and one sentence on bad input, and with 130 after Ctrl-C."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell, as by `biflow >&-`
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(format="biflow: %(message)s")
     settings = None
     try:

@@ -193,8 +193,9 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
 
 def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
     reached = [str(index + 1) for index in _columns(play) if index < stats["frames"]]
+    how, eps = play.how, stats["settings"]["eps"]
     return [
-        f"{model.method.title}, eps {stats['settings']['eps']:g}, {play.how['direction']}. Solver: {play.how['solver']}.",
+        f"{model.method.title}, eps {eps:g}, {how['direction']}. Solver: {how['solver']}.",
         _cost(stats),
         *([f"{_counts(stats)}."] if "asked" in stats else []),
         f"First column: the given frame. Then frames {', '.join(reached)}.",
@@ -227,7 +228,7 @@ def demo_summary(out: Path, stats: dict) -> str:
     """What `demo` has written into `out`, and what it cost, in a few lines."""
     names = {"demo.mp4": "the first video", "demo.png": _counts(stats), "demo.json": _cost(stats)}
     width = max(len(str(out / name)) for name in names)
-    return "\n".join(f"{str(out / name):{width}}  {what}" for name, what in names.items())
+    return "\n".join(f"{out / name!s:{width}}  {what}" for name, what in names.items())
 
 
 def _columns(play: Playback) -> list[int]:

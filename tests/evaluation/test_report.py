@@ -190,12 +190,14 @@ def test_other_frames_of_the_truth_stand_in_another_table(evaluated, extended):
     assert len(groups(read_runs([usual, extended("told"), folder]))) == 2
 
 
+INSIDE = {"tr": ("thead", "tbody"), "th": ("tr",), "td": ("tr",), "li": ("ul", "ol"), "thead": ("table",)}
+INSIDE |= {"tbody": ("table",), "figcaption": ("figure",)}
+
+
 class Page(HTMLParser):
-    """Checks that all tags balance and may stand where they do, and collects text by tag and the URLs that the page would load."""
+    """Checks that tags balance and may stand where they do, and collects text by tag and the URLs that it would load."""
 
     VOID = ("meta", "img", "link", "br", "hr", "input")
-    INSIDE = {"tr": ("thead", "tbody"), "th": ("tr",), "td": ("tr",), "li": ("ul", "ol"), "thead": ("table",)}
-    INSIDE |= {"tbody": ("table",), "figcaption": ("figure",)}
     BLOCKS = ("table", "section", "div", "p", "h1", "h2", "h3", "ul", "figure", "blockquote")
 
     def __init__(self, html: str):
@@ -207,7 +209,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.urls += [value for name, value in attrs if name in ("src", "href")]
-        assert tag not in self.INSIDE or self.open[-1] in self.INSIDE[tag]
+        assert tag not in INSIDE or self.open[-1] in INSIDE[tag]
         assert tag not in self.BLOCKS or not {"p", "table", "h1", "h2", "h3", "ul"} & set(self.open), self.open
         if tag not in self.VOID:
             self.open.append(tag)
