@@ -101,7 +101,7 @@ def test_an_unknown_method_is_refused_before_anything_is_done(tmp_path, capsys):
         told = refused(*words, capsys=capsys)
         assert "--method" in told
         assert "'gan'" in told
-    words = ("import", "reference", "w", tmp_path / "run", "--method", "gan", "--width", 32, "--size", 64)
+    words = ("import", "reference", tmp_path, tmp_path / "run", "--method", "gan", "--width", 32, "--size", 64)
     assert "--method" in refused(*words, capsys=capsys)
     assert not (tmp_path / "run").exists()
 
@@ -201,7 +201,7 @@ def test_two_sets_of_videos_are_not_compared_into_a_folder(tmp_path, capsys):
     )
 
 
-def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, tmp_path, capsys):
+def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, prepared, tmp_path, capsys):
     """What `biflow evaluate` hands to the library: the protocol with the options over it, and the model's engine."""
     seen = []
 
@@ -210,7 +210,7 @@ def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, tmp_pa
         return {}
 
     monkeypatch.setattr("biflow.evaluation.evaluate.evaluate", evaluate)
-    words = ("evaluate", model, "--data", "d", "--out", tmp_path / "out", "--engine", "torch")
+    words = ("evaluate", model, "--data", prepared, "--out", tmp_path / "out", "--engine", "torch")
     for options in ((), ("--steps", 3), ("--solver", "heun"), ("--solver", "reference", "--eps", 0.3, "--batch", 2)):
         assert run(*words, *options, capsys=capsys)[0] == 0
     usual, steps, heun, reference = (protocol.solver for _, protocol, _ in seen)

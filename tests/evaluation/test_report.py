@@ -195,7 +195,7 @@ INSIDE |= {"tbody": ("table",), "figcaption": ("figure",)}
 
 
 class Page(HTMLParser):
-    """Checks that tags balance and may stand where they do, and collects text by tag and the URLs that it would load."""
+    """Checks that tags balance and stand where they may. Collects text by tag, and the URLs that would be loaded."""
 
     VOID = ("meta", "img", "link", "br", "hr", "input")
     BLOCKS = ("table", "section", "div", "p", "h1", "h2", "h3", "ul", "figure", "blockquote")
