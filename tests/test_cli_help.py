@@ -207,3 +207,16 @@ def test_a_closed_pipe_is_no_traceback(words, unbuffered, monkeypatch):
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_an_output_that_is_full_or_closed_is_no_traceback():
+    for words in (["--help"], ["version"], ["train", "--data", "x", "--out", "y", "--dry-run"]):
+        with open("/dev/full", "w") as full:
+            done = process(*words, stdout=full)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith("biflow: No space left to write")
+    for closed, code in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("nothing 2>/dev/full", 2), ("nothing >&- 2>&-", 2)):
+        line = f"{sys.executable} -m biflow.cli {'' if 'nothing' in closed else 'version'} {closed}"
+        done = subprocess.run(line, shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (code, "")
