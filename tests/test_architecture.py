@@ -17,7 +17,7 @@ GROUPS = [
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],
     ["outputs", "playback", "training", "evaluation", "serve", "pipeline"],
-    ["options"],
+    ["options", "words"],
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}

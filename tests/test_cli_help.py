@@ -101,9 +101,9 @@ def test_help_of_a_command_has_the_text_of_every_argument_with_its_default(comma
             note = " [required]"
         elif default is None or default is False or default == "":
             note = ""
-        name = rf" {re.escape(argument.name)}( [A-Z]+(\.\.\.)?)? "
+        name = rf" {re.escape(argument.name)}( [A-Z|]+(\.\.\.)?)? "
         assert re.search(
-            rf"{name}{re.escape(help)}( \[choices: [\w, ]+\])?{re.escape(note)}( \*)?( [A-Z]+)?( -|$)", body
+            rf"{name}{re.escape(help)}( \[choices: [\w, -]+\])?{re.escape(note)}( \*)?( [A-Z]+)?( -|$)", body
         )
 
 
@@ -116,7 +116,8 @@ def test_help_shows_defaults_and_choices_plainly(capsys, monkeypatch):
         "By default 512, or one per action.",
         "--eps FLOAT ",
         "--direction CHOICE Direction in time. [choices: forward, backward] [default: forward]",
-        "--png Also write every frame as a PNG. --out PATH The folder for the results. [default: samples]",
+        "--png Also write every frame as a PNG. --out PATH The folder for the results. "
+        "Those of an earlier run in it are replaced. [default: samples]",
         "--lr FLOAT Largest learning rate, reached after the warm-up. [default: 0.001]",
         "--network.channels INT... Width of each resolution, from full to coarsest; multiples of 32. "
         "[default: [64, 64, 128]]",
@@ -210,3 +211,16 @@ def test_a_closed_pipe_is_no_traceback(words, unbuffered, monkeypatch):
     os.close(writer)
     assert done.stderr == ""
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_an_output_that_is_full_or_closed_is_no_traceback():
+    for words in (["--help"], ["version"], ["train", "--data", "x", "--out", "y", "--dry-run"]):
+        with open("/dev/full", "w") as full:
+            done = process(*words, stdout=full)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith("biflow: No space left to write")
+    for closed, code in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("nothing 2>/dev/full", 2), ("nothing >&- 2>&-", 2)):
+        line = f"{sys.executable} -m biflow.cli {'' if 'nothing' in closed else 'version'} {closed}"
+        done = subprocess.run(line, shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (code, "")

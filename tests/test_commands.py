@@ -49,13 +49,18 @@ def test_prepare_train_sample_export_without_hand_holding(method, config, tmp_pa
             Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(path)
     run_dir, prepared = tmp_path / "run", tmp_path / "prepared"
     code, out, _ = run("prepare", tmp_path / "clips", prepared, "--size", 16, capsys=capsys)
-    assert (code, out) == (0, f"{prepared}: 18 frames of 16x16 in 3 clips, 1 of them for testing; 0 skipped.\n")
+    counts, shape, sheet = out.splitlines()
+    assert (code, counts) == (0, f"{prepared}: 18 frames of 16x16 in 3 clips, 1 of them for testing; 0 skipped.")
+    assert "3 of 3 clips have frames of another shape, which were squeezed" in shape
+    assert str(prepared / "sheet.png") in sheet
     train = ("train", "--config", config, "--data", prepared, "--out", run_dir, "--method", method)
     code, out, _ = run(*train, capsys=capsys)
     assert code == 0
     assert f"Trained 4 steps: {run_dir}." in out
     sample = ("sample", run_dir, "--first", prepared, "--frames", 3, "--samples", 2, "--out", tmp_path / "out")
-    assert run(*sample, capsys=capsys)[0] == 0
+    code, out, _ = run(*sample, capsys=capsys)
+    assert code == 0
+    assert out.startswith(f"2 videos of 3 frames: {tmp_path / 'out' / 'sample_000.mp4'} to ")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "sample_000.mp4",
         "sample_001.mp4",
@@ -85,7 +90,11 @@ def test_training_runs_straight_from_a_folder(config, tmp_path, capsys):
 def test_the_demo_says_what_it_wrote(tmp_path, capsys):
     code, out, _ = run("demo", "--frames", 2, "--samples", 1, "--out", tmp_path / "out", capsys=capsys)
     names = ["demo.mp4", "demo.png", "demo.json"]
-    assert (code, out.splitlines()) == (0, [str(tmp_path / "out" / name) for name in names])
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (
+        0,
+        [str(tmp_path / "out" / name) for name in names],
+    )
+    assert "NFE per frame" in out
     assert all((tmp_path / "out" / name).stat().st_size for name in names)
 
 
@@ -95,7 +104,7 @@ def test_an_unknown_method_is_refused_before_anything_is_done(tmp_path, capsys):
         told = refused(*words, capsys=capsys)
         assert "--method" in told
         assert "'gan'" in told
-    words = ("import", "reference", "w", tmp_path / "run", "--method", "gan", "--width", 32, "--size", 64)
+    words = ("import", "reference", tmp_path, tmp_path / "run", "--method", "gan", "--width", 32, "--size", 64)
     assert "--method" in refused(*words, capsys=capsys)
     assert not (tmp_path / "run").exists()
 
@@ -173,11 +182,29 @@ def test_importing_a_reference_checkpoint_of_another_width_is_refused(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_is_not_written_over_a_run(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    sentence = f"--out: {tmp_path / 'run'} is a run of `biflow train`. Choose another folder."
+    assert refused("export", tmp_path, tmp_path / "run", capsys=capsys) == sentence
+    words = ("import", "reference", tmp_path, tmp_path / "run", "--method=flow", "--width=32", "--size=32")
+    assert refused(*words, capsys=capsys) == sentence
+
+
+def test_what_is_not_prepared_is_not_to_be_prepared_into_itself(model, tmp_path, capsys):
+    (tmp_path / "my clips").mkdir()
+    words = ("evaluate", model, "--data", tmp_path / "my clips", "--out", tmp_path / "out")
+    command = f"biflow prepare '{tmp_path}/my clips' '{tmp_path}/my clips_prepared'"
+    assert refused(*words, capsys=capsys).endswith(f"is not a prepared folder. Make one with: {command}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_two_sets_of_videos_are_not_compared_into_a_folder(tmp_path, capsys):
-    assert refused("fvd", "a", "b", "--json", tmp_path, capsys=capsys).startswith(f"--json: {tmp_path} is a folder")
+    assert refused("fvd", tmp_path, tmp_path, "--json", tmp_path, capsys=capsys).startswith(
+        f"--json: {tmp_path} is a folder"
+    )
 
 
-def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, tmp_path, capsys):
+def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, prepared, tmp_path, capsys):
     """What `biflow evaluate` hands to the library: the protocol with the options over it, and the model's engine."""
     seen = []
 
@@ -186,7 +213,7 @@ def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, tmp_pa
         return {}
 
     monkeypatch.setattr("biflow.evaluation.evaluate.evaluate", evaluate)
-    words = ("evaluate", model, "--data", "d", "--out", tmp_path / "out", "--engine", "torch")
+    words = ("evaluate", model, "--data", prepared, "--out", tmp_path / "out", "--engine", "torch")
     for options in ((), ("--steps", 3), ("--solver", "heun"), ("--solver", "reference", "--eps", 0.3, "--batch", 2)):
         assert run(*words, *options, capsys=capsys)[0] == 0
     usual, steps, heun, reference = (protocol.solver for _, protocol, _ in seen)

@@ -89,7 +89,7 @@ def test_what_is_left_out_has_its_default():
         ({"name": None}, "name must be text, not null.", "name"),
         ({"count": "many"}, "count must be a whole number, not 'many'.", "count"),
         ({"count": 1.5}, "count must be a whole number, not 1.5.", "count"),
-        ({"count": True}, "count must be a whole number, not True.", "count"),
+        ({"count": True}, "count must be a whole number, not true.", "count"),
         ({"count": None}, "count must be a whole number, not null.", "count"),
         ({"rate": "abc"}, "rate must be a number, not 'abc'.", "rate"),
         ({"flag": "maybe"}, "flag must be true or false, not 'maybe'.", "flag"),

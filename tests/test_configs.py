@@ -58,7 +58,7 @@ def test_weights_of_another_model_are_named_by_from(tmp_path, capsys):
     assert shown("--from", "runs/mine", capsys=capsys)["init"] == "runs/mine"
     (tmp_path / "mine.yaml").write_text("init: runs/other\n")
     assert shown("--config", tmp_path / "mine.yaml", capsys=capsys)["init"] == "runs/other"
-    assert "Unknown option: --init" in refused(*TRAIN, "--init", "runs/mine", capsys=capsys)
+    assert "There is no option --init" in refused(*TRAIN, "--init", "runs/mine", capsys=capsys)
 
 
 def test_base_costs_what_its_comment_says():

@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,7 +17,9 @@ from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
-from biflow.outputs import demo, sample
+from biflow.outputs import demo, sample, summary
+from biflow.rollout import drain
+from biflow.video import contact_sheet
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 TWO_STEPS = {"solver": "midpoint", "steps": 2}
@@ -115,10 +118,81 @@ def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
     process.send_signal(2)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"are saved in" in errors
+    assert b"Stopped. These are saved:" in errors
     frames, _ = frames_of(tmp_path / "out" / "sample_000.mp4")
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert len(frames) == len(stats["nfe"][0]) > 0
+
+
+def test_an_interrupted_run_says_on_its_sheet_and_in_words_what_is_there(model, prepared, tmp_path, monkeypatch):
+    captions = []
+
+    def interrupted(frames):
+        yield from islice(drain(frames), 37)
+        raise KeyboardInterrupt
+
+    def sheet(rows, path, caption):
+        captions.append((rows, caption))
+        contact_sheet(rows, path, caption)
+
+    monkeypatch.setattr("biflow.outputs.drain", interrupted)
+    monkeypatch.setattr("biflow.outputs.contact_sheet", sheet)
+    settings = Sample(model, first=prepared, frames=200, samples=4, batch=2, out=tmp_path, **TWO_STEPS)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        sample(settings)
+    ((rows, caption),) = captions
+    assert [len(row) for row in rows] == [3, 3]  # the given frame, and frames 1 and 29 of 1, 29, 58, …
+    assert caption[2:] == [
+        "2 of 4 videos with 37 of 200 frames, interrupted.",
+        "First column: the given frame. Then frames 1, 29.",
+    ]
+    assert str(stop.value).startswith("Stopped. These are saved:\n2 of 4 videos with 37 of 200 frames, interrupted: ")
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert (stats["asked"], stats["samples"], stats["frames"]) == ({"samples": 4, "frames": 200}, 2, 37)
+    assert len(frames_of(tmp_path / "sample_001.mp4")[0]) == 37
+
+
+def test_what_was_written_is_said_in_a_few_lines(model, prepared, tmp_path):
+    stats = sample(Sample(model, first=prepared, frames=2, samples=3, png=True, out=tmp_path, **TWO_STEPS))
+    videos, others, cost = summary(tmp_path, stats).splitlines()
+    assert videos == (
+        f"3 videos of 2 frames: {tmp_path / 'sample_000.mp4'} to {tmp_path / 'sample_002.mp4'}, "
+        f"and each frame as a PNG in {tmp_path / 'sample_000'} to {tmp_path / 'sample_002'}"
+    )
+    assert others == f"Contact sheet: {tmp_path / 'sheet.png'}. Numbers: {tmp_path / 'stats.json'}."
+    assert cost.startswith("4.0 NFE per frame, ")
+    assert "asked" not in stats
+
+
+def test_a_second_run_replaces_the_files_of_the_first_and_no_others(model, prepared, tmp_path, caplog):
+    settings = {"first": prepared, "frames": 2, "out": tmp_path, **TWO_STEPS}
+    sample(Sample(model, samples=3, png=True, **settings))
+    assert "earlier run" not in caplog.text
+    mine = ["notes.txt", "sample_0.mp4", "sample_000 copy.mp4", "sample_001/notes.txt", "sample_000.mp4.bak"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError):
+        sample(Sample(model, **{**settings, "first": tmp_path / "nowhere.png"}))
+    assert (tmp_path / "sample_002.mp4").exists()  # nothing is removed before there is a new frame
+    sample(Sample(model, samples=1, **settings))
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"sample_000.mp4", "sheet.png", "stats.json", *mine}
+    assert not (tmp_path / "sample_000").exists()
+    assert caplog.text.count(f"Replacing what an earlier run has written into {tmp_path}.") == 1
+
+
+def test_an_interrupted_demo_leaves_nothing_of_an_earlier_one(tmp_path, monkeypatch):
+    demo(Demo(out=tmp_path, frames=2, samples=1))
+
+    def interrupted(frames):
+        yield next(drain(frames))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("biflow.outputs.drain", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="1 of 2 frames, interrupted"):
+        demo(Demo(out=tmp_path, frames=2, samples=1))
+    assert json.loads((tmp_path / "demo.json").read_text())["asked"] == {"samples": 1, "frames": 2}
+    assert len(frames_of(tmp_path / "demo.mp4")[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line: from words to the settings of a command, and from what went wrong to one sentence."""
 
+import contextlib
 import logging
 import os
 import re
@@ -15,23 +16,11 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import cyclopts
 
 from biflow import __version__, config
-from biflow.config.parsing import TYPES, nearest
-from biflow.errors import UserError
+from biflow.config.checks import check_no_run, check_places, check_writable
+from biflow.errors import UserError, os_error
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
+from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 
-ABOUT = """Stream new video, frame by frame, from a model of your own clips.
-
-Run `biflow COMMAND --help` for the settings of a command, with examples."""
-EXAMPLES = """
-Examples:
-    biflow demo
-    biflow prepare my_clips datasets/mine
-    biflow train --data datasets/mine --out runs/mine
-    biflow sample runs/mine --first datasets/mine
-
-To complete commands and options with the Tab key, add to ~/.bashrc or ~/.zshrc:
-    eval "$(biflow completion bash)"  # or zsh
-"""
 GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
 # The extras that bring the packages which are not part of the core.
 EXTRAS = {"accelerate": "train", "psutil": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
@@ -41,6 +30,7 @@ DEMO = config.Demo()
 
 
 def _prepare(settings: Annotated[config.Prepare, FLAT]) -> None:
+    check_places(settings)
     from biflow.data.overview import summary
     from biflow.data.prepare import prepare
 
@@ -56,6 +46,9 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
         import yaml
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
+    check_writable(settings.out)
+    if not (settings.out / "data").exists():  # a run that has prepared its clips no longer needs them
+        check_places(settings)
     from biflow.training.launch import train_on_cores
 
     first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
@@ -69,9 +62,10 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
-    from biflow.outputs import sample
+    check_places(settings)
+    from biflow.outputs import sample, summary
 
-    sample(settings)
+    print(summary(settings.out, sample(settings)))
 
 
 def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
@@ -80,19 +74,22 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.serve.server import serve
 
         return serve(config.Serve(shipped_model(), port=settings.port), open_page=True)
-    from biflow.outputs import demo
+    check_places(settings)
+    from biflow.outputs import demo, demo_summary
 
-    demo(settings)
-    print(*(settings.out / name for name in ("demo.mp4", "demo.png", "demo.json")), sep="\n")
+    print(demo_summary(settings.out, demo(settings)))
 
 
 def _serve(settings: Annotated[config.Serve, FLAT]) -> None:
+    check_places(settings)
     from biflow.serve.server import serve
 
     serve(settings)
 
 
 def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
+    check_places(settings)
+    from biflow.data.windows import Windows
     from biflow.engines import with_engine
     from biflow.evaluation.evaluate import evaluate, summary
     from biflow.evaluation.protocol import changed, load_protocol
@@ -106,6 +103,7 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
         name = settings.solver or usual.method
         changes["solver"] = config.Solver.named(name, steps=settings.steps, rtol=usual.rtol, atol=usual.atol)
     protocol = changed(protocol, **changes)
+    Windows(settings.data, split="test")  # what is not a prepared set is refused before the model is loaded
     model = with_engine(load_model(settings.model, device=device()), settings.engine, rtol=protocol.solver.rtol)
     batch, windows = settings.batch, settings.feature_batch
     result = evaluate(model, settings.data, settings.out, protocol, batch=batch, feature_batch=windows)
@@ -114,14 +112,12 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
 
 
 def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
+    check_places(settings)
     from biflow.evaluation.fvd import compare, summary
     from biflow.evaluation.networks.features import i3d_features, torchscript_features
     from biflow.files import write_json
     from biflow.machine import device
 
-    if settings.json.is_dir():
-        raise UserError(f"{settings.json} is a folder; name a file in it.", setting="json")
-    settings.json.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     path = None if settings.features == "i3d" else Path(settings.features)
     result = compare(settings, torchscript_features(path, device()) if path else i3d_features(device()))
     write_json(settings.json, result)
@@ -129,18 +125,24 @@ def _fvd(settings: Annotated[config.Fvd, FLAT]) -> None:
 
 
 def _report(settings: Annotated[config.Report, FLAT]) -> None:
+    check_places(settings)
     from biflow.evaluation.report import report
 
     print(report(list(settings.runs), settings.out))
 
 
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
+    check_places(settings)
+    check_no_run(settings.out)
     from biflow.training.export import export
 
     export(settings)
+    print(f"Exported {settings.run} as {settings.out}.")
 
 
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:
+    check_places(settings)
+    check_no_run(settings.out)
     from biflow.model import save_model
     from biflow.reference import import_reference
 
@@ -151,14 +153,18 @@ def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None
 
 
 def _data_fetch(settings: Annotated[config.FetchData, FLAT]) -> None:
+    check_places(settings)
     from biflow.data.fetch import fetch
 
     fetch(settings.name, settings.out)
 
 
 def _weights_fetch(settings: Annotated[config.FetchWeights, FLAT]) -> None:
+    check_places(settings)
     from biflow.evaluation.networks.weights import fetch
+    from biflow.files import cache_folder
 
+    check_writable(cache_folder() / "weights", "")
     fetch(settings.name, settings.archive)
 
 
@@ -181,11 +187,14 @@ COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run
 
 def application() -> cyclopts.App:
     """The whole command line. The docstrings of the settings are its help texts."""
-    usual = cyclopts.Parameter(negative=(), show_default=shown, consume_multiple=True, name_transform=flag)
+    usual = cyclopts.Parameter(
+        negative=(), show_default=shown, consume_multiple=True, name_transform=flag, json_dict=False
+    )
     app = cyclopts.App("biflow", help=ABOUT, help_epilogue=EXAMPLES, default_parameter=usual, help_format="plaintext")
     app.help_formatter, app.version, app.version_flags = Formatter(), f"biflow {__version__}", ("--version", "-V")
     for name, about in GROUPS.items():
         app.command(cyclopts.App(name, help=about, help_epilogue="", version_flags=[], sort_key=len(COMMANDS)))
+    app.config = check_words
     for order, (name, run) in enumerate(COMMANDS.items()):
         settings = get_args(get_type_hints(run, include_extras=True).get("settings"))
         doc = cleandoc((settings[0] if settings else run).__doc__ or "")
@@ -193,7 +202,7 @@ def application() -> cyclopts.App:
         *group, last = name.split()
         parent = app[group[0]] if group else app
         parent.command(run, name=last, help=about, help_epilogue=f"\nExamples:{examples}", sort_key=order)
-    app["train"].config, app["train"].help_formatter = below_options, TrainFormatter()
+    app["train"].config, app["train"].help_formatter = (check_words, below_options), TrainFormatter()
     return app
 
 
@@ -202,7 +211,7 @@ def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
     if argv[:2] == ["data", "render"]:
         raise UserError("biflow data render is now a program of its own: python datasets/maze.py --help")
     if argv[:1] in (["help"], ["version"]):
-        argv = [*argv[1:], f"--{argv[0]}"]
+        argv = [*(word for word in argv[1:] if word != argv[0]), f"--{argv[0]}"]
     # "--png true" is "--png=true", and "--range -1,1" is "--range=-1,1".
     words = re.sub(r"(?i)(?<![^\0])(--[\w.-]+)\0(true|false|-1,1)(?![^\0])", r"\1=\2", "\0".join(argv)).split("\0")
     return application().parse_args(words if argv else [], exit_on_error=False, print_error=False)[:2]
@@ -217,12 +226,10 @@ def _sentence(error: BaseException, settings: object) -> str:
         option, rest = f"--{flag(name)}", message.removeprefix(name)
         return f"{option}{rest}" if rest != message and rest[:1] in " :" else f"{option}: {message}"
     if isinstance(error, cyclopts.CycloptsError):
-        return _refusal(error)
+        return refusal(error, COMMANDS)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f'This needs {error.name}, which is not installed: pip install "biflow[{extra}]"'
     if isinstance(error, OSError):
-        from biflow.files import os_error
-
         return str(os_error(error, str(error.filename or "a file")))
     return (str(error) or "Stopped.") if isinstance(error, KeyboardInterrupt) else ""
 
@@ -233,23 +240,11 @@ def _as_words(assignment: re.Match, settings: object) -> str:
     return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 
-def _refusal(error: cyclopts.CycloptsError) -> str:
-    """Why words are not accepted, without the terms of programmers that cyclopts uses."""
-    command, argument, unused = " ".join(error.command_chain or ()), error.argument, error.unused_tokens or [""]
-    text, see = " ".join(str(error).split()), f"See `biflow {command} --help`."
-    if isinstance(error, cyclopts.UnknownCommandError):
-        word = f"{command} {unused[0]}".strip()
-        return f"There is no command {word!r}. The nearest is {nearest(word, COMMANDS)!r}; `biflow --help` lists all."
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"{unused[0]!r} is one argument too many. {see}"
-    if isinstance(error, cyclopts.MissingArgumentError) and argument:
-        name = argument.name if argument.index is None else argument.name[2:].upper()
-        return f"{error.keyword or name} needs a value. {text.partition('requires an argument. ')[2] or see}"
-    return re.sub(r"into (int|float|bool)\.$", lambda kind: f"into {TYPES[kind[1]]}.", text)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run `biflow`. Exits with 2 and one sentence on bad input, and with 130 after Ctrl-C."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as by `biflow >&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(format="biflow: %(message)s")
     settings = None
     try:
@@ -263,7 +258,8 @@ def main(argv: list[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if not (sentence := _sentence(error, settings)):
             raise
-        print(f"biflow: {sentence}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the exit code tells it too
+            print(f"biflow: {sentence}", file=sys.stderr, flush=True)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
 
 

@@ -1,5 +1,12 @@
 """The one exception that means: the input was wrong, and this is how to correct it."""
 
+import errno
+import os
+from pathlib import Path
+
+REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
+REASONS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "it exists and is not a folder")
+
 
 class UserError(ValueError):
     """Bad input, described in one sentence: what was wrong, where, and how to correct it.
@@ -12,3 +19,18 @@ class UserError(ValueError):
     def __init__(self, message: str, *, setting: str | None = None) -> None:
         super().__init__(message)
         self.setting = setting
+
+
+def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:
+    """The reason why `path` could not be written, as one sentence; `folder` is where it was tried, if not beside it."""
+    path = Path(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"No space left to write {path}. Free some space, or write to another disk.")
+    blocking = [parent for parent in path.parents if os.path.lexists(parent) and not os.path.isdir(parent)]
+    if blocking:
+        reason = f"{blocking[0]} is not a folder"
+    elif isinstance(error, PermissionError):
+        reason = f"you have no permission to write in {folder or path.parent}"
+    else:
+        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
+    return UserError(f"{path} cannot be written: {reason}.")

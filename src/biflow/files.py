@@ -1,7 +1,6 @@
 """Read and write files. What is written appears under its name complete and on disk, or not at all."""
 
 import contextlib
-import errno
 import glob
 import hashlib
 import http.client
@@ -21,10 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from biflow.errors import UserError
+from biflow.errors import UserError, os_error
 
-REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
-REASONS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "it exists and is not a folder")
 BLOCK = 1 << 20
 ATTEMPTS = 5  # connections in a row that may break off without a byte before a download gives up
 ARCHIVE_MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
@@ -45,7 +42,7 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     small files that are easy to make again.
 
     Raises:
-        UserError: an OSError in the body or the rename, as `os_error` describes it.
+        UserError: an OSError in the body or the rename, as `biflow.errors.os_error` describes it.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -64,21 +61,6 @@ def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         raise os_error(error, path) from error
     finally:
         _remove(partial)
-
-
-def os_error(error: OSError, path: str | Path) -> UserError:
-    """The reason why `path` could not be written, as one sentence."""
-    path = Path(path)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"No space left to write {path}. Free some space, or write to another disk.")
-    blocking = [parent for parent in path.parents if os.path.lexists(parent) and not os.path.isdir(parent)]
-    if blocking:
-        reason = f"{blocking[0]} is not a folder"
-    elif isinstance(error, PermissionError):
-        reason = f"you have no permission to write in {path.parent}"
-    else:
-        reason = REASONS.get(error.errno or 0, error.strerror or str(error))
-    return UserError(f"{path} cannot be written: {reason}.")
 
 
 def _abandoned(path: Path) -> Iterator[Path]:

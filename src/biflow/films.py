@@ -199,7 +199,10 @@ def _frames(
 
 
 def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
-    return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
+    if len(pixels) == 4:  # over black. The filter premultiply does the same, but makes 254 of 255.
+        pixels = (pixels[:3].float() * pixels[3:].float() / 255).round().to(torch.uint8)
+    return pixels.contiguous()
 
 
 class _Filters:
@@ -258,14 +261,13 @@ class _Filters:
             scale.append(f"w={max(1, round(frame.width * ratio))}:h={frame.height}")
             self._note("made square in its pixels")
         filters.append(("scale", ":".join(["flags=bicubic", *scale])))
-        if any(component.is_alpha for component in frame.format.components):
-            filters += [("format", "gbrap"), ("premultiply", "inplace=1")]  # that is over black
-            if self.stream.codec_context.name != "gif":  # which has alpha always
-                self._note("put over black where it is transparent")
+        alpha = any(component.is_alpha for component in frame.format.components)
+        if alpha and self.stream.codec_context.name != "gif":  # which has alpha always
+            self._note("put over black where it is transparent")
         turns = _TURNS[_signs(matrix)]
         if turns:
             self._note("turned upright")
-        return [*filters, ("format", "rgb24"), *turns]
+        return [*filters, ("format", "rgba" if alpha else "rgb24"), *turns]
 
     def _note(self, change: str) -> None:
         if change not in self.changes:

@@ -7,6 +7,7 @@ import cyclopts
 from cyclopts.help import DefaultFormatter
 
 from biflow import config
+from biflow.errors import UserError
 
 
 class Formatter(DefaultFormatter):
@@ -40,6 +41,8 @@ def below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts
     chosen = {"preset": config.Train.preset}
     for token in arguments["--config"].tokens:
         content = config.read_yaml(Path(token.value))
+        if "config" in content:
+            raise UserError(f"{token.value}: config names this file itself; a file cannot take settings from another.")
         config.parse(config.Train, {"data": "", "out": "", **content}, token.value)  # its messages name the file
         chosen |= content
         _fill_in(content, app, names, arguments)

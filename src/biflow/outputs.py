@@ -1,6 +1,9 @@
 """From a model to files: mp4 videos, a contact sheet and the numbers behind them."""
 
+import logging
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -15,6 +18,7 @@ from tqdm import tqdm
 
 from biflow import __version__
 from biflow.config import Demo, Sample
+from biflow.config.checks import check_writable
 from biflow.engines import with_engine
 from biflow.files import read_json, replacing, sha256, write_json
 from biflow.machine import device, hardware
@@ -23,21 +27,62 @@ from biflow.playback import UNKNOWN, Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators, stream
 from biflow.video import VideoWriter, contact_sheet, to_float
 
+log = logging.getLogger("biflow")
 COLUMNS = 9  # of a contact sheet, the given frame included
+OWN = re.compile(r"sample_\d{3,}\.mp4|sample_\d{3,}/\d{6,}\.png|sheet\.png|stats\.json")  # what `sample` writes
 
 
 def sample(settings: Sample) -> dict:
     """Stream videos from a model into `settings.out`, and return the content of stats.json.
 
     Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `seconds`: of solving;
-    `settings`; `seed`; `model_sha256`), with `png` also `sample_000/000000.png` …. Memory does not grow with `frames`.
-    The first frame that is given is not part of the videos. A video's noise depends on `seed` and its number alone, not
-    on how many are solved at once.
+    `settings`; `seed`; `model_sha256`; `asked`, the numbers of samples and frames, if it was interrupted), with `png`
+    also `sample_000/000000.png` …. Files of these names that an earlier run has left are removed once there is a first
+    frame; others stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
+    video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
         UserError: no model, nothing to start from, or settings that do not go together.
-        KeyboardInterrupt: after Ctrl-C, with everything so far saved.
+        KeyboardInterrupt: after Ctrl-C, with everything so far saved. Its message says what that is.
     """
+    check_writable(settings.out)
+    stats = _sample(settings)
+    if "asked" in stats:
+        raise KeyboardInterrupt(f"Stopped. These are saved:\n{summary(settings.out, stats)}")
+    return stats
+
+
+def summary(out: Path, stats: dict) -> str:
+    """What `sample` has written into `out`, and what it cost, in a few lines."""
+    videos = [f"sample_{sample:03d}.mp4" for sample in sorted({0, stats["samples"] - 1})]
+    lines = [f"{_counts(stats)}: {' to '.join(str(out / video) for video in videos)}"]
+    if stats["settings"]["png"]:
+        lines[0] += f", and each frame as a PNG in {' to '.join(str(out / Path(video).stem) for video in videos)}"
+    lines.append(f"Contact sheet: {out / 'sheet.png'}. Numbers: {out / 'stats.json'}.")
+    return "\n".join([*lines, _cost(stats)])
+
+
+def _counts(stats: dict) -> str:
+    """How many frames there are, and of how many if that is not all: "37 of 200 frames, interrupted"."""
+    if "asked" not in stats:
+        samples, frames = stats["samples"], stats["frames"]
+        return f"{samples} video{'s' * (samples > 1)} of {frames} frame{'s' * (frames > 1)}"
+    samples, frames = stats["asked"]["samples"], stats["asked"]["frames"]
+    parts = [
+        f"{videos} of {samples} videos with {length} of {frames} frames"
+        if samples > 1
+        else f"{length} of {frames} frames"
+        for length, videos in Counter(map(len, stats["nfe"])).items()
+    ]
+    return f"{' and '.join(parts)}, interrupted"
+
+
+def _cost(stats: dict) -> str:
+    how = f"{stats['settings']['hardware']}, {stats['settings']['batch']} at once"
+    return f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {how}."
+
+
+def _sample(settings: Sample) -> dict:
     model, solver = load_model(settings.model, device=device()), settings.full_solver
     model = with_engine(model, settings.engine, rtol=solver.rtol)
     play, results = playback(settings, model), _Results()
@@ -57,10 +102,20 @@ def sample(settings: Sample) -> dict:
     rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
     contact_sheet(rows, settings.out / "sheet.png", _captions(play, model, stats))
     write_json(settings.out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
-    if results.interrupted:
-        written = sum(map(len, results.nfe))
-        raise KeyboardInterrupt(f"Stopped after {written} frames; they are saved in {settings.out}.")
     return stats
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier `sample` has written into `out`, so that nothing of it stands among the new files."""
+    names = ((path, path.relative_to(out).as_posix()) for path in (*out.glob("*"), *out.glob("sample_*/*.png")))
+    found = [path for path, name in names if OWN.fullmatch(name) and path.is_file()]
+    if found:
+        log.warning("Replacing what an earlier run has written into %s.", out)
+    for path in found:
+        path.unlink()
+    for folder in {path.parent for path in found} - {out}:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @dataclass
@@ -86,6 +141,8 @@ def _write(
         try:
             for index, frame in enumerate(islice(frames, play.length * factor)):
                 if not writers:
+                    if not results.nfe:
+                        _remove_earlier(out)
                     paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
                     writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
                 results.seconds += frame.seconds
@@ -108,13 +165,20 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
     frames, how = sum(map(len, results.nfe)), play.how
     eps = float(model.eps if how["eps"] is None else how["eps"])
     used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
-    used |= {"solver": asdict(how["solver"]), "fps_factor": how["in_between"], "engine": model.engine}
+    used |= {
+        "solver": asdict(how["solver"]),
+        "fps_factor": how["in_between"],
+        "engine": model.engine,
+        "png": settings.png,
+    }
     used |= {"actions": settings.actions} if settings.actions else {}
     if model.context:
         used["context_eps"] = float(model.context_eps if how["context_eps"] is None else how["context_eps"])
     made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
     made_on |= {"biflow": __version__, "torch": torch.__version__}
+    asked = {"samples": len(play.frames), "frames": play.length * how["in_between"]}
     return {
+        **({"asked": asked} if results.interrupted else {}),
         "frames": max(map(len, results.nfe)),
         "samples": len(results.nfe),
         "nfe_per_frame": round(sum(map(sum, results.nfe)) / frames, 3),
@@ -128,11 +192,13 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
 
 
 def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
-    eps, batch = stats["settings"]["eps"], stats["settings"]["batch"]
+    reached = [str(index + 1) for index in _columns(play) if index < stats["frames"]]
+    how, eps = play.how, stats["settings"]["eps"]
     return [
-        f"{model.method.title}, eps {eps:g}, {play.how['direction']}. Solver: {play.how['solver']}.",
-        f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {hardware()}, {batch} at once.",
-        f"First column: the given frame. Then frames {', '.join(str(i + 1) for i in _columns(play))}.",
+        f"{model.method.title}, eps {eps:g}, {how['direction']}. Solver: {how['solver']}.",
+        _cost(stats),
+        *([f"{_counts(stats)}."] if "asked" in stats else []),
+        f"First column: the given frame. Then frames {', '.join(reached)}.",
     ]
 
 
@@ -140,18 +206,29 @@ def demo(settings: Demo) -> dict:
     """Stream from the shipped model, one video at a time as it would be live, and return the content of demo.json.
 
     Writes `demo.mp4` (the first video), `demo.png` (a sheet of all), `demo.json` (`frames`, `nfe_per_frame`, `fps`,
-    `settings` …) into `settings.out`, and what `sample` writes into `demo/` there.
+    `settings` …) into `settings.out`, and what `sample` writes into `demo/` there. Raises what `sample` raises.
     """
     out, folder = settings.out, settings.out / "demo"
+    check_writable(folder)
     frames, samples, seed = settings.frames, settings.samples, settings.seed
     acts = "actions" in read_json(shipped_model() / "config.json")
     actions = UNKNOWN if acts else None  # the model walks by itself
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
-    stats = sample(Sample(shipped_model(), **how, out=folder))
-    shutil.copyfile(folder / "sample_000.mp4", out / "demo.mp4")
-    shutil.copyfile(folder / "sheet.png", out / "demo.png")
+    stats = _sample(Sample(shipped_model(), **how, out=folder))
+    for source, name in (("sample_000.mp4", "demo.mp4"), ("sheet.png", "demo.png")):
+        with replacing(out / name) as partial:
+            shutil.copyfile(folder / source, partial)
     write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
+    if "asked" in stats:
+        raise KeyboardInterrupt(f"Stopped. These are saved:\n{demo_summary(out, stats)}")
     return stats
+
+
+def demo_summary(out: Path, stats: dict) -> str:
+    """What `demo` has written into `out`, and what it cost, in a few lines."""
+    names = {"demo.mp4": "the first video", "demo.png": _counts(stats), "demo.json": _cost(stats)}
+    width = max(len(str(out / name)) for name in names)
+    return "\n".join(f"{out / name!s:{width}}  {what}" for name, what in names.items())
 
 
 def _columns(play: Playback) -> list[int]:

@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.data.starts import first_frames
+from biflow.data.starts import first_frames, starts
 from biflow.data.windows import Windows
 from biflow.errors import UserError
+from biflow.video import VideoWriter
 
 
 def test_images_of_another_size_or_kind_are_converted_and_reported(tmp_path, caplog):
@@ -63,7 +64,7 @@ def test_errors_name_the_setting(prepared, tmp_path):
     (tmp_path / "empty").mkdir()
     sentences = {
         prepared: "holds 16x16 frames, but the model takes 8x8",
-        tmp_path / "none": "does not exist. Give an image, a folder of images or a prepared set",
+        tmp_path / "none": "does not exist. Give an image, a film, a folder of images or a prepared set",
         tmp_path / "empty": "There are no images in .*empty. Give an image",
         tmp_path / "broken.png": "cannot be read as an image",
     }
@@ -72,3 +73,43 @@ def test_errors_name_the_setting(prepared, tmp_path):
             first_frames(source, (8, 8), None, 0)
         assert refusal.value.setting == "first"
         assert "--" not in str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """A film of 5 frames of 32x32, whose grey values are 20, 60, 100, 140 and 180."""
+    path = tmp_path_factory.mktemp("film") / "clip.mp4"
+    with VideoWriter(path, 10, (32, 32), crf=0) as writer:
+        for value in range(20, 200, 40):
+            writer.write(torch.full((3, 32, 32), value, dtype=torch.uint8))
+    return path
+
+
+def grey(found) -> list:
+    return found.float().mean((-3, -2, -1)).round(decimals=-1).tolist()
+
+
+def test_a_film_gives_its_first_frame_and_with_a_past_those_that_follow_it(film, tmp_path, caplog):
+    assert grey(first_frames(film, (32, 32))) == [20]
+    assert grey(first_frames(film, (32, 32), 3)) == [20] * 3
+    assert grey(starts(film, (32, 32), past=2).frames) == [[20, 60, 100]]
+    assert grey(starts(film, (32, 32), 2, past=9).frames) == [[20, 60, 100, 140, 180]] * 2  # all that it has
+    assert not caplog.text
+    assert first_frames(film, (16, 24)).shape == (1, 3, 16, 24)
+    assert "clip.mp4 is 32x32; resized to 16x24." in caplog.text
+    colours = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    colours[0].save(tmp_path / "two.gif", save_all=True, append_images=colours[1:])
+    assert starts(tmp_path / "two.gif", (8, 8), past=1).frames[0, :, :2, 0, 0].tolist() == [[255, 0], [0, 255]]
+
+
+def test_an_image_without_a_telling_suffix_is_still_read(tmp_path):
+    Image.new("RGB", (8, 8), (9, 8, 7)).save(tmp_path / "photo", "PNG")
+    assert first_frames(tmp_path / "photo", (8, 8))[0, :, 0, 0].tolist() == [9, 8, 7]
+
+
+def test_what_is_neither_an_image_nor_a_film_is_refused(tmp_path):
+    for name, sentence in {"notes.txt": "cannot be read as an image", "cut.mp4": "cannot be opened as a video"}.items():
+        (tmp_path / name).write_text("neither")
+        with pytest.raises(UserError, match=rf"{name} {sentence}") as refusal:
+            first_frames(tmp_path / name, (8, 8))
+        assert refusal.value.setting == "first"

@@ -9,7 +9,7 @@ import pytest
 
 from biflow import methods
 from biflow.errors import UserError
-from biflow.evaluation.report import report
+from biflow.evaluation.report import report, texts
 from biflow.evaluation.report.figures import BLUES, colours, pareto
 from biflow.evaluation.report.runs import groups, read_runs
 
@@ -30,7 +30,16 @@ def evaluated(tmp_path):
     """Writes the folder of an evaluation: metrics.json, random videos of 8x10, and their first frames."""
 
     def write(
-        name, method="biflow", eps=0.1, fvd=500.0, *, direction="forward", solver=MIDPOINT, frames=FRAMES, note=None
+        name,
+        method="biflow",
+        eps=0.1,
+        fvd=500.0,
+        *,
+        direction="forward",
+        solver=MIDPOINT,
+        frames=FRAMES,
+        note=None,
+        engine="torch",
     ):
         folder, random = tmp_path / name, np.random.default_rng(0)
         (folder / "videos").mkdir(parents=True)
@@ -51,6 +60,7 @@ def evaluated(tmp_path):
             "note": note,
             "protocol": {
                 "settings": settings,
+                "engine": engine,
                 "model": {"method": method, "sha256": f"model {method}"},
                 "data": {"name": "squares", "sha256": "data", "fps": 10.0},
                 "networks": {"i3d": {"name": "mean colours"}},
@@ -112,9 +122,9 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     text = (tmp_path / "report" / "report.md").read_text()
     table, equal_cost = text.split("Equal cost, 20 Euler steps")
     labels = [row[0] for row in rows(table)[1:]]
-    assert labels == ["FLOW", "BI-FLOW ε 0", "BI-FLOW ε 0.1 ★", "BI-FLOW ε 0.1, backward", "CONDIFF"]
+    assert labels == ["FLOW", "BI-FLOW ε 0", "BI-FLOW ε 0.1, midpoint x 1 ★", "BI-FLOW ε 0.1, backward", "CONDIFF"]
     assert rows(table)[3][1:] == ["300 [280, 330]", "+1.25", "30.0 [10.0, 60.0]", "2.50", "3", "midpoint x 1"]
-    assert [row[0] for row in rows(equal_cost.split("##")[0])[1:]] == ["BI-FLOW ε 0.1"]
+    assert [row[0] for row in rows(equal_cost.split("##")[0])[1:]] == ["BI-FLOW ε 0.1, euler x 20"]
     assert text.count("★ |") == 1
     paper = rows(text.split("## The paper's numbers")[1])
     assert paper[0] == ["", "SKY", "BIKING", "RIDING", "CARLA", "MAZES", "MINERL"]
@@ -124,7 +134,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     assert len(csv) == 7
     assert csv[2] == (
         "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
-        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125" + 13 * ","
+        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125,,torch" + 12 * ","
     )
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
@@ -154,7 +164,7 @@ def test_the_past_and_actions_have_tables_with_their_protocol(evaluated, extende
         [f"{own}, without actions", "25.0, 15.0", "25.00, 15.00", ""],
         ["the first frame, copied", "24.0, 14.0", "24.00, 14.00", ""],
     ]
-    for words in ("01234567", "28 generated and 99 real pairs", "3 palettes", "left*22 right*22", "every 2 pixels"):
+    for words in ("01234567", "28 generated and 99 real pairs", "3 palettes", r"left\*22 right\*22", "every 2 pixels"):
         assert section.count(words) == 1
     assert "<h3>Past and actions</h3>" in page
     table = [line.split(",") for line in (tmp_path / "report" / "report.csv").read_text().splitlines()]
@@ -180,10 +190,15 @@ def test_other_frames_of_the_truth_stand_in_another_table(evaluated, extended):
     assert len(groups(read_runs([usual, extended("told"), folder]))) == 2
 
 
+INSIDE = {"tr": ("thead", "tbody"), "th": ("tr",), "td": ("tr",), "li": ("ul", "ol"), "thead": ("table",)}
+INSIDE |= {"tbody": ("table",), "figcaption": ("figure",)}
+
+
 class Page(HTMLParser):
-    """Checks that all tags balance, and collects text by tag and the URLs that the page would load."""
+    """Checks that tags balance and stand where they may. Collects text by tag, and the URLs that would be loaded."""
 
     VOID = ("meta", "img", "link", "br", "hr", "input")
+    BLOCKS = ("table", "section", "div", "p", "h1", "h2", "h3", "ul", "figure", "blockquote")
 
     def __init__(self, html: str):
         super().__init__()
@@ -194,6 +209,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.urls += [value for name, value in attrs if name in ("src", "href")]
+        assert tag not in INSIDE or self.open[-1] in INSIDE[tag]
+        assert tag not in self.BLOCKS or not {"p", "table", "h1", "h2", "h3", "ul"} & set(self.open), self.open
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -211,9 +228,87 @@ def test_the_page_is_balanced_html_that_loads_nothing(five, tmp_path):
     assert {url.split(",")[0] for url in page.urls} == {"data:video/mp4;base64", "data:image/svg+xml;base64"}
     assert page.text["h1"] == ["Evaluation"]
     assert page.text["h2"] == ["squares", "The paper's numbers"]
-    assert "BI-FLOW ε 0.1 ★" in page.text["td"]
+    assert "BI-FLOW ε 0.1, midpoint x 1 ★" in page.text["td"]
     assert page.text["td"][-7:] == ["CONDIFF, 20 steps", "994", "10253", "6698", "829", "655", "2286"]
     assert "BI-FLOW ε 0.1, backward, FVD 500, NFE 2.5" in page.text["figcaption"]
+
+
+def test_every_kind_of_report_is_valid_html(evaluated, extended, tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "video", lambda run: "data:,")
+    (plot := tmp_path / "plot.svg").write_text("<svg/>")
+    many = [evaluated("one_solver"), evaluated("other", solver=TWENTY), evaluated("engine", engine="openvino bf16")]
+    kinds = {
+        "solvers and engines": many,
+        "a table at the end": [evaluated("cost", solver=TWENTY)],
+        "another table at the end": [extended("truth")],
+        "a list at the end": [extended("list", without=("truth",))],
+        "one window": [evaluated("window", frames=WINDOW)],
+        "several groups": [*many, evaluated("short", frames=WINDOW, note="Few.")],
+        "backward alone": [evaluated("back", direction="backward")],
+    }
+    for name, folders in kinds.items():
+        page = Page(texts.page([(group, [plot]) for group in groups(read_runs(folders))]))
+        assert page.text["h2"][-1] == "The paper's numbers", name
+        assert page.text["p"].count("The first 4 videos of each run, from the same first frames.") >= 1
+
+
+def test_runs_of_other_solvers_and_engines_have_rows_and_pictures_of_their_own(evaluated, tmp_path):
+    how = [(solver, engine) for solver in (MIDPOINT, {**MIDPOINT, "steps": 3}) for engine in ("torch", "openvino bf16")]
+    folders = [
+        evaluated(f"{direction}_{number}", direction=direction, solver=solver, engine=engine)
+        for number, (solver, engine) in enumerate(how)
+        for direction in ("forward", "backward")
+    ]
+    (group,) = groups(read_runs(folders))
+    labels = [run.label for run in group.runs]
+    assert len(set(labels)) == 8
+    assert "BI-FLOW ε 0.1, backward, midpoint x 3, openvino bf16" in labels
+    for backward, forward in group.directions():
+        assert backward.folder.name.partition("_")[2] == forward.folder.name.partition("_")[2]
+    report(folders, tmp_path / "report")
+    assert len(list((tmp_path / "report").glob("directions_squares_0.1_*.png"))) == 4
+    again = [run.label for run in groups(read_runs([folders[0], evaluated("twin")]))[0].runs]
+    assert again == ["BI-FLOW ε 0.1, forward_0", "BI-FLOW ε 0.1, twin"]  # the same in all but the folder
+
+
+def test_a_single_window_has_no_trend(evaluated, tmp_path):
+    page = report([evaluated("one", frames=WINDOW)], tmp_path / "report").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert rows(text)[1] == ["BI-FLOW ε 0.1 ★", "500 [480, 530]", "", "50.0 [30.0, 80.0]", "2.50", "3", "midpoint x 1"]
+    assert "1.25" not in text
+    assert "1.25" not in (tmp_path / "report" / "report.csv").read_text()
+    assert "which a single window does not have" in page
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(b"\x93NUMPY")])
+def test_videos_that_are_gone_are_named_and_left_out(damage, evaluated, tmp_path, caplog):
+    folders = [evaluated("whole"), evaluated("gone", eps=0.2), evaluated("back", direction="backward")]
+    damage(folders[1] / "videos" / "001.npy")
+    damage(folders[2] / "first.npy")
+    html = report(folders, tmp_path / "report").read_text()
+    assert f"Gone or damaged: {folders[1] / 'videos' / '001.npy'}. The report shows no videos" in caplog.text
+    assert f"Gone or damaged: {folders[2] / 'first.npy'}." in caplog.text
+    assert html.count("<video") == 1
+    assert Page(html).text["p"].count("The videos of this run are gone.") == 2
+    assert len(rows((tmp_path / "report" / "report.md").read_text().split("★ The")[0])) == 4
+    assert not list((tmp_path / "report").glob("directions_*"))
+
+
+def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(evaluated, tmp_path):
+    out = tmp_path / "report"
+    out.mkdir()
+    old = ["report.html", "scatter_old.svg", "time_old_1.png", "methods_old.png", "directions_old_0.1.png"]
+    for name in (*old, "notes.md", "my_scatter.png"):
+        (out / name).write_text("written before")
+    report([evaluated("other")], out)
+    pictures = {f"{name}_squares.{kind}" for name in ("scatter", "time", "measures") for kind in ("png", "svg")}
+    own = {"report.md", "report.csv", "report.html", "methods_squares.png", *pictures}
+    assert {path.name for path in out.iterdir()} == {"notes.md", "my_scatter.png", *own}
+
+
+def test_a_script_of_actions_is_text_in_markdown(extended, tmp_path):
+    page = Page(report([extended("walk", actions="forward*40 left*12|x")], tmp_path / "report").read_text())
+    assert "BI-FLOW ε 0.1, actions forward*40 left*12|x ★" in page.text["td"]
 
 
 def test_what_a_metrics_file_says_is_text_and_not_html(evaluated, tmp_path):

@@ -1,9 +1,18 @@
-"""The check that dataclasses of settings share."""
+"""Checks of settings, and of the places that they name, before anything slow is loaded."""
 
+import errno
+import os
+import stat
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from biflow.errors import UserError
+from biflow.errors import UserError, os_error
+
+READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive")  # settings of commands
+WRITTEN = ("dst", "out", "json")
+SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 
 def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str) -> None:
@@ -15,3 +24,64 @@ def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str)
         value = getattr(settings, name)
         if value is not None and not fits(value):
             raise UserError(f"{name} is {value}, but must {must}.", setting=name)
+
+
+def check_seed(settings: object) -> None:
+    """Raise UserError for a seed that random generators do not take."""
+    check(settings, "be at least 0 and below 2^63", lambda seed: 0 <= seed < SEEDS, "seed")
+
+
+def check_level(settings: object, *names: str) -> None:
+    """Raise UserError for a noise level that is negative, infinite or no number."""
+    check(settings, "be 0 or more", lambda level: 0 <= level < float("inf"), *names)
+
+
+def check_places(settings: object) -> None:
+    """Raise UserError for files and folders of a command that do not exist, and for results that cannot be written."""
+    for name in READ:
+        value = getattr(settings, name, None) or ()
+        for path in value if isinstance(value, tuple) else (value,):
+            if not os.path.exists(path):
+                raise UserError(f"{path} does not exist. Check the path.", setting=name)
+    for name in WRITTEN:
+        if isinstance(path := getattr(settings, name, None), Path):
+            check_writable(path, name, file=name == "json")
+
+
+def check_no_run(out: Path) -> None:
+    """Raise UserError if a model would be written over a run, whose averaged weights would be read in its place."""
+    if (out / "checkpoints").is_dir():
+        raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
+
+
+def check_writable(path: Path, setting: str = "out", *, file: bool = False) -> None:
+    """Raise UserError if a folder, or a single file if `file`, cannot be written at `path`.
+
+    Nothing is created to find that out, except a nameless file for a moment: missing folders stay missing.
+    """
+    there = None
+    try:
+        there, mode = _nearest(path)
+        if there == path and file:
+            if not stat.S_ISREG(mode):
+                raise UserError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no file'}; name a file.")
+            there = path.parent
+        elif not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, "")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(str(os_error(error, path, folder=there)), setting=setting) from error
+    except UserError as error:
+        raise UserError(str(error), setting=setting) from error
+
+
+def _nearest(path: Path) -> tuple[Path, int]:
+    """The nearest of a path and its parents that exists, and its mode. Raises OSError, and UserError for a link."""
+    for place in (path, *path.parents):
+        try:
+            return place, os.stat(place).st_mode
+        except FileNotFoundError:
+            if os.path.islink(place):
+                raise UserError(f"{place} is a link to a place that does not exist.") from None
+    raise FileNotFoundError(errno.ENOENT, "the folder you are in was removed")

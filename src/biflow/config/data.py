@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check
+from biflow.config.checks import check, check_seed
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Prepare:
         check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
         check(self, 'be positive, or "native"', lambda fps: fps == "native" or 0 < fps < float("inf"), "fps")
         check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
+        check_seed(self)
 
 
 @dataclass(frozen=True)

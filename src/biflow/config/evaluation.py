@@ -4,8 +4,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check
-from biflow.config.solver import SolverName
+from biflow.config.checks import check, check_level, check_seed
+from biflow.config.solver import Solver, SolverName
 from biflow.config.streaming import Direction, Engine
 
 Network = Literal["i3d", "inception", "lpips"]
@@ -58,7 +58,11 @@ class Evaluate:
     feature_batch: int = 4
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "feature_batch")
+        check(self, "be at least 1", lambda n: n >= 1, "frames", "steps", "batch", "feature_batch")
+        check(self, "be at least 2", lambda n: n >= 2, "samples")
+        check_level(self, "eps")
+        if self.solver:
+            Solver.named(self.solver, steps=self.steps)  # it raises UserError
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Fvd:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "size", "batch")
+        check_seed(self)
 
 
 @dataclass(frozen=True)

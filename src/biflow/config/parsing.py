@@ -38,12 +38,12 @@ def parse(cls: type[T], content: object, where: str = "") -> T:
     raise UserError(f"{where}: {refused}" if where else str(refused), setting=None if where else refused.setting)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[Any, Any]:
     """The settings in a YAML file, which may be empty. Raises UserError if they are not valid YAML, or no settings."""
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_bytes()) or {}
+        content = yaml.load(path.read_bytes(), _strict_loader()) or {}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
@@ -51,7 +51,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {' '.join(problem.split()).rstrip('.')}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold settings, but {content!r}.")
+        raise UserError(f"{path} does not hold settings, but {_written(content)}.")
     return content
 
 
@@ -62,6 +62,22 @@ def preset(name: str) -> dict[str, Any]:
         what = f"There is no preset {name!r}. The nearest is {nearest(name, known)!r}"
         raise UserError(f"{what}; the presets are {', '.join(known)}.", setting="preset")
     return read_yaml(PRESETS / f"{name}.yaml")
+
+
+def _strict_loader() -> type:
+    """A YAML loader like `yaml.SafeLoader` that refuses a key which stands twice in one group."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key.value, str) and key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+                seen |= {key.value} if isinstance(key.value, str) else set()
+            return super().construct_mapping(node, deep)
+
+    return Strict
 
 
 def kinds(cls: type, group: str = "") -> dict[str, Any]:
@@ -80,9 +96,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def _check_keys(content: object, known: Mapping[str, Any], group: str = "") -> None:
     if not isinstance(content, Mapping):
-        raise UserError(f"The content must be {TYPES['object']}, not {content!r}.")
+        raise UserError(f"The content must be {TYPES['object']}, not {_written(content)}.")
     for key, value in content.items():
-        if (name := f"{group}{key}") not in known:
+        name = f"{group}{key if isinstance(key, str) else _written(key)}"
+        if name not in known or (isinstance(key, str) and "." in key):
             raise UserError(f"There is no setting {name}. The nearest known one is {nearest(name, known)}.")
         if isinstance(value, Mapping):
             _check_keys(value, known, f"{name}.")
@@ -107,6 +124,13 @@ def _refused(known: Mapping[str, Any], content: Any, message: str) -> UserError:
         value = value[int(key) if isinstance(value, list | tuple) else key]
     parts: list[str] = (re.findall(r"Expected `(.+?)`", what) or [what])[0].split(" | ")
     expected = " or ".join(TYPES.get(part, part) for part in parts)
-    if what.startswith("Invalid enum value"):
-        expected = "one of " + ", ".join(re.findall(r"'(.+?)'", str(known[setting])))
-    return UserError(f"{path} must be {expected}, not {'null' if value is None else repr(value)}.", setting=setting)
+    if choices := re.search(r"Literal\[(.+?)\]", str(known.get(setting))):
+        expected = "one of " + ", ".join(re.findall(r"'(.+?)'", choices[1]))
+    return UserError(f"{path} must be {expected}, not {_written(value)}.", setting=setting)
+
+
+def _written(value: object) -> str:
+    """A value as YAML or JSON has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str | int | float | list | dict) else str(value)

@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from biflow.config.checks import check
 from biflow.errors import UserError
 from biflow.tableaus import TABLEAUS
 
@@ -49,13 +50,13 @@ class Solver:
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
             raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
         if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps must be at least 1, or left out, but is {self.steps}.", setting="steps")
-        if not (self.rtol > 0 and self.atol > 0):
-            raise UserError(f"rtol and atol must be positive, but are {self.rtol} and {self.atol}.")
+            raise UserError(f"steps is {self.steps}, but must be at least 1, or be left out.", setting="steps")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "rtol", "atol")
         if self.max_nfe < 1:
             raise UserError(f"max_nfe must be at least 1, but is {self.max_nfe}.")
         if self.reference and (self.steps is not None or self.method != "heun"):
-            raise UserError("The reference solver is torchode's adaptive Heun: it needs method 'heun' and no steps.")
+            what = "it takes no number of steps" if self.method == "heun" else "its method is 'heun'"
+            raise UserError(f"The reference solver is torchode's adaptive Heun: {what}.", setting="steps")
         if self.steps is None and not is_adaptive(self.method):
             adaptive = ", ".join(filter(is_adaptive, methods))
             message = f"{self.method!r} has no error estimate: set a number of steps, or use one of {adaptive}."

@@ -4,8 +4,9 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check
+from biflow.config.checks import check, check_level, check_seed
 from biflow.config.solver import Solver, SolverName
+from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
 Engine = Literal["auto", "torch", "compile", "openvino"]
@@ -17,8 +18,8 @@ class Sample:
 
     Attributes:
         model: A run of `biflow train`, or a model folder.
-        first: What to start from: an image, a folder of images, or a prepared set (frames of its test split). The
-            model's own first frames by default.
+        first: What to start from: an image, a film (its first frame), a folder of images, or a prepared set (frames of
+            its test split). The model's own first frames by default.
         frames: Steps of the model; each is one frame of the training videos. By default 512, or one per action.
         actions: What is done in the video, for a model that takes actions. Names of actions with numbers of frames, as
             in "forward*40 left*12 still*5"; a CSV or JSON file with a row per frame; the JSON file of a live recording,
@@ -38,7 +39,7 @@ class Sample:
         batch: Videos solved at once. It does not change them.
         seed: Seed of the noise and of the choice of first frames.
         png: Also write every frame as a PNG.
-        out: The folder for the results.
+        out: The folder for the results. Those of an earlier run in it are replaced.
 
     Examples:
         biflow sample runs/mine
@@ -72,7 +73,8 @@ class Sample:
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
-        check(self, "not be negative", lambda value: value >= 0, "context_eps")
+        check_level(self, "eps", "context_eps")
+        check_seed(self)
         _ = self.full_solver  # it raises UserError
 
     @property
@@ -106,6 +108,11 @@ class Demo:
     live: bool = False
     port: int = 8000
 
+    def __post_init__(self) -> None:
+        check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
+        check_seed(self)
+        _check_port(self)
+
 
 @dataclass(frozen=True)
 class Serve:
@@ -116,8 +123,8 @@ class Serve:
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 for any free one.
         token: A secret that browsers must give once. Without it, anyone who reaches the server may use it.
-        first: What to start from: an image, a folder of images, or a prepared set. The model's own first frames by
-            default.
+        first: What to start from: an image, a film (its first frame), a folder of images, or a prepared set. The
+            model's own first frames by default.
 
     Examples:
         biflow serve runs/mine
@@ -130,3 +137,12 @@ class Serve:
     port: int = 8000
     token: str = ""
     first: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check_port(self)
+        if not self.host:
+            raise UserError("host is empty; 127.0.0.1 is this machine alone, and 0.0.0.0 all networks.", setting="host")
+
+
+def _check_port(settings: object) -> None:
+    check(settings, "be from 0 to 65535", lambda port: 0 <= port <= 65535, "port")

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check
+from biflow.config.checks import check, check_level, check_seed
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -33,6 +33,15 @@ class NetworkConfig:
     time_scale: float = 1000.0
 
     def __post_init__(self) -> None:
+        if not self.channels:
+            raise UserError("network.channels is empty, but must have a width or more.", setting="network.channels")
+        for name in ("layers", "head_dim", "patch"):
+            if (value := getattr(self, name)) < 1:
+                message = f"network.{name} is {value}, but must be at least 1."
+                raise UserError(message, setting=f"network.{name}")
+        if not 0 < self.time_scale < float("inf"):
+            message = f"network.time_scale is {self.time_scale}, but must be positive."
+            raise UserError(message, setting="network.time_scale")
         if bad := [c for c in self.channels if c % NORM_GROUPS or c < 1]:
             message = f"network.channels: {bad[0]} is not a multiple of {NORM_GROUPS}, the groups of the norms."
             raise UserError(message, setting="network.channels")
@@ -116,11 +125,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
-        noise = ("coarse_noise", "eps", "context", "context_noise", "context_eps")
-        check(self, "not be negative", lambda value: value >= 0, *noise)
+        check_level(self, "coarse_noise", "eps", "context_noise", "context_eps")
+        check(self, "not be negative", lambda n: n >= 0, "context", "warmup", "preview_every")
+        check(self, "not be negative", lambda value: 0 <= value < float("inf"), "weight_decay")
         check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
-        check(self, "be positive", lambda value: value > 0, "lr", "clip", "alpha_max", "v_scale")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max", "v_scale")
+        check(self, "be positive", lambda value: value > 0, "clip")
         check(self, "be at least 0 and below 1", lambda value: 0 <= value < 1, "ema")
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +171,7 @@ class Train(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "be at least 1", lambda n: n >= 1, "processes")
+        check(self, "be at least 1", lambda n: n >= 1, "size", "processes")
 
     @property
     def settings(self) -> TrainConfig:
@@ -211,3 +223,7 @@ class ImportReference:
     width: int
     size: int
     shape: Literal["default", "small"] = "default"
+
+    def __post_init__(self) -> None:
+        check(self, "be at least 1", lambda n: n >= 1, "size")
+        check(self, f"be a multiple of {NORM_GROUPS}", lambda n: n > 0 and n % NORM_GROUPS == 0, "width")

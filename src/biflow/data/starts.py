@@ -1,6 +1,8 @@
 """What streams start from: frames, with those before them and the actions that followed, where there are any."""
 
+import contextlib
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from biflow.data.names import hidden, in_order
 from biflow.data.readers import IMAGES
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
+from biflow.films import VIDEO_SUFFIXES, decode
 from biflow.video import read_image, resize
 
 log = logging.getLogger("biflow")
@@ -38,13 +41,13 @@ class Starts(NamedTuple):
 def first_frames(
     source: Path | str, size: tuple[int, int], samples: int | None = None, seed: int = 0
 ) -> UInt8[Tensor, "b 3 h w"]:
-    """First frames for `samples` videos: an image, the images of a folder, or frames of a prepared set's test split.
+    """First frames for `samples` videos: of an image, a film, a folder of images, or a prepared set's test split.
 
     Images of another size are resized, which the logger "biflow" reports. If there are fewer images than `samples`,
     they repeat. From a prepared set, `seed` draws the second frames of random pairs, as the paper's code does.
 
     Args:
-        source: an image, a folder of images or of folders of images, or a prepared folder.
+        source: an image, a film, a folder of images or of folders of images, or a prepared folder.
         size: (h, w) that the model takes.
         samples: number of frames; by default one per image, at most 8, or 8 from a prepared set.
         seed: seed of the draw from a prepared set.
@@ -68,7 +71,8 @@ def starts(
 ) -> Starts:
     """`first_frames`, with at most `past` frames before each, as many for all, and the next `actions` actions of it.
 
-    In a folder of folders, each folder holds a frame to start from, which is its last image, and those before it.
+    In a folder of folders, each folder holds a frame to start from, which is its last image, and those before it. Of a
+    film, these are its first frames, so that the stream continues them.
     `backward` takes the actions before the frame instead, the latest first. With `fewer`, there are fewer actions if
     not enough clips have so many.
 
@@ -139,9 +143,12 @@ def _runs(rows: Float[np.ndarray, "n k"], backward: bool) -> Int[np.ndarray, " n
 
 
 def _from_images(source: Path, size: tuple[int, int], samples: int | None, past: int) -> Starts:
-    what = "Give an image, a folder of images or a prepared set."
+    what = "Give an image, a film, a folder of images or a prepared set."
     if not source.exists():
         raise UserError(f"{source} does not exist. {what}")
+    if source.is_file() and source.suffix.lower() not in IMAGES:
+        frames = _read_film(source, size, past + 1)
+        return Starts(frames.expand(samples or 1, *frames.shape))
     found = [[file] for file in _images(source)] if source.is_dir() else [[source]]
     if not found:
         folders = filter(Path.is_dir, _content(source))
@@ -162,9 +169,25 @@ def _content(folder: Path) -> list[Path]:
     return in_order((path for path in folder.iterdir() if not hidden(path.name)), lambda path: path.name)
 
 
+def _read_film(file: Path, size: tuple[int, int], count: int) -> UInt8[Tensor, "j 3 h w"]:
+    """The first frames of a film, at most `count`, or an image whose suffix does not say that it is one."""
+    try:
+        with contextlib.closing(decode(file).frames) as film:
+            frames = list(islice(film, count))
+    except UserError:
+        if file.suffix.lower() in VIDEO_SUFFIXES:
+            raise
+        return _read(file, size)[None]
+    if not frames:
+        raise UserError(f"{file} has no frames.")
+    return _resized(torch.stack(frames), size, file)
+
+
 def _read(file: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    frame = read_image(file)
-    if frame.shape[-2:] != tuple(size):
-        log.warning("%s is %dx%d; resized to %dx%d.", file, *frame.shape[-2:], *size)
-        frame = resize(frame[None], size)[0]
-    return frame
+    return _resized(read_image(file)[None], size, file)[0]
+
+
+def _resized(frames: UInt8[Tensor, "n 3 _ _"], size: tuple[int, int], file: Path) -> UInt8[Tensor, "n 3 h w"]:
+    if frames.shape[-2:] != tuple(size):
+        log.warning("%s is %dx%d; resized to %dx%d.", file, *frames.shape[-2:], *size)
+    return resize(frames, size)

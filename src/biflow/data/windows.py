@@ -8,6 +8,7 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 """
 
 import functools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,9 @@ class Windows(torch.utils.data.Dataset):
         if frames < 1:
             raise UserError(f"A window needs at least 1 frame, not {frames}.")
         if not is_prepared(root):
-            raise UserError(f"{root} is not a prepared folder. Make one with: biflow prepare SRC {root}")
+            places = (root, f"{root}_prepared") if self.root.exists() else ("CLIPS", root)
+            command = shlex.join(["biflow", "prepare", *map(str, places)])
+            raise UserError(f"{root} is not a prepared folder. Make one with: {command}")
         self.index: dict = read_json(self.root / "index.json")
         if self.index.get("format") != FORMAT:
             raise UserError(f"{root} has format {self.index.get('format')}, not {FORMAT}. Prepare it again.")

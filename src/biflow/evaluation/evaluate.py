@@ -143,7 +143,7 @@ def summary(result: dict) -> str:
     nfe, settings = result["nfe"], result["protocol"]["settings"]
     lines = [
         f"{name.upper()} {d['mean']:.4g} [{d['interval'][0]:.4g}, {d['interval'][1]:.4g}], mean over "
-        f"{len(d['per_window'])} windows; {d['slope']:+.3g} per frame."
+        + (f"{len(d['per_window'])} windows; {d['slope']:+.3g} per frame." if len(d["per_window"]) > 1 else "1 window.")
         for name, d in result.items()
         if isinstance(d, dict) and "per_window" in d
     ]

@@ -3,22 +3,28 @@
 `runs` reads the results and groups what may be compared, `figures` draws, and `texts` writes Markdown, CSV and HTML.
 """
 
+import re
 from pathlib import Path
 
 from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.files import write_text
 
+PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png")
+
 
 def report(folders: list[Path], out: Path) -> Path:
     """Write the report of evaluated models to `out` and return the path of its page.
 
     It consists of `report.md` and `report.csv` (tables), the pictures of `figures.draw`, and `report.html`, one file
-    with everything and the videos side by side. Runs with different protocols or data get separate tables. Raises
-    UserError for folders without an evaluation.
+    with everything and the videos side by side. Pictures of an earlier report in `out` are removed. Runs with different
+    protocols or data get separate tables. Raises UserError for folders without an evaluation.
     """
     runs = read_runs(folders)
     out.mkdir(parents=True, exist_ok=True)
+    for path in out.iterdir() if (out / "report.html").exists() else ():
+        if PICTURES.fullmatch(path.name):
+            path.unlink()
     plots = [(group, figures.draw(group, out)) for group in groups(runs)]
     write_text(out / "report.md", texts.markdown(plots))
     write_text(out / "report.csv", texts.comma_separated(runs))

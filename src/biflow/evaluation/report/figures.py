@@ -21,11 +21,15 @@ def draw(group: Group, out: Path) -> list[Path]:
     `scatter_*`, `time_*` and `measures_*` are plots. `methods_*` shows each run's frames over time (Fig. 4), and
     `directions_*` shows backward, first frame, forward (Fig. 5).
     """
-    for backward, forward in group.directions():
-        directions_sheet(backward, forward, out / f"directions_{group.name}_{backward.settings['eps']:g}.png")
+    pairs = group.directions()
+    levels = [f"{backward.settings['eps']:g}" for backward, _ in pairs]
+    for number, (level, (backward, forward)) in enumerate(zip(levels, pairs, strict=True)):
+        name = level if levels.count(level) == 1 else f"{level}_{number}"
+        directions_sheet(backward, forward, out / f"directions_{group.name}_{name}.png")
+    if group.pictured:
+        methods_sheet(group.pictured, out / f"methods_{group.name}.png")
     if not group.forward:
         return []
-    methods_sheet(group.forward, out / f"methods_{group.name}.png")
     plots = {"scatter": scatter(group), "time": over_time(group.forward), "measures": measures(group.forward)}
     return [_save(plot, out / f"{name}_{group.name}.svg") for name, plot in plots.items()]
 
@@ -59,7 +63,7 @@ def scatter(group: Group):
 
 
 def over_time(runs: list[Run]):
-    """FVD of each window at its middle frame, with its interval and the trend line."""
+    """FVD of each window at its middle frame, with its interval and, of several windows, the trend line."""
     figure, (axes,) = _figure((5.2, 3.8))
     colour = colours(runs)
     for run in runs:
@@ -67,9 +71,13 @@ def over_time(runs: list[Run]):
         window = settings["window"]
         middle = np.arange(0, settings["frames"] - window + 1, settings["stride"]) + window / 2
         low, high = np.array(fvd["per_window_intervals"]).T
-        axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label])
+        points = {} if run.slope is not None else {"label": run.label}
+        axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label], **points)
+        if run.slope is None:
+            axes.vlines(middle, low, high, color=colour[run.label], alpha=0.5)
+            continue
         axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
-        trend = fvd["mean"] + fvd["slope"] * (middle - middle.mean())
+        trend = fvd["mean"] + run.slope * (middle - middle.mean())
         axes.plot(middle, trend, color=colour[run.label], label=run.label)
     axes.set(xlabel="frame", ylabel="FVD")
     return figure

@@ -1,13 +1,21 @@
 """Evaluated models, and which of them may be in one table."""
 
 import json
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+
+import numpy as np
 
 from biflow.errors import UserError
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
+from biflow.evaluation.videos import video_path
 from biflow.methods import METHODS
+
+log = logging.getLogger("biflow")
+SHOWN = 4  # videos of each run that the page shows
 
 VARIED = ("eps", "solver", "direction", "nearest", "actions")  # what may differ within a table
 # Settings that evaluations by earlier versions lack. They concern additional numbers only.
@@ -25,7 +33,10 @@ class Run:
             by an earlier version.
         data: the name of the data.
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
-        label: the name in tables and plots, as in the paper.
+        label: the name in tables and plots, as in the paper. A `Group` adds what tells its runs apart.
+        solver: how frames were solved, in words.
+        slope: the rise of FVD per frame; None where a single window gives no trend.
+        lost: those of its files that pictures need and that are missing or damaged.
         comparable: equal for runs whose numbers may be compared: data, and all settings except those that the paper
             varies, and the actions, which are part of the label.
 
@@ -45,6 +56,12 @@ class Run:
         if file:
             actions = f"{file['name']} ({file['sha256'][:8]})"
         self.label += f", actions {actions}" if actions else ""
+        solver = self.settings["solver"]
+        steps = f" x {solver['steps']}" if solver["steps"] else f", {solver['rtol']:g}"
+        self.solver = ("reference" if solver["reference"] else solver["method"]) + steps
+        self.slope = metrics["fvd"]["slope"] if len(metrics["fvd"]["per_window"]) > 1 else None
+        files = [folder / "first.npy", *(video_path(folder, i) for i in range(min(SHOWN, self.settings["samples"])))]
+        self.lost = [path for path in files if not _is_array(path)]
         found = metrics.get("past_and_actions")
         self.extra = {name: found.get(name) for name in PARTS} if found else {}
         settings = {k: v for k, v in {**NEW, **self.settings}.items() if k not in VARIED}
@@ -61,31 +78,61 @@ class Group:
         equal_cost: those of the paper's Table 2, with 20 Euler steps per frame.
         main: the others, as in Table 1.
         forward: those of `main` that the plots show.
+        pictured: those of `forward` whose videos are still there.
         how: what the numbers of the past and of actions are, with their protocol, a sentence each.
         best: the one with the lowest FVD among those with a noise level, which the paper marks with a star.
     """
 
     def __init__(self, name: str, runs: list[Run]):
         self.name, self.runs = name, runs
+        _tell_apart(runs)
         solvers = [(run, run.settings["solver"]) for run in runs]
         self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
         self.main = [run for run in runs if run not in self.equal_cost]
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
+        self.pictured = [run for run in self.forward if not run.lost]
         self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
         noisy = [run for run in self.forward if run.method.takes_eps]
         self.best = min(noisy, key=lambda run: run.fvd, default=None)
 
     def directions(self) -> list[tuple[Run, Run]]:
-        """Pairs (backward, forward) with the same model, eps and solver."""
+        """Pairs (backward, forward) that are the same in all else, and whose videos are still there."""
         pairs: dict[str, dict[str, Run]] = {}
-        for run in self.runs:
-            key = json.dumps([run.protocol["model"], run.settings["eps"], run.settings["solver"]])
+        for run in (run for run in self.runs if not run.lost):
+            varied = {name: run.settings.get(name) for name in VARIED if name != "direction"}
+            key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine")], sort_keys=True)
             pairs.setdefault(key, {})[run.settings["direction"]] = run
         return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
 
 
+def _tell_apart(runs: list[Run]) -> None:
+    """Add to labels that several runs share in what these differ: the solver, the engine, or else the folder."""
+    details: list[Callable[[Run], str]] = [
+        lambda run: run.solver,
+        lambda run: str(run.protocol.get("engine", "an unknown engine")),
+        lambda run: run.folder.name,
+    ]
+    for detail in details:
+        labels = [run.label for run in runs]
+        for label in {label for label in labels if labels.count(label) > 1}:
+            same = [run for run in runs if run.label == label]
+            if len({detail(run) for run in same}) > 1:
+                for run in same:
+                    run.label = f"{label}, {detail(run)}"
+
+
+def _is_array(path: Path) -> bool:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).size > 0
+    except (OSError, ValueError, EOFError):
+        return False
+
+
 def read_runs(folders: list[Path]) -> list[Run]:
-    """The evaluated models in these folders, sorted by data, method and eps. Raises UserError if one holds none."""
+    """The evaluated models in these folders, sorted by data, method and eps. Raises UserError if one holds none.
+
+    The logger "biflow" names files that pictures need and that are gone.
+    """
     runs = []
     for folder in folders:
         path = folder / "metrics.json"
@@ -95,6 +142,8 @@ def read_runs(folders: list[Path]) -> list[Run]:
             runs.append(Run(folder, json.loads(path.read_text())))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read as an evaluation ({error!r}); evaluate again.") from error
+    for run in (run for run in runs if run.lost):
+        log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
     order = [*METHODS, *(run.method.name for run in runs)]
     return sorted(runs, key=lambda run: (run.data, order.index(run.method.name), run.settings["eps"], run.label))
 

@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,11 +15,10 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from biflow.evaluation.report.runs import Group, Run
+from biflow.evaluation.report.runs import SHOWN, Group, Run
 from biflow.evaluation.videos import read_video
 from biflow.video import VideoWriter
 
-SHOWN = 4  # videos of each run
 FOLDER = Path(__file__).parent
 TEMPLATES = Environment(
     loader=FileSystemLoader(FOLDER),
@@ -27,11 +27,13 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+# In Markdown: a label is text, in which "forward*40 left*12" is not emphasis and "|" does not end a cell.
+TEMPLATES.filters["plain"] = lambda text: re.sub(r"([\\`*|<\[])", r"\\\1", " ".join(str(text).split()))
 # Liu & Ritschel 2025, by set and method: FVD and steps of Table 1, FVD with 20 Euler steps of Table 2.
 PAPER: dict[str, dict[str, list[float]]] = json.loads((FOLDER / "paper.json").read_text())
 COLUMNS = (
     "data method eps direction solver steps protocol model_sha256 fvd fvd_low fvd_high fvd_slope "
-    "kvd kvd_low kvd_high kvd_slope nfe nfe_p95 seconds_per_frame actions"
+    "kvd kvd_low kvd_high kvd_slope nfe nfe_p95 seconds_per_frame actions engine"
 )
 # Of the parts of `past_and_actions`: the columns after these.
 PARTS = {
@@ -72,8 +74,9 @@ def comma_separated(runs: list[Run]) -> str:
         row = [run.data, run.method.title, settings["eps"], settings["direction"], solver["method"], solver["steps"]]
         row += [settings["name"], run.protocol["model"]["sha256"]]
         for distance in (metrics["fvd"], metrics["kvd"]):
-            row += [distance["mean"], *distance["interval"], distance["slope"]]
+            row += [distance["mean"], *distance["interval"], None if run.slope is None else distance["slope"]]
         row += [metrics["nfe"]["mean"], metrics["nfe"]["p95"], metrics["seconds_per_frame"], settings.get("actions")]
+        row += [run.protocol.get("engine")]
         row += [(run.extra.get(part) or {}).get(name) for part, names in PARTS.items() for name in names]
         writer.writerow(row)
     return text.getvalue()
