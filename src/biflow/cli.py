@@ -35,6 +35,7 @@ GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", 
 EXTRAS = {"accelerate": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
+REPEATED = cyclopts.Parameter(name="*", consume_multiple=False)  # so that an option may stand before MODEL
 DEMO = config.Demo()
 
 
@@ -84,14 +85,14 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.model import shipped_model
         from biflow.serve.server import serve
 
-        return serve(config.Serve(shipped_model(), port=settings.port), open_page=True)
+        return serve(config.Serve(shipped_model(), port=settings.port, origin=settings.origin), open_page=True)
     from biflow.outputs import demo
 
     demo(settings)
     print(*(settings.out / name for name in ("demo.mp4", "demo.png", "demo.json")), sep="\n")
 
 
-def _serve(settings: Annotated[config.Serve, FLAT]) -> None:
+def _serve(settings: Annotated[config.Serve, REPEATED]) -> None:
     from biflow.serve.server import serve
 
     serve(settings)
@@ -213,7 +214,7 @@ def application() -> cyclopts.App:
 def _shown(default: object) -> str | None:
     """A default as the help shows it: a list as it is typed, and nothing for a switch that is off."""
     text = str(list(default)) if isinstance(default, tuple) else str(default)
-    return None if text in ("None", "False", "") else text
+    return None if text in ("None", "False", "", "[]") else text
 
 
 def _below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:

@@ -91,6 +91,7 @@ class Demo:
         seed: Seed of the noise.
         live: Open a page that streams the model live, instead of writing files.
         port: Port of that page; 0 for any free one.
+        origin: An address besides its own where that page may be opened, as https://HOST; may be repeated.
 
     Examples:
         biflow demo
@@ -104,6 +105,7 @@ class Demo:
     seed: int = 0
     live: bool = False
     port: int = 8000
+    origin: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Serve:
         token: A secret that browsers must give once. Without it, anyone who reaches the server may use it.
         first: What to start from: an image, a folder of images, or a prepared set. The model's own first frames by
             default.
+        origin: An address besides its own where the page may be opened, as https://HOST: that of a reverse proxy, or of
+            a notebook's or an editor's forwarded port. May be repeated.
 
     Examples:
         biflow serve runs/mine
@@ -129,3 +133,4 @@ class Serve:
     port: int = 8000
     token: str = ""
     first: Path | None = None
+    origin: tuple[str, ...] = ()
