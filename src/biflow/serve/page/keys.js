@@ -14,7 +14,7 @@ function nudge(name, by) {
   const slider = $(name), value = Math.min(+slider.max, Math.max(+slider.min, +slider.value + by * slider.step));
   slider.value = value;
   slider.dispatchEvent(new Event("input"));
-  speak(`${$(name).labels[0].firstElementChild.firstChild.textContent.trim()} ${$(`${name}-out`).textContent}`);
+  speak(`${$(name).labels[0].firstElementChild.textContent.replace(/[[\]]/g, "").trim()} ${$(`${name}-out`).textContent}`);
 }
 
 function finer(by) {

@@ -5,8 +5,8 @@ import { $, state } from "./state.js";
 
 export const acts = [
   { seconds: 3, text: "Two streams from the same picture. Every frame is made from the one before." },
-  { seconds: 11, text: "On the right, correction is off. Small errors are inherited, and add up.", eps_b: () => 0 },
-  { seconds: 7, text: "Correction is on again, and cleans up what is left.", eps_b: () => state.controls.eps },
+  { seconds: 9, text: "On the right, correction is off. Small errors are inherited, and add up.", eps_b: () => 0 },
+  { seconds: 8, text: "Correction is on again, and finds a picture in what is left.", eps_b: () => state.controls.eps },
 ];
 let before = null, timer; // the controls before it
 
