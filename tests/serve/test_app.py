@@ -192,7 +192,9 @@ def test_an_origin_is_written_as_browsers_do(text, origin):
     assert parse_origin(text) == origin
 
 
-@pytest.mark.parametrize("text", ["", "*", "null", "lab.example", "ftp://a", "https://a/b", "https://a:0", "https://a b"])
+@pytest.mark.parametrize(
+    "text", ["", "*", "null", "lab.example", "ftp://a", "https://a/b", "https://a:0", "https://a b"]
+)
 def test_what_is_no_origin_is_refused(text):
     with pytest.raises(UserError, match="must be https://HOST") as refusal:
         parse_origin(text)
@@ -244,7 +246,9 @@ def test_the_last_seconds_are_an_mp4(server):
         client.send({"type": "set", "controls": {"fps_cap": None}})
         while len(client.frames) < 8:
             client.read()
-        client.send({"type": "set", "controls": {"playing": False, "fps_cap": 1}})  # so that five frames are five seconds
+        client.send(
+            {"type": "set", "controls": {"playing": False, "fps_cap": 1}}
+        )  # so that five frames are five seconds
         client.until("controls")
         answer = httpx.get(f"http://{server.address}/clip/{name}")
         assert answer.headers["content-type"] == "video/mp4"

@@ -104,7 +104,7 @@ def _allow(origin: str) -> str:
         example = parse_origin(origin)
     except UserError:
         example = "https://HOST"
-    return f"Whoever runs it can allow them: biflow serve … --origin {example}"
+    return f"Whoever runs it can allow them: biflow serve … --origin {example}."
 
 
 def _name(address: str) -> str | None:

@@ -6,6 +6,7 @@ import { note } from "./readings.js";
 import { $, canvases, model, state, twoUp } from "./state.js";
 
 const past = []; // { id, index } of the newest frames, as many as the server keeps
+let shownGroup = null; // which group of frames the newest picture of the strip stands for
 const captions = [$("caption-a"), $("caption-b")];
 
 export async function draw(data) {
@@ -52,7 +53,9 @@ function keep(picture, header) {
   const { every, frames } = state.hello.strip;
   past.push({ id: header.id, index: header.index });
   while (past.length > frames) past.shift();
-  if (header.index % every && $("strip").children.length) return;
+  const group = Math.floor(header.index / every), jump = !header.nfe[0];
+  if (group === shownGroup && !jump) return;
+  shownGroup = group;
   const strip = $("strip"), atEnd = strip.scrollLeft + strip.clientWidth > strip.scrollWidth - 80;
   const [item, button, small] = ["li", "button", "canvas"].map((name) => document.createElement(name));
   Object.assign(small, { width: picture.width, height: picture.height });
@@ -77,6 +80,7 @@ export const frameBefore = () => past.findLast(({ index }) => index === state.he
 
 export function forgetPast() { // the server has other frames now
   past.length = 0;
+  shownGroup = null;
   $("strip").replaceChildren();
 }
 
