@@ -26,6 +26,13 @@ def frame(message: bytes) -> tuple[dict, list[np.ndarray]]:
     return header, [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
 
 
+def png(value: int = 200, side: int = 16) -> bytes:
+    """A grey picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (value,) * 3).save(file, "PNG")
+    return file.getvalue()
+
+
 class Watching(Viewer):
     """A viewer that keeps what it is sent."""
 

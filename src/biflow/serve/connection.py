@@ -92,9 +92,9 @@ async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: View
 def act(session: Session, viewer: Viewer, text: str) -> bool:
     """Do what a message asks for; True for an acknowledgement that was due. Raises UserError, a sentence to send back.
 
-    {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart"} | {"type": "restart", "first": 0}
-    | {"type": "back", "frame": 17} | {"type": "record", "on": true} | {"type": "ping", "at": 1234.5}
-    | {"type": "act", "action": {"move": 1, "turn": -0.5}}
+    {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart"}
+    | {"type": "restart", "first": 0} | {"type": "back", "frame": 17} | {"type": "record", "on": true}
+    | {"type": "ping", "at": 1234.5} | {"type": "act", "action": {"move": 1, "turn": -0.5}}
 
     An action is held until another one is sent. Columns that it does not name are neutral, and so is {}.
     """

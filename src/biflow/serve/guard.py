@@ -104,7 +104,7 @@ def _allow(origin: str) -> str:
         example = parse_origin(origin)
     except UserError:
         example = "https://HOST"
-    return f"Whoever runs it can allow them: biflow serve … --origin {example}."
+    return f"To allow them, whoever runs it adds an option: biflow serve … --origin {example} (and starts it again)."
 
 
 def _name(address: str) -> str | None:
