@@ -36,10 +36,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Middleware in front of `app` that refuses requests from elsewhere.
 
-    Requests from pages of another origin are refused (browsers send the origin with every WebSocket and every POST),
-    unless it is one of `origins`. So are requests for a Host that is not in `hosts` or in `origins`: a page that has
-    rebound its own name to this machine would send one. With a `token`, clients give it once, as ?token=, and browsers
-    keep it in a cookie from then on. /healthz is open to all.
+    WebSockets from pages of another origin are refused, unless it is one of `origins`; so is a POST, by which a page
+    asks why. What a GET answers, browsers do not let such pages read. Also refused are requests for a Host that is not
+    in `hosts` or in `origins`: a page that has rebound its own name to this machine would send one. With a `token`,
+    clients give it once, as ?token=, and browsers keep it in a cookie from then on. /healthz is open to all.
     """
 
     def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str, origins: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ class Guard:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         token = query.get("token", [""])[0]
         if scope["path"] != "/healthz":
-            refusal = self._refusal(headers, token)
+            refusal = self._refusal(headers, token, reading=scope.get("method") in ("GET", "HEAD"))
             if refusal:
                 await _refuse(scope, receive, send, *refusal)
                 return
@@ -73,13 +73,14 @@ class Guard:
 
         await self.app(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers, token: str) -> tuple[int, str] | None:
+    def _refusal(self, headers: Headers, token: str, *, reading: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self.hosts is not None and _name(f"//{host}") not in self.hosts:
             return 421, f"This server does not answer to that host name. {_allow(f'https://{host}')}"
         origin = headers.get("origin")
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc != host:
-            return 403, f"This server refuses pages from other addresses than its own. {_allow(origin)}"
+        foreign = origin is not None and origin not in self.origins and origin.partition("//")[2] != host
+        if foreign and not reading:
+            return 403, f"This server refuses pages from other addresses than its own. {_allow(str(origin))}"
         if self.token:
             expected = self.token.encode()
             if not any(hmac.compare_digest(word.encode(), expected) for word in (token, _cookie(headers))):
