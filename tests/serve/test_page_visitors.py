@@ -64,7 +64,9 @@ def test_the_tour_turns_correction_off_and_on_again(page, look):
     until(lambda: look.session.controls.eps_b == 0.1)
     page.click("#tour")  # ends it
     until(lambda: page.is_hidden("#b") and page.is_hidden("#story"))
-    page.evaluate("import('/tour.js').then(({ acts }) => acts.forEach((act) => { act.seconds = 0.3; }))")
+    page.evaluate(
+        "import('/tour.js').then(({ acts }) => acts.forEach((act) => { act.seconds = 0.3; act.frames = 1; }))"
+    )
     noise, change = [], look.session.change
 
     def note(wanted):

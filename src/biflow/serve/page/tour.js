@@ -3,10 +3,11 @@
 import { restart, set } from "./controls.js";
 import { $, state } from "./state.js";
 
+// Each act lasts so long, and on a slow machine for as many frames as there is something to see.
 export const acts = [
-  { seconds: 3, text: "Two streams from the same picture. Every frame is made from the one before." },
-  { seconds: 9, text: "On the right, correction is off. Small errors are inherited, and add up.", eps_b: () => 0 },
-  { seconds: 8, text: "Correction is on again, and finds a picture in what is left.", eps_b: () => state.controls.eps },
+  { seconds: 3, frames: 1, text: "Two streams from the same picture. Every frame is made from the one before." },
+  { seconds: 9, frames: 40, text: "On the right, correction is off. Small errors are inherited, and add up.", eps_b: () => 0 },
+  { seconds: 8, frames: 30, text: "Correction is on again, and finds a picture in what is left.", eps_b: () => state.controls.eps },
 ];
 let before = null, timer; // the controls before it
 
@@ -28,11 +29,16 @@ function play(number) {
   if (act.eps_b) set({ eps_b: act.eps_b() });
   $("story").hidden = false;
   $("story").textContent = act.text;
-  timer = setTimeout(play, 1000 * act.seconds, number + 1);
+  const end = performance.now() + 1000 * act.seconds, last = state.header.id + act.frames;
+  timer = setInterval(() => {
+    if (performance.now() < end || state.header.id < last) return;
+    clearInterval(timer);
+    play(number + 1);
+  }, 100);
 }
 
 function finish() {
-  clearTimeout(timer);
+  clearInterval(timer);
   if (state.controls.two_up) set(before); // unless a viewer has ended it by hand
   before = null;
   $("story").hidden = true;
