@@ -95,8 +95,8 @@ def parse_origin(text: str) -> str:
         form = "https://HOST or https://HOST:PORT, as the browser's address bar begins"
         raise UserError(f"origin is {text!r}, but must be {form}.", setting="origin")
     scheme, host, port = found.groups()
-    usual = port is None or int(port) == {"http": 80, "https": 443}[scheme]
-    return f"{scheme}://{host}" + ("" if usual else f":{int(port)}")
+    usual = not port or int(port) == {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + ("" if usual else f":{int(port or 0)}")
 
 
 def _allow(origin: str) -> str:

@@ -14,6 +14,7 @@ from itertools import count
 from threading import Condition, Thread
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from biflow.errors import UserError
@@ -57,6 +58,9 @@ class Session:
         self._thread: Thread | None = None
         if len(self._served.first):
             self.restart()
+        else:  # something to see for clients that ask for nothing
+            grey = torch.full((1, 3, *self._served.size), 128, dtype=torch.uint8)
+            self._do(lambda: self._jump(self.dream.begin(grey, self.controls)))
 
     # For clients.
 
@@ -107,7 +111,7 @@ class Session:
             self.controls = controls
             if another:
                 self.steering.let_go()
-                if not self.dream.past and len(self._served.first):
+                if self.starts.now is None and len(self._served.first):
                     self.restart()
             self.version += 1
             self._changed.notify()
@@ -201,7 +205,7 @@ class Session:
     @property
     def _wanted(self) -> bool:
         """Whether a frame is to be solved, and a viewer has room for it."""
-        wanted = self.dream.past and (self.controls.playing or self._steps)
+        wanted = self.starts.now is not None and (self.controls.playing or self._steps)
         return bool(wanted) and any(viewer.hungry for viewer in self.viewers)
 
     def advance(self) -> None:
@@ -268,7 +272,7 @@ class Session:
                 viewer.show(message)
 
     def _record(self, on: bool) -> None:
-        if on and not self.recorder.on and self.dream.past:
+        if on and not self.recorder.on:
             self._tell(self.recorder.begin(self._served, self.controls, self.dream.settle()))
         elif not on:
             self._tell(self.recorder.finish())

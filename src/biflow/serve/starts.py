@@ -16,11 +16,11 @@ class Starts:
     """First frames are numbered from 0 on, pictures of viewers from -1 down.
 
     Attributes:
-        now: the number of what the stream started from last.
+        now: the number of what the stream started from last; None if there was nothing, so that it waits for a picture.
     """
 
     def __init__(self) -> None:
-        self.now = 0
+        self.now: int | None = None
         self._own: dict[int, UInt8[Tensor, "3 h w"]] = {}
         self._numbers = count(-1, -1)
 
@@ -39,7 +39,7 @@ class Starts:
             UserError: there is nothing of that number.
         """
         if number is None:
-            number = 0 if self.now >= len(served.first) else self.now
+            number = 0 if self.now is None or self.now >= len(served.first) else self.now
         if number < 0 and number not in self._own:
             raise UserError("That picture is no longer kept.")
         pictures = self._own[number][None] if number < 0 else served.first_frame(number)

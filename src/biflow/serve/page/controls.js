@@ -143,7 +143,9 @@ const press = (id, on) => { $(id).ariaPressed = on; };
 export function render() {
   const { controls: c, hello } = state, { can } = model(c.model), fixed = c.steps !== null;
   document.body.classList.toggle("playing", c.playing);
-  for (const button of document.querySelectorAll(".bar button, #tour")) button.disabled = !state.header;
+  const nothing = state.starts.now === null; // to start from, so the picture is a grey one
+  document.body.classList.toggle("nothing", nothing);
+  for (const button of document.querySelectorAll(".bar button, #tour")) button.disabled = nothing || !state.header;
   $("play").lastChild.textContent = c.playing ? "Pause" : "Play";
   press("direction", c.direction === "backward");
   press("two", c.two_up);

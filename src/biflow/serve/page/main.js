@@ -9,7 +9,7 @@ import { note, toast } from "./messages.js";
 import { listenToPad, renderSteering } from "./pad.js";
 import { draw, fit, forgetPast } from "./pictures.js";
 import { pong, read } from "./readings.js";
-import { $, canvases, model, state } from "./state.js";
+import { $, canvases, state } from "./state.js";
 import { again, forget } from "./steering.js";
 
 const NO_FIRST = "This model comes without pictures to start from. Choose an image of yours below, or have the server " +
@@ -41,7 +41,7 @@ const receivers = {
     forget();
     confirm(message.controls, message.version);
     renderSteering();
-    if (!state.header && !model(message.controls.model).first.length && !message.starts.own.length) note(NO_FIRST);
+    if (message.starts.now === null) note(NO_FIRST);
     if (before?.picture) { // the server has restarted: continue from the picture on screen
       sendControls(before.controls);
       canvases[0].toBlob(ask);
@@ -54,6 +54,7 @@ const receivers = {
   },
   starts({ now, own }) {
     state.starts = { now, own };
+    note("");
     render();
   },
   steering({ by, autopilot }) {
@@ -89,9 +90,7 @@ const receivers = {
 async function frame(data) {
   const first = !state.header;
   await draw(data);
-  if (!first) return;
-  note("");
-  render(); // now there is something to play
+  if (first) render(); // now there is something to play
 }
 
 listen();
