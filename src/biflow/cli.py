@@ -26,6 +26,7 @@ GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", 
 EXTRAS = {"accelerate": "train", "psutil": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
+REPEATED = cyclopts.Parameter(name="*", consume_multiple=False)  # so that an option may stand before MODEL
 DEMO = config.Demo()
 
 
@@ -73,14 +74,14 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.model import shipped_model
         from biflow.serve.server import serve
 
-        return serve(config.Serve(shipped_model(), port=settings.port), open_page=True)
+        return serve(config.Serve(shipped_model(), port=settings.port, origin=settings.origin), open_page=True)
     check_places(settings)
     from biflow.outputs import demo, demo_summary
 
     print(demo_summary(settings.out, demo(settings)))
 
 
-def _serve(settings: Annotated[config.Serve, FLAT]) -> None:
+def _serve(settings: Annotated[config.Serve, REPEATED]) -> None:
     check_places(settings)
     from biflow.serve.server import serve
 

@@ -33,7 +33,7 @@ class TrainFormatter(Formatter):
 def shown(default: object) -> str | None:
     """A default as the help shows it: a list as it is typed, and nothing for a switch that is off."""
     text = str(list(default)) if isinstance(default, tuple) else str(default)
-    return None if text in ("None", "False", "") else text
+    return None if text in ("None", "False", "", "[]") else text
 
 
 def below_options(app: cyclopts.App, names: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:

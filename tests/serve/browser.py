@@ -93,6 +93,11 @@ class Look:
         start = self.frame
         until(lambda: self.frame >= start + more)
 
+    def advanced(self) -> None:
+        """Unfold the advanced controls."""
+        self.page.click("#advanced summary")
+        until(lambda: self.page.is_visible("#solver"))
+
     def pause(self) -> int:
         """Pause, and the index of the frame that stays: the session solves no other, and the page shows it."""
         if self.page.inner_text("#play") == "Pause":

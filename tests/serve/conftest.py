@@ -15,7 +15,8 @@ from biflow.networks import VideoUNet
 from biflow.serve.app import app
 from biflow.serve.models import load
 from biflow.serve.session import Session
-from tests.serve.helpers import Server, Watching, running
+from tests.serve.browser import Look, launched
+from tests.serve.helpers import Server, Watching, running, until
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 
@@ -120,6 +121,30 @@ def shared(steered):
 def steered_server(steered_folders):
     with serving(steered_folders) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(f"http://{server.address}/")
+    yield page
+    page.close()
+    assert not errors
+
+
+@pytest.fixture
+def look(page, server):
+    look = Look(page, server.hall)
+    until(lambda: look.index >= 2)
+    return look
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from biflow.serve.hall import Hall
+from biflow.serve.images import MAX_BYTES
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import unpack
@@ -23,6 +24,13 @@ def frame(message: bytes) -> tuple[dict, list[np.ndarray]]:
     """The header of a frame and its pictures, (h, w, 3) uint8."""
     header, pictures = unpack(message)
     return header, [np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures]
+
+
+def png(value: int = 200, side: int = 16) -> bytes:
+    """A grey picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (value,) * 3).save(file, "PNG")
+    return file.getvalue()
 
 
 class Watching(Viewer):
@@ -62,7 +70,7 @@ def running(guarded, port=0, *, ready=True):
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
     settings = uvicorn.Config(
-        guarded, lifespan="on", log_level="warning", ws_max_size=5 * 2**20, timeout_graceful_shutdown=2
+        guarded, lifespan="on", log_level="warning", ws_max_size=MAX_BYTES + 2**20, timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

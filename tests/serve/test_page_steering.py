@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.serve.browser import PATIENCE, Look, launched
+from tests.serve.browser import PATIENCE, Look
 from tests.serve.helpers import until
 
 GAMEPAD = """() => {
@@ -13,12 +13,6 @@ GAMEPAD = """() => {
     navigator.getGamepads = () => [window.pad];
     dispatchEvent(new Event("gamepadconnected"));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -104,6 +104,18 @@ def test_the_demo_goes_live_by_a_switch(monkeypatch):
     assert all(others == {"open_page": True} for _, others in calls)
 
 
+def test_origins_may_be_repeated_and_stand_before_the_model(monkeypatch, folders, capsys):
+    calls = []
+    monkeypatch.setattr("biflow.serve.server.serve", lambda settings, **others: calls.append(settings.origin))
+    cli.main(["serve", "--origin", "https://a.example", "--origin", "https://b.example", str(folders["bi"])])
+    cli.main(["demo", "--live", "--origin", "https://a.example"])
+    assert calls == [("https://a.example", "https://b.example"), ("https://a.example",)]
+    monkeypatch.undo()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", str(folders["bi"]), "--origin", "a.example"])
+    assert (stop.value.code, "--origin is 'a.example', but must be" in capsys.readouterr().err) == (2, True)
+
+
 def test_whoever_can_reach_an_open_server_is_warned_about(monkeypatch, folders, caplog):
     monkeypatch.setattr(server_module.uvicorn.Server, "run", lambda self, sockets: [one.close() for one in sockets])
     serve(Serve(folders["bi"], host="0.0.0.0", port=0))

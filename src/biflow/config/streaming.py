@@ -94,6 +94,7 @@ class Demo:
         seed: Seed of the noise.
         live: Open a page that streams the model live, instead of writing files.
         port: Port of that page; 0 for any free one.
+        origin: An address besides its own where that page may be opened, as https://HOST; may be repeated.
 
     Examples:
         biflow demo
@@ -107,6 +108,7 @@ class Demo:
     seed: int = 0
     live: bool = False
     port: int = 8000
+    origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
@@ -125,6 +127,8 @@ class Serve:
         token: A secret that browsers must give once. Without it, anyone who reaches the server may use it.
         first: What to start from: an image, a film (its first frame), a folder of images, or a prepared set. The
             model's own first frames by default.
+        origin: An address besides its own where the page may be opened, as https://HOST: that of a reverse proxy, or of
+            a notebook's or an editor's forwarded port. May be repeated.
 
     Examples:
         biflow serve runs/mine
@@ -137,6 +141,7 @@ class Serve:
     port: int = 8000
     token: str = ""
     first: Path | None = None
+    origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_port(self)

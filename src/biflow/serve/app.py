@@ -1,27 +1,38 @@
 """The web server: the page at /, frames at /ws, health at /healthz, recordings as mp4."""
 
 import asyncio
-from collections.abc import Mapping
+import html
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
 
 from fastapi import APIRouter, FastAPI, Request, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from biflow import __version__
 from biflow.errors import UserError
+from biflow.serve import images
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
+from biflow.serve.recording import clip as make_clip
 
+log = logging.getLogger("biflow")
+CLIP_WAIT = 30.0  # seconds for the frame being solved to end
 PAGE = Path(__file__).parent / "page"
 routes = APIRouter()
 
 
 def app(
-    folders: Mapping[str, Path], *, first: Path | None = None, hosts: set[str] | None = None, token: str = ""
+    folders: Mapping[str, Path],
+    *,
+    first: Path | None = None,
+    hosts: set[str] | None = None,
+    token: str = "",
+    origins: Sequence[str] = (),
 ) -> Guard:
     """The ASGI application for the models in `folders`.
 
@@ -30,6 +41,7 @@ def app(
         first: where first frames come from: an image, a folder of images or a prepared set; None for each model's own.
         hosts: the host names by which it may be addressed; None for any.
         token: a secret that clients must give; empty for none.
+        origins: those of pages that may use it besides its own, as browsers write them.
     """
     hall = Hall()
 
@@ -43,10 +55,28 @@ def app(
         hall.close()
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    api.state.hall = hall
+    api.state.hall, api.state.origins = hall, origins
     api.include_router(routes)
     api.mount("/", StaticFiles(directory=PAGE, html=True))
-    return Guard(api, hosts=hosts, token=token)
+    return Guard(api, hosts=hosts, token=token, origins=origins)
+
+
+@routes.get("/")
+@routes.get("/index.html")
+async def index(request: Request) -> Response:
+    """The page. Where it is shared, its picture needs a whole address: that of the first allowed origin, if any."""
+    origins: Sequence[str] = request.app.state.origins
+    base = origins[0] + "/" if origins else str(request.base_url)
+    return HTMLResponse((PAGE / "index.html").read_text("utf-8").replace("{{base}}", html.escape(base)))
+
+
+@routes.get("/preview.png")
+async def preview(request: Request) -> Response:
+    """The picture that represents the page where it is shared: first frames of the first model."""
+    served = next(iter(request.app.state.hall.models.values()), None)
+    if served is None:
+        return PlainTextResponse("The model is not ready.", 503)
+    return Response(await asyncio.to_thread(images.preview, served.first[:, -1]), media_type="image/png")
 
 
 @routes.get("/healthz")
@@ -67,6 +97,24 @@ async def recording(request: Request, session: str, name: str) -> Response:
         return PlainTextResponse("That recording is no longer kept.", 404)
     kind = {".mp4": "video/mp4", ".json": "application/json"}[path.suffix]
     return FileResponse(path, media_type=kind, filename=f"biflow{path.suffix}")
+
+
+@routes.get("/clip/{session}")
+async def clip(request: Request, session: str) -> Response:
+    """The last seconds of a session as an mp4."""
+    hall: Hall = request.app.state.hall
+    found = hall.sessions.get(session)
+    if found is None:
+        return PlainTextResponse("That session has ended.", 404)
+    served = found.models[found.controls.model]
+    try:
+        async with hall.decoding:
+            moments = await asyncio.to_thread(found.recent().result, CLIP_WAIT)
+            data = await asyncio.to_thread(make_clip, moments, served, found.controls)
+    except (UserError, OSError) as error:  # or a TimeoutError: too many jobs wait, or the session has just ended
+        log.warning("A clip failed: %s", error)
+        return PlainTextResponse("The clip could not be made; try again.", 503)
+    return Response(data, media_type="video/mp4", headers={"content-disposition": 'attachment; filename="biflow.mp4"'})
 
 
 @routes.websocket("/ws")

@@ -1,18 +1,17 @@
 """One client's WebSocket: what the server sends, and what it does about the client's messages."""
 
 import asyncio
-import base64
 import contextlib
 import json
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import WebSocket
-from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.serve import images
 from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
+from biflow.serve.dream import PAST_FRAMES
 from biflow.serve.guard import Rate
 from biflow.serve.hall import Hall
 from biflow.serve.models import Served
@@ -21,6 +20,7 @@ from biflow.serve.steering import description
 from biflow.serve.viewer import CREDITS, Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
+STRIP = {"every": 8, "frames": PAST_FRAMES}  # which of the past frames a page shows
 UPLOAD_COST = 20.0  # an uploaded picture counts as this many messages
 
 
@@ -92,9 +92,9 @@ async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: View
 def act(session: Session, viewer: Viewer, text: str) -> bool:
     """Do what a message asks for; True for an acknowledgement that was due. Raises UserError, a sentence to send back.
 
-    {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart", "first": 0}
-    | {"type": "back", "frame": 17} | {"type": "record", "on": true} | {"type": "ping", "at": 1234.5}
-    | {"type": "act", "action": {"move": 1, "turn": -0.5}}
+    {"type": "ack"} | {"type": "set", "controls": {…}} | {"type": "step"} | {"type": "restart"}
+    | {"type": "restart", "first": 0} | {"type": "back", "frame": 17} | {"type": "record", "on": true}
+    | {"type": "ping", "at": 1234.5} | {"type": "act", "action": {"move": 1, "turn": -0.5}}
 
     An action is held until another one is sent. Columns that it does not name are neutral, and so is {}.
     """
@@ -111,7 +111,7 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
     elif kind == "step":
         session.step()
     elif kind == "restart":
-        session.restart(_whole(message, "first"))
+        session.restart(_whole(message, "first") if "first" in message else None)
     elif kind == "back":
         session.go_back(_whole(message, "frame"))
     elif kind == "record":
@@ -157,7 +157,8 @@ def _hello(hall: Hall, session: Session, new: bool) -> dict:
         "no_steps": NO_STEPS,
         "formats": images.FORMATS,
         "credits": CREDITS,
-        "upload_bytes": images.MAX_BYTES,
+        "strip": STRIP,
+        "starts": session.starts.message,
         "models": [_entry(served) for served in hall.models.values()],
     }
 
@@ -174,9 +175,5 @@ def _entry(served: Served) -> dict:
         "fps": served.fps,
         "actions": description(served.model.actions) if served.model.actions else None,
         "size": served.size,
-        "first": [_data_url(pictures[-1]) for pictures in served.first],
+        "first": [images.data_url(pictures[-1]) for pictures in served.first],
     }
-
-
-def _data_url(picture: Tensor) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(images.encode(picture, "jpeg")).decode()

@@ -127,7 +127,8 @@ def _value(name: str, value: Any, models: Mapping[str, Served]) -> tuple[Any, st
     low, high = RANGES[name]
     kind: Callable[..., Any] = int if name in WHOLE else float
     taken = kind(min(max(value, low), high))
-    return taken, "" if taken == value else f"{name} goes from {low:g} to {high:g}: took {taken:g}."
+    text = str if name in WHOLE else "{:g}".format
+    return taken, "" if taken == value else f"{name} goes from {text(low)} to {text(high)}: took {text(taken)}."
 
 
 def _checked(name: str, value: Any, valid: bool, expected: str) -> Any:

@@ -24,7 +24,7 @@ from biflow.serve.models import Served
 from biflow.serve.steering import Pressed, row
 from biflow.video import resize, to_float
 
-PAST_FRAMES, PAST_BYTES = 120, 16 * 2**20
+PAST_FRAMES, PAST_BYTES = 480, 16 * 2**20
 
 
 class Stale(Exception):

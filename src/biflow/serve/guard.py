@@ -2,7 +2,9 @@
 
 import hmac
 import ipaddress
+import re
 import time
+from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -10,6 +12,8 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import Message, Receive, Scope, Send
+
+from biflow.errors import UserError
 
 COOKIE = "biflow_token"
 HEADERS = {
@@ -32,13 +36,15 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Middleware in front of `app` that refuses requests from elsewhere.
 
-    Requests from pages of another origin are refused (browsers send the origin with every WebSocket). So are requests
-    for a Host that is not in `hosts`: a page that has rebound its own name to this machine would send one. With a
-    `token`, clients give it once, as ?token=, and browsers keep it in a cookie from then on. /healthz is open to all.
+    WebSockets from pages of another origin are refused, unless it is one of `origins`; so is a POST, by which a page
+    asks why. What a GET answers, browsers do not let such pages read. Also refused are requests for a Host that is not
+    in `hosts` or in `origins`: a page that has rebound its own name to this machine would send one. With a `token`,
+    clients give it once, as ?token=, and browsers keep it in a cookie from then on. /healthz is open to all.
     """
 
-    def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str) -> None:
-        self.app, self.hosts, self.token = app, hosts, token
+    def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str, origins: Sequence[str] = ()) -> None:
+        self.app, self.token, self.origins = app, token, origins
+        self.hosts = None if hosts is None else hosts | {_name(origin) for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -48,13 +54,14 @@ class Guard:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         token = query.get("token", [""])[0]
         if scope["path"] != "/healthz":
-            refusal = self._refusal(headers, token)
+            refusal = self._refusal(headers, token, reading=scope.get("method") in ("GET", "HEAD"))
             if refusal:
                 await _refuse(scope, receive, send, *refusal)
                 return
             if self.token and token and scope["type"] == "http":  # from the address bar into a cookie
                 query.pop("token")
-                answer = RedirectResponse(f"{scope['path']}?{urlencode(query, doseq=True)}".rstrip("?"), 303)
+                # Relative, since a proxy may have the page under another path.
+                answer = RedirectResponse(f"?{urlencode(query, doseq=True)}", 303)
                 answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
                 await answer(scope, receive, send)
                 return
@@ -66,18 +73,39 @@ class Guard:
 
         await self.app(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers, token: str) -> tuple[int, str] | None:
+    def _refusal(self, headers: Headers, token: str, *, reading: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self.hosts is not None and _name(f"//{host}") not in self.hosts:
-            return 421, "This server does not answer to that host name."
+            return 421, f"This server does not answer to that host name. {_allow(f'https://{host}')}"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "Pages from other origins may not use this server."
+        foreign = origin is not None and origin not in self.origins and origin.partition("//")[2] != host
+        if foreign and not reading:
+            return 403, f"This server refuses pages from other addresses than its own. {_allow(str(origin))}"
         if self.token:
             expected = self.token.encode()
             if not any(hmac.compare_digest(word.encode(), expected) for word in (token, _cookie(headers))):
                 return 401, "This server needs its token: open the address with ?token=… that it printed."
         return None
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers write it. Raises UserError for anything but http(s)://HOST or http(s)://HOST:PORT."""
+    found = re.fullmatch(r"(https?)://([\w.-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?", text.lower(), re.ASCII)
+    if not found or int(found[3] or 1) not in range(1, 65536):
+        form = "https://HOST or https://HOST:PORT, as the browser's address bar begins"
+        raise UserError(f"origin is {text!r}, but must be {form}.", setting="origin")
+    scheme, host, port = found.groups()
+    usual = not port or int(port) == {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host}" + ("" if usual else f":{int(port or 0)}")
+
+
+def _allow(origin: str) -> str:
+    """How to have pages of that origin, which may be nonsense, allowed."""
+    try:
+        example = parse_origin(origin)
+    except UserError:
+        example = "https://HOST"
+    return f"To allow them, whoever runs it adds an option: biflow serve … --origin {example} (and starts it again)."
 
 
 def _name(address: str) -> str | None:

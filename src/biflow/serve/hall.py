@@ -26,7 +26,7 @@ class Hall:
         ready: whether sessions may be opened.
         failure: why they never will be.
         prepared: set once one of the two is decided.
-        decoding: held while an uploaded picture is decoded, so that there is only one at a time.
+        decoding: held while an uploaded picture is decoded or a clip encoded, so that there is only one at a time.
     """
 
     def __init__(self) -> None:

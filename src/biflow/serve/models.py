@@ -23,6 +23,7 @@ log = logging.getLogger("biflow")
 # The most samples of several sessions in one call. On two cores a sample in a call of two costs 16 % less than one
 # alone, in a call of eight 22 %, and more gain nothing (benchmarks/live.py). The others are guesses.
 BATCH = {"cpu": 8, "cuda": 16, "mps": 4}
+NO_FIRST = "a stream starts once a viewer has sent an image. Set first to a prepared set, an image or a folder of them."
 FPS = 25.0  # of models that do not know the frame rate of their videos
 
 
@@ -33,7 +34,7 @@ class Served:
     Attributes:
         name: what clients choose it by: the name of its folder, without the path.
         model: with an engine's network that any thread may ask, a `Batcher`.
-        first: the n frames to start from, at least 1, each after j - 1 frames before it.
+        first: the n frames to start from, each after j - 1 frames before it; none if the model comes without.
     """
 
     name: str
@@ -62,6 +63,8 @@ class Served:
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""
+        if not len(self.first):
+            raise UserError(f"The model {self.name} comes without first frames: start from an image of yours.")
         if not 0 <= index < len(self.first):
             raise UserError(f"There is no first frame {index + 1}; this model has {len(self.first)}.")
         return self.first[index]
@@ -81,8 +84,8 @@ def find(folder: Path) -> dict[str, Path]:
 def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Served]:
     """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
-    `first` is where first frames come from: an image, a folder of images or a prepared set; None for each model's own,
-    which are grey if it has none.
+    `first` is where first frames come from: an image, a folder of images or a prepared set; None for each model's own.
+    The logger says which models have none.
 
     Raises:
         UserError: none of them can be loaded, or `first` has no frames for them.
@@ -99,7 +102,8 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
         if first or (folder / "first").is_dir():
             start = starts(first or folder / "first", model.size, past=model.context).frames
         else:
-            start = torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
+            log.warning("%s has no first frames (%s): %s", name, folder / "first", NO_FIRST)
+            start = torch.empty((0, 1, 3, *model.size), dtype=torch.uint8)
         model = with_engine(model)
         batcher = Batcher(model.network, limit=BATCH.get(model.device.type, 1))
         served[name] = Served(name, replace(model, network=batcher), start)
@@ -115,7 +119,8 @@ def warm_up(served: Served) -> None:
     """
     model, samples = served.model, 1
     while samples <= (model.network.limit if isinstance(model.network, Batcher) else 1):
-        first = to_float(served.first[:1].expand(samples, -1, -1, -1, -1)).to(model.device)
+        grey = torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
+        first = to_float((served.first if len(served.first) else grey)[:1].repeat(samples, 1, 1, 1, 1)).to(model.device)
         shown = next(drain(stream(model, first, generators=sample_generators(0, range(samples)))))
         encode(shown.pixels[0], "jpeg")
         samples *= 2

@@ -1,15 +1,18 @@
-"""A recording of what a session shows, as an mp4, and beside it the actions that led to it, as JSON."""
+"""Recordings of what a session shows, as mp4 files, and beside them the actions that led to it, as JSON."""
 
 import base64
 import logging
 import secrets
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
@@ -24,6 +27,7 @@ from biflow.video import VideoWriter, resize
 
 log = logging.getLogger("biflow")
 MAX_FRAMES = 6000
+CLIP_SECONDS = 5.0
 
 
 class Recorder:
@@ -42,8 +46,7 @@ class Recorder:
     def begin(self, served: Served, controls: Controls, moment: Moment) -> dict:
         """Record from the next frame on, which follows `moment`; the last recording is deleted."""
         self.close()
-        fps = served.fps * controls.in_between
-        self.on, self._fps = True, min(fps, controls.fps_cap or fps)
+        self.on, self._fps = True, _rate(served, controls)
         self._script = Script(served, controls, moment) if served.model.actions else None
         return {"type": "recording", "on": True}
 
@@ -51,15 +54,13 @@ class Recorder:
         """Append a frame, its pictures side by side. Ends the recording if their size changes or a disk is full."""
         if not self.on:
             return None
-        first, *others = moment.pictures
-        others = [resize(other[None], (first.shape[1], first.shape[2]))[0] for other in others]
-        frame = torch.cat([first, *others], dim=2)
+        frame = _side_by_side(moment)
         size = (frame.shape[1], frame.shape[2])
         try:
             if self._writer is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="biflow-"))
                 path = self._folder / f"{secrets.token_urlsafe(16)}.mp4"
-                self._writer = VideoWriter(path, self._fps, size, scale=max(1, 512 // max(first.shape))).__enter__()
+                self._writer = VideoWriter(path, self._fps, size, scale=_scale(moment)).__enter__()
             if self._writer.size != size or self._writer.frames >= MAX_FRAMES:
                 return self.finish()
             self._writer.write(frame)
@@ -105,6 +106,42 @@ class Recorder:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder, self._writer, self._script, self.on = None, None, None, False
+
+
+def clip(moments: Sequence[Moment], served: Served, controls: Controls) -> bytes:
+    """The newest CLIP_SECONDS of these frames as an mp4: fewer if the size of the frames has changed meanwhile.
+
+    Raises UserError if there are no frames, or they cannot be encoded.
+    """
+    if not moments:
+        raise UserError("There are no frames yet.")
+    fps = _rate(served, controls)
+    shapes = [picture.shape for picture in moments[-1].pictures]
+    newest = list(moments)[-max(1, round(CLIP_SECONDS * fps)) :]
+    frames = list(takewhile(lambda one: [picture.shape for picture in one.pictures] == shapes, reversed(newest)))
+    first = _side_by_side(frames[-1])
+    with tempfile.TemporaryDirectory(prefix="biflow-") as folder:
+        path = Path(folder) / "clip.mp4"
+        with VideoWriter(path, fps, (first.shape[1], first.shape[2]), scale=_scale(frames[-1])) as writer:
+            for moment in reversed(frames):
+                writer.write(_side_by_side(moment))
+        return path.read_bytes()
+
+
+def _rate(served: Served, controls: Controls) -> float:
+    """Frames per second, as they are meant to be shown."""
+    fps = served.fps * controls.in_between
+    return min(fps, controls.fps_cap or fps)
+
+
+def _scale(moment: Moment) -> int:
+    return max(1, 512 // max(moment.pictures[0].shape))
+
+
+def _side_by_side(moment: Moment) -> UInt8[Tensor, "3 h w"]:
+    first, *others = moment.pictures
+    others = [resize(other[None], (first.shape[1], first.shape[2]))[0] for other in others]
+    return torch.cat([first, *others], dim=2)
 
 
 def _ended(name: str | None, frames: int, actions: str | None = None) -> dict:

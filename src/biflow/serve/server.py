@@ -11,7 +11,7 @@ import uvicorn
 from biflow.config import Serve
 from biflow.errors import UserError
 from biflow.serve.app import app
-from biflow.serve.guard import Guard, is_loopback
+from biflow.serve.guard import Guard, is_loopback, parse_origin
 from biflow.serve.hall import Hall
 from biflow.serve.images import MAX_BYTES
 from biflow.serve.models import find
@@ -31,13 +31,14 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
         UserError: there is no model, it cannot be started, or the address cannot be used.
     """
     host, token = settings.host, settings.token
+    origins = tuple(map(parse_origin, settings.origin))
     folders = find(settings.model)
     listening = _listen(host, settings.port)
     address = _address(host, listening.getsockname()[1], token)
     if not is_loopback(host) and not token:
         log.warning("Anyone who can reach %s can use this server; set a token to restrict access.", host)
     hosts = {"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None
-    guarded = app(folders, first=settings.first, hosts=hosts, token=token)
+    guarded = app(folders, first=settings.first, hosts=hosts, token=token, origins=origins)
     server = _server(guarded)
     print(f"{', '.join(folders)} at {address} (Ctrl-C to stop)", flush=True)
     hall = guarded.app.state.hall
@@ -79,7 +80,7 @@ def _server(guarded: Guard) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         ws_max_size=MAX_BYTES + 2**20,  # an upload that is a little too large is answered with a sentence
-        ws_max_queue=4,
+        ws_max_queue=1,  # messages that wait, which may be of that size
         ws_per_message_deflate=False,  # pictures are compressed already, and no message can be a zip bomb
         timeout_graceful_shutdown=GRACE,
     )

@@ -8,11 +8,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict
 from itertools import count
 from threading import Condition, Thread
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from biflow.errors import UserError
@@ -20,7 +22,8 @@ from biflow.serve.controls import Controls, changed, initial
 from biflow.serve.dream import Dream, Moment, Stale, stream_settings
 from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
-from biflow.serve.steering import Pressed, Steering, pressed
+from biflow.serve.starts import Starts
+from biflow.serve.steering import Pressed, Steering
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import framed
 
@@ -41,7 +44,8 @@ class Session:
         self.left = time.monotonic()  # when the last viewer left
         self.recorder = Recorder()
         self.dream = Dream(models)
-        self.steering = Steering()
+        self.steering = Steering(self._tell)
+        self.starts = Starts()
         self._changed = Condition()
         self._jobs: deque[Callable[[], None]] = deque()
         self._steps = 0  # single frames that were asked for
@@ -52,7 +56,11 @@ class Session:
         self._newest: bytes | None = None
         self.numbers = count(1)  # of its viewers
         self._thread: Thread | None = None
-        self._jobs.append(lambda: self._begin(self._served.first_frame(0)))
+        if len(self._served.first):
+            self.restart()
+        else:  # something to see for clients that ask for nothing
+            grey = torch.full((1, 3, *self._served.size), 128, dtype=torch.uint8)
+            self._do(lambda: self._jump(self.dream.begin(grey, self.controls)))
 
     # For clients.
 
@@ -83,7 +91,7 @@ class Session:
         with self._changed:
             self.viewers.remove(viewer)
             if viewer is self.steering.holder:
-                self._let_go()
+                self.steering.let_go()
             self.left = time.monotonic()
             self._hurry |= not self.viewers
 
@@ -99,30 +107,21 @@ class Session:
             if controls.fps_cap != self.controls.fps_cap:
                 self._due = 0.0
             self._hurry |= self.controls.playing and not controls.playing
-            if controls.model != self.controls.model:
-                self._let_go()
+            another = controls.model != self.controls.model
             self.controls = controls
+            if another:
+                self.steering.let_go()
+                if self.starts.now is None and len(self._served.first):
+                    self.restart()
             self.version += 1
             self._changed.notify()
             self._tell({"type": "controls", "version": self.version, "controls": asdict(controls)})
         return notes
 
     def act(self, viewer: Viewer, wanted: Any) -> list[str]:
-        """Hold the action that a viewer wants. Returns a sentence for every value that could not be taken as it is.
-
-        Raises:
-            UserError: the model takes no actions, or another viewer steers.
-        """
+        """Hold the action that a viewer wants, as `Steering.act` does."""
         with self._changed:
-            actions = self._served.model.actions
-            if actions is None:
-                raise UserError("This model takes no actions.")
-            held, notes = pressed(actions, wanted)
-            self._rest()
-            if self.steering.holder not in (None, viewer) and not held:
-                return notes  # the end of an action that was refused
-            if self.steering.act(viewer, held, time.monotonic()):
-                self._tell(self.steering.message)
+            notes = self.steering.act(viewer, self._served.model.actions, wanted)
             self._changed.notify()  # of the new deadline
         return notes
 
@@ -135,14 +134,17 @@ class Session:
 
         self._do(add)
 
-    def restart(self, first: int) -> None:
-        """Start again from one of the model's first frames. Raises UserError if there is no such frame."""
-        pictures = self._served.first_frame(first)
-        self._do(lambda: self._begin(pictures))
+    def restart(self, number: int | None = None) -> None:
+        """Start again from what has this number in `Starts`, or from the same as last. Raises UserError."""
+        with self._changed:
+            pictures = self.starts.choose(self._served, number)
+            self._tell(self.starts.message)
+            self._do(lambda: self._jump(self.dream.begin(pictures, self.controls)))
 
     def restart_from(self, picture: Tensor) -> None:
         """Start again from a uint8 picture (3, h, w), which is resized to what the model takes."""
-        self._do(lambda: self._begin(picture[None]))
+        with self._changed:
+            self.restart(self.starts.add(picture))
 
     def go_back(self, frame: int) -> None:
         """Continue from the past frame with that id. If it is no longer kept, viewers are told and nothing changes."""
@@ -151,6 +153,12 @@ class Session:
     def record(self, on: bool) -> None:
         """Start or finish a recording; viewers are told its name when it is finished."""
         self._do(lambda: self._record(on), at_once=False)
+
+    def recent(self) -> Future[list[Moment]]:
+        """The frames that are kept, the newest last, once the worker has time for it."""
+        result: Future[list[Moment]] = Future()
+        self._do(lambda: result.set_result(list(self.dream.past)), at_once=False)
+        return result
 
     def close(self, sentence: str = "The session has ended.") -> None:
         """End the session, at the latest before the next network evaluation."""
@@ -184,7 +192,7 @@ class Session:
         """Wait until there is something to do; False once the session has ended."""
         with self._changed:
             while self.ended is None:
-                self._rest()
+                self.steering.rest()
                 wanted, left = self._wanted, self._due - time.monotonic()
                 if self._jobs or (wanted and left <= 0):
                     return True
@@ -197,7 +205,8 @@ class Session:
     @property
     def _wanted(self) -> bool:
         """Whether a frame is to be solved, and a viewer has room for it."""
-        return bool(self.controls.playing or self._steps) and any(viewer.hungry for viewer in self.viewers)
+        wanted = self.starts.now is not None and (self.controls.playing or self._steps)
+        return bool(wanted) and any(viewer.hungry for viewer in self.viewers)
 
     def advance(self) -> None:
         """Do the jobs that wait, if there are any; otherwise solve the next frame and show it."""
@@ -207,7 +216,7 @@ class Session:
                 self._jobs.popleft()()
             return
         with self._changed:
-            self._rest()
+            self.steering.rest()
             controls, version, held = self.controls, self.version, self.steering.pressed
         started = time.monotonic()
         try:
@@ -242,19 +251,6 @@ class Session:
         fresh = self.dream.now.action != held or solving.in_between > 1  # or acts with the next whole frame only
         moved |= self.steering.pressed != held and not fresh
         return moved and not self._gave_up
-
-    def _rest(self) -> None:
-        """Let the autopilot take over from a viewer who has pressed nothing for long."""
-        if time.monotonic() >= self.steering.deadline:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        if self.steering.holder:
-            self.steering.free()
-            self._tell(self.steering.message)
-
-    def _begin(self, pictures: Tensor) -> None:
-        self._jump(self.dream.begin(pictures, self.controls))
 
     def _go_back(self, frame: int) -> None:
         try:

@@ -1,6 +1,8 @@
 """Who steers a session, and the action that is held."""
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,32 +19,56 @@ Pressed = dict[str, float]  # values of columns; the others are neutral
 class Steering:
     """Controls that one viewer holds at a time: who acts first, until that viewer leaves or rests.
 
-    Times are those of `time.monotonic`.
+    Args:
+        tell: is given the message for all viewers when the holder or the autopilot changes.
 
     Attributes:
         holder: who steers; None if nobody does.
         pressed: the action that is held, {} for the neutral one; None if no action is known (autopilot).
-        deadline: when the autopilot takes over; infinity while something is pressed.
+        deadline: when the autopilot takes over, in the time of `time.monotonic`; infinity while something is pressed.
     """
 
-    def __init__(self) -> None:
-        self.free()
+    def __init__(self, tell: Callable[[dict], None]) -> None:
+        self._tell = tell
+        self._free()
 
-    def free(self) -> None:
-        """Let the autopilot take over."""
+    def rest(self) -> None:
+        """Let the autopilot take over from a viewer who has pressed nothing for long."""
+        if time.monotonic() >= self.deadline:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let the autopilot take over from whoever steers."""
+        if self.holder:
+            self._free()
+            self._tell(self.message)
+
+    def _free(self) -> None:
         self.holder: Viewer | None = None
         self.pressed: Pressed | None = None
         self.deadline = math.inf
 
-    def act(self, viewer: Viewer, pressed: Pressed, now: float) -> bool:
-        """Hold an action; True if the viewer has taken the controls with it. Raises UserError if another has them."""
+    def act(self, viewer: Viewer, actions: Actions | None, wanted: Any) -> list[str]:
+        """Hold the action that a viewer wants. Returns a sentence for every value that could not be taken as it is.
+
+        Raises:
+            UserError: the model takes no actions, or another viewer steers.
+        """
+        if actions is None:
+            raise UserError("This model takes no actions.")
+        held, notes = pressed(actions, wanted)
+        self.rest()
         if self.holder not in (None, viewer):
+            if not held:
+                return notes  # the end of an action that was refused
             seconds = f"{PATIENCE:g} seconds"
             raise UserError(f"Another viewer steers. You can, once that viewer has pressed nothing for {seconds}.")
         taken = self.holder is None
-        self.holder, self.pressed = viewer, pressed
-        self.deadline = math.inf if pressed else now + PATIENCE
-        return taken
+        self.holder, self.pressed = viewer, held
+        self.deadline = math.inf if held else time.monotonic() + PATIENCE
+        if taken:
+            self._tell(self.message)
+        return notes
 
     @property
     def message(self) -> dict:

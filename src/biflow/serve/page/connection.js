@@ -1,6 +1,6 @@
 // The WebSocket to the server, and connecting again when it is lost.
 
-import { banner, status } from "./messages.js";
+import { banner, note, status } from "./messages.js";
 import { state } from "./state.js";
 
 let socket, retrying, attempt = 0, ended = false;
@@ -14,26 +14,45 @@ export function start(both) {
 
 function connect() {
   clearTimeout(retrying);
-  const query = state.session ? `?session=${encodeURIComponent(state.session)}` : "";
-  const link = socket = new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}/ws${query}`);
+  const address = new URL("ws", location.href); // a proxy may have the page under another path
+  address.protocol = address.protocol.replace("http", "ws");
+  if (state.session) address.searchParams.set("session", state.session);
+  const link = socket = new WebSocket(address);
+  let opened = false;
   link.binaryType = "arraybuffer";
+  link.onopen = () => { opened = true; };
   link.onmessage = ({ data }) => {
     if (link !== socket) return;
     if (typeof data === "string") return handlers.message(JSON.parse(data));
     drawing = drawing.then(() => link === socket && handlers.frame(data)).catch(console.error); // one after the other
   };
-  link.onclose = () => { if (link === socket) lost("The connection to the server was lost."); };
+  link.onclose = async () => {
+    const reason = opened ? "" : await refusal();
+    if (link === socket) lost(reason || "The connection to the server was lost.", reason ? "Refused" : "Not connected");
+  };
 }
 
-function lost(text) {
+// A WebSocket does not say why it was refused. A POST to the same address carries the same origin, and gets the sentence.
+async function refusal() {
+  const answer = await fetch("ws", { method: "POST" }).catch(() => null);
+  return [401, 403, 421].includes(answer?.status) ? answer.text() : "";
+}
+
+function lost(text, short) {
   if (ended) return;
-  socket = null;
   state.recording = false;
-  status("lost", "Not connected");
-  const seconds = Math.min(5, 0.5 * 2 ** attempt++);
+  status("lost", short);
+  note("");
+  const seconds = later();
   banner(`${text} Trying again ${seconds < 1 ? "now" : `every ${Math.round(seconds)} s`}.`);
+}
+
+function later() { // connect again; the seconds until then
+  socket = null;
+  const seconds = Math.min(5, 0.5 * 2 ** attempt++);
   clearTimeout(retrying);
   retrying = setTimeout(connect, 1000 * seconds);
+  return seconds;
 }
 
 export function send(message) {
@@ -43,14 +62,17 @@ export function send(message) {
 export function welcome() {
   attempt = 0;
   banner("");
+  note("");
   status("live", "Live");
 }
 
-export function wait(text) { // the server has no place yet
+export function wait(text) { // the server is not ready, or has no place: nothing is wrong
   socket.onclose = null;
   attempt = 1;
-  lost(text);
+  banner("");
+  note(text);
   status("wait", "Waiting");
+  later();
 }
 
 export function end(text) {

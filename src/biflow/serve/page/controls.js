@@ -1,6 +1,7 @@
 // The controls: what they show, and the changes that are sent to the server.
 
 import { send } from "./connection.js";
+import { toast } from "./messages.js";
 import { caption } from "./pictures.js";
 import { $, model, state } from "./state.js";
 
@@ -95,8 +96,10 @@ export function listen() {
   $("adaptive").addEventListener("change", () => steps(false));
   $("fixed").addEventListener("change", () => steps(true));
   $("seed").addEventListener("change", () => {
-    const seed = $("seed").valueAsNumber;
-    if (Number.isFinite(seed)) set({ seed: Math.round(seed) });
+    const seed = $("seed").valueAsNumber, [low, high] = state.hello?.ranges.seed ?? [0, 0];
+    if (Number.isInteger(seed) && seed >= low && seed <= high) return set({ seed });
+    toast(`A seed is a whole number from ${low} to ${high}.`);
+    $("seed").value = state.controls?.seed ?? 0;
   });
 }
 
@@ -113,32 +116,36 @@ export function furnish() { // options and ranges, as the server says
   [$("seed").min, $("seed").max] = ranges.seed;
 }
 
-let firstsOf; // the model whose first frames are shown
+let firstsOf, ownOf; // the model and the pictures of viewers that are shown
 function firsts() {
-  if (firstsOf === model(state.controls.model)) return;
-  firstsOf = model(state.controls.model);
-  $("firsts").replaceChildren(...firstsOf.first.map((source, i) => {
-    const item = document.createElement("li"), button = document.createElement("button"), image = new Image();
-    Object.assign(image, { src: source, alt: `First frame ${i + 1}` });
-    button.title = `Start from this frame (${i + 1})`;
-    button.append(image);
-    button.onclick = () => restart(i);
-    item.append(button);
-    return item;
-  }));
+  const { now, own } = state.starts, { first } = model(state.controls.model);
+  if (firstsOf !== first || ownOf !== own) {
+    const ours = first.map((source, i) => [i, source, `First frame ${i + 1}`, `Start from this frame (${i + 1})`]);
+    const yours = own.map(({ number, picture }) => [number, picture, "Your picture", "Start from this picture"]);
+    $("firsts").replaceChildren(...[...ours, ...yours].map((row) => start(...row)));
+    [firstsOf, ownOf] = [first, own];
+  }
+  for (const button of $("firsts").querySelectorAll("button")) button.classList.toggle("now", +button.value === now);
 }
 
-export function restart(index) {
-  state.first = index;
-  ask({ type: "restart", first: index });
-  render();
+function start(number, source, alt, title) {
+  const item = document.createElement("li"), button = document.createElement("button");
+  button.append(Object.assign(new Image(), { src: source, alt }));
+  Object.assign(button, { title, value: number, onclick: () => restart(number) });
+  item.append(button);
+  return item;
 }
+
+export const restart = (number) => ask({ type: "restart", ...(number === undefined ? {} : { first: number }) });
 
 const press = (id, on) => { $(id).ariaPressed = on; };
 
 export function render() {
   const { controls: c, hello } = state, { can } = model(c.model), fixed = c.steps !== null;
   document.body.classList.toggle("playing", c.playing);
+  const nothing = state.starts.now === null; // to start from, so the picture is a grey one
+  document.body.classList.toggle("nothing", nothing);
+  for (const button of document.querySelectorAll(".bar button, #tour")) button.disabled = nothing || !state.header;
   $("play").lastChild.textContent = c.playing ? "Pause" : "Play";
   press("direction", c.direction === "backward");
   press("two", c.two_up);
@@ -158,11 +165,11 @@ export function render() {
   $("steps-row").hidden = !fixed;
   $("second-controls").hidden = !c.two_up;
   $("model_b").parentElement.hidden = hello.models.length < 2;
+  $("tour").hidden = !can.eps;
   $("eps").disabled = !can.eps;
   $("eps_b").disabled = !model(c.model_b).can.eps;
-  $("direction").disabled = !can.backward;
+  $("direction").disabled ||= !can.backward;
   $("in_between").disabled = !can.in_between;
   firsts();
-  document.querySelectorAll("#firsts button").forEach((button, i) => button.classList.toggle("now", i === state.first));
   caption();
 }

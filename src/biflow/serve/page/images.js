@@ -1,26 +1,45 @@
-// Images to start from (files, clipboard, camera), and snapshots to save.
+// Images to start from (files, clipboard, camera), and pictures and clips to save.
 
-import { ask, render } from "./controls.js";
+import { ask } from "./controls.js";
 import { toast } from "./messages.js";
-import { $, canvases, state, twoUp } from "./state.js";
+import { $, canvases, model, state, twoUp } from "./state.js";
+
+const SIDE = 1024; // pixels of what is sent at most; models take far fewer
+const READABLE = /^image\/(png|jpeg|webp|gif)$/; // by the server
 
 export async function upload(file) {
   if (!file || !state.hello) return;
-  let blob = file;
-  if (file.size > state.hello.upload_bytes || !/^image\/(png|jpeg|webp|gif)$/.test(file.type)) {
-    try { // make a large photograph smaller; the model takes far fewer pixels anyway
-      const picture = await createImageBitmap(file);
-      const shrink = Math.min(1, 1024 / Math.max(picture.width, picture.height));
-      const canvas = new OffscreenCanvas(Math.max(1, picture.width * shrink), Math.max(1, picture.height * shrink));
-      canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-      blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
-    } catch {
-      return toast("This file cannot be read as an image; choose a PNG, JPEG, WebP or GIF.");
-    }
+  const blob = await prepared(file).catch(() => null);
+  if (!blob) return toast(await unreadable(file));
+  ask(blob);
+}
+
+async function prepared(file) { // the file itself if it is small, else a smaller JPEG, upright
+  const image = new Image();
+  image.src = URL.createObjectURL(file);
+  try {
+    await image.decode();
+    const { naturalWidth: width, naturalHeight: height } = image;
+    const { size } = model(state.controls.model), scale = Math.max(SIDE, 2 * Math.max(...size)) / Math.max(width, height);
+    if (scale >= 1 && file.size < 2 ** 20 && READABLE.test(file.type)) return new Blob([file]);
+    const canvas = document.createElement("canvas");
+    canvas.width = Math.max(1, Math.round(width * Math.min(1, scale)));
+    canvas.height = Math.max(1, Math.round(height * Math.min(1, scale)));
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return await new Promise((done) => { canvas.toBlob(done, "image/jpeg", 0.92); });
+  } finally {
+    URL.revokeObjectURL(image.src);
   }
-  state.first = -1;
-  ask(new Blob([blob]));
-  render();
+}
+
+async function unreadable(file) {
+  const start = await file.slice(4, 12).text();
+  if (/^ftyp(hei|hev|mif|msf)/.test(start)) {
+    return "This browser cannot read HEIC photos. Save the photo as a JPEG, or set the phone’s camera to “Most compatible”.";
+  }
+  return "This file cannot be read as an image; choose a PNG, JPEG, WebP or GIF.";
 }
 
 export async function camera() {
@@ -58,20 +77,25 @@ export function snapshot() {
     pen.drawImage(canvas, x, 0, canvas.width * scale, canvas.height * scale);
     x += canvas.width * scale;
   }
-  whole.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `biflow-${state.header?.index ?? 0}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  });
+  whole.toBlob((blob) => save(blob, `biflow-${state.header?.index ?? 0}.png`));
+}
+
+export async function lastSeconds() { // of the stream, as the server has kept them
+  const answer = await fetch(`clip/${state.session}`).catch(() => null);
+  if (!answer?.ok) return toast(answer ? await answer.text() : "The server does not answer.");
+  save(await answer.blob(), "biflow-5s.mp4");
+}
+
+function save(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
 export function acceptDrops() {
   $("file").addEventListener("change", () => { upload($("file").files[0]); $("file").value = ""; });
   addEventListener("paste", (event) => {
-    const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-    if (file) upload(file);
+    if (event.clipboardData.files.length) upload(event.clipboardData.files[0]);
   });
   addEventListener("dragover", (event) => { event.preventDefault(); $("pictures").classList.add("dropping"); });
   addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("pictures").classList.remove("dropping"); });

@@ -1,11 +1,12 @@
 // Buttons and keys.
 
 import { ask, render, restart, set, steps } from "./controls.js";
-import { camera, snapshot, upload } from "./images.js";
+import { camera, lastSeconds, snapshot } from "./images.js";
 import { speak, toast } from "./messages.js";
 import { frameBefore } from "./pictures.js";
 import { $, model, state } from "./state.js";
 import { WASD, actionOn, actions as steered, hold, release, releaseAll, reserve } from "./steering.js";
+import { tour } from "./tour.js";
 
 const cycle = (list, value) => list[(list.indexOf(value) + 1) % list.length];
 
@@ -13,7 +14,7 @@ function nudge(name, by) {
   const slider = $(name), value = Math.min(+slider.max, Math.max(+slider.min, +slider.value + by * slider.step));
   slider.value = value;
   slider.dispatchEvent(new Event("input"));
-  speak(`${name.replace("_", " ")} ${$(`${name}-out`).textContent}`);
+  speak(`${$(name).labels[0].firstElementChild.textContent.replace(/[[\]]/g, "").trim()} ${$(`${name}-out`).textContent}`);
 }
 
 function finer(by) {
@@ -27,8 +28,13 @@ function turn(direction) {
   speak(direction);
 }
 
-function goTo(button) {
-  if (button) ask({ type: "back", frame: +button.dataset.frame });
+function goTo(id) {
+  if (id) ask({ type: "back", frame: +id });
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else if (document.fullscreenEnabled) $("pictures").requestFullscreen();
 }
 
 async function share() {
@@ -51,10 +57,13 @@ const actions = {
   play() { set({ playing: !state.controls.playing }); speak(state.controls.playing ? "playing" : "paused"); },
   step: () => ask({ type: "step" }),
   direction: () => turn(state.controls.direction === "forward" ? "backward" : "forward"),
-  restart: () => restart(Math.max(0, state.first)),
+  restart: () => restart(),
   two: () => set({ two_up: !state.controls.two_up }),
   record() { saveMine = true; ask({ type: "record", on: !state.recording }); },
   snapshot,
+  last: lastSeconds,
+  full: fullScreen,
+  tour,
   reseed() { set({ seed: crypto.getRandomValues(new Uint32Array(1))[0] }); speak(`seed ${state.controls.seed}`); },
   smooth() { $("pictures").classList.toggle("smooth"); render(); },
   upload: () => $("file").click(),
@@ -65,7 +74,7 @@ const actions = {
 
 const keys = {
   " ": actions.play, ".": actions.step, b: actions.direction, r: actions.restart, t: actions.two, c: actions.record,
-  s: snapshot, n: actions.reseed, p: actions.smooth, u: actions.upload, w: camera, "?": actions.help,
+  s: snapshot, l: lastSeconds, f: fullScreen, n: actions.reseed, p: actions.smooth, u: actions.upload, w: camera, "?": actions.help,
   ",": () => { set({ playing: false }); goTo(frameBefore()); },
   ArrowLeft: () => turn("backward"), ArrowRight: () => turn("forward"),
   "[": () => nudge("eps", -1), "]": () => nudge("eps", 1), "{": () => nudge("eps_b", -1), "}": () => nudge("eps_b", 1),
@@ -122,7 +131,8 @@ export function listenToKeys() {
   for (const [id, action] of Object.entries(actions)) {
     $(id).addEventListener("click", () => (state.hello || id === "help") && action());
   }
-  $("strip").addEventListener("click", (event) => goTo(event.target.closest("button")));
+  $("strip").addEventListener("click", (event) => goTo(event.target.closest("button")?.dataset.frame));
+  $("full").hidden = !document.fullscreenEnabled;
   addEventListener("keydown", pressed);
   addEventListener("keyup", (event) => release(event.code));
   addEventListener("blur", releaseAll);

@@ -5,12 +5,15 @@ import { answered, ask, confirm, furnish, listen, render, reset, sendControls } 
 import { listenToGamepads } from "./gamepad.js";
 import { acceptDrops } from "./images.js";
 import { listenToKeys, ownRecording } from "./keys.js";
-import { toast } from "./messages.js";
+import { note, toast } from "./messages.js";
 import { listenToPad, renderSteering } from "./pad.js";
-import { draw, fit } from "./pictures.js";
+import { draw, fit, forgetPast } from "./pictures.js";
 import { pong, read } from "./readings.js";
 import { $, canvases, state } from "./state.js";
 import { again, forget } from "./steering.js";
+
+const NO_FIRST = "This model comes without pictures to start from. Choose an image of yours below, or have the server " +
+  "started with some: biflow serve … --first FOLDER";
 
 function file(name, saved) { // a link to a file of the last recording
   return Object.assign(document.createElement("a"), {
@@ -32,11 +35,13 @@ const receivers = {
     history.replaceState(null, "", address);
     welcome();
     reset();
-    $("strip").replaceChildren();
+    state.starts = message.starts;
+    forgetPast();
     furnish();
     forget();
     confirm(message.controls, message.version);
     renderSteering();
+    if (message.starts.now === null) note(NO_FIRST);
     if (before?.picture) { // the server has restarted: continue from the picture on screen
       sendControls(before.controls);
       canvases[0].toBlob(ask);
@@ -46,6 +51,11 @@ const receivers = {
   controls({ controls, version }) {
     confirm(controls, version);
     renderSteering();
+  },
+  starts({ now, own }) {
+    state.starts = { now, own };
+    note("");
+    render();
   },
   steering({ by, autopilot }) {
     const lost = state.steering.by === state.hello.viewer && by !== state.hello.viewer;
@@ -77,6 +87,12 @@ const receivers = {
   ended: ({ text }) => end(text),
 };
 
+async function frame(data) {
+  const first = !state.header;
+  await draw(data);
+  if (first) render(); // now there is something to play
+}
+
 listen();
 listenToKeys();
 listenToPad();
@@ -84,7 +100,8 @@ listenToGamepads();
 acceptDrops();
 $("retry").addEventListener("click", retry);
 addEventListener("resize", fit);
+addEventListener("fullscreenchange", fit);
 setInterval(read, 500);
 setInterval(() => send({ type: "ping", at: performance.now() }), 2000);
 fit();
-start({ message: (message) => receivers[message.type]?.(message), frame: draw });
+start({ message: (message) => receivers[message.type]?.(message), frame });

@@ -13,6 +13,8 @@ export function banner(text, action = "Try now") {
   $("retry").textContent = action;
 }
 
+export const note = (text) => { $("note").textContent = text; }; // where the picture will be
+
 export function toast(content, milliseconds = 6000) {
   const line = document.createElement("p");
   line.append(content);

@@ -1,11 +1,12 @@
-// Frames on screen, and the strip of past ones. A frame is four bytes with the length of a JSON header, the header, and
+// Frames on screen, and the strip of past ones, which shows one of several. A frame is four bytes with the length of a JSON header, the header, and
 // one picture or two. Each is acknowledged once it has been drawn; the server sends at most two ahead.
 
 import { send } from "./connection.js";
 import { note } from "./readings.js";
 import { $, canvases, model, state, twoUp } from "./state.js";
 
-const STRIP = 60; // frames
+const past = []; // { id, index } of the newest frames, as many as the server keeps
+let shownGroup = null; // which group of frames the newest picture of the strip stands for
 const captions = [$("caption-a"), $("caption-b")];
 
 export async function draw(data) {
@@ -38,8 +39,8 @@ export function fit() {
   const box = $("pictures"), style = getComputedStyle(box), pixel = devicePixelRatio || 1;
   const shown = twoUp() ? canvases : [canvases[0]];
   const width = box.clientWidth - parseFloat(style.paddingLeft) * 2 - parseFloat(style.gap) * (shown.length - 1);
-  const rest = innerWidth > 960 ? 290 + $("steering").offsetHeight : 330; // what is to be seen with the pictures
-  const height = Math.max(240, innerHeight - rest);
+  const rest = innerWidth > 960 ? 330 + $("steering").offsetHeight : 330; // what is to be seen with the pictures
+  const height = document.fullscreenElement ? innerHeight - 60 : Math.max(240, innerHeight - rest);
   for (const canvas of shown) {
     const room = Math.min(width / shown.length / canvas.width, height / canvas.height) * pixel;
     const scale = (room < 1 ? room : Math.floor(room)) / pixel; // whole device pixels, so that all are equally large
@@ -49,6 +50,12 @@ export function fit() {
 }
 
 function keep(picture, header) {
+  const { every, frames } = state.hello.strip;
+  past.push({ id: header.id, index: header.index });
+  while (past.length > frames) past.shift();
+  const group = Math.floor(header.index / every), jump = !header.nfe[0];
+  if (group === shownGroup && !jump) return;
+  shownGroup = group;
   const strip = $("strip"), atEnd = strip.scrollLeft + strip.clientWidth > strip.scrollWidth - 80;
   const [item, button, small] = ["li", "button", "canvas"].map((name) => document.createElement(name));
   Object.assign(small, { width: picture.width, height: picture.height });
@@ -61,24 +68,26 @@ function keep(picture, header) {
   strip.querySelector(".now")?.classList.remove("now");
   item.className = "now";
   strip.append(item);
-  while (strip.children.length > STRIP) strip.firstChild.remove();
+  while (strip.children.length > frames / every) strip.firstChild.remove();
   if (atEnd) strip.scrollLeft = strip.scrollWidth;
 }
 
 const backTo = (index) => `Back to frame ${index}`;
 
-// The button of the frame before the one on screen. After going back, the newest frame in the strip is the one gone
-// back to, so look for the one before it in time.
-export function frameBefore() {
-  const buttons = [...$("strip").querySelectorAll("button")];
-  const at = buttons.findLastIndex((button) => button.closest(".now"));
-  return buttons.slice(0, at).findLast((button) => button.ariaLabel === backTo(state.header.index - 1));
+// The id of the frame before the one on screen. After going back, the newest one is the one gone back to, so look for
+// the one before it in time.
+export const frameBefore = () => past.findLast(({ index }) => index === state.header.index - 1)?.id;
+
+export function forgetPast() { // the server has other frames now
+  past.length = 0;
+  shownGroup = null;
+  $("strip").replaceChildren();
 }
 
 export function caption() {
   const { controls, header, hello } = state;
   const several = hello.models.length > 1;
-  const text = (name, eps) => `${several ? `${name} · ` : ""}${model(name).method_title}, eps ${eps.toFixed(2)}`;
+  const text = (name, eps) => `${several ? `${name} · ` : ""}${model(name).method_title}, correction ${eps.toFixed(2)}`;
   const texts = [text(controls.model, controls.eps), text(controls.model_b, controls.eps_b)];
   captions[0].textContent = twoUp() || several ? texts[0] : "";
   captions[1].textContent = twoUp() ? `${texts[1]} · ${difference()}` : "";

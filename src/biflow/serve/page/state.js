@@ -1,5 +1,5 @@
 // What the modules of the page share. Imports go one way:
-// state <- messages <- connection <- readings <- pictures <- controls <- images <- steering
+// state <- messages <- connection <- readings <- pictures <- controls <- images, tour <- steering
 // <- pad, gamepad, keys <- main
 
 export const $ = (id) => document.getElementById(id);
@@ -12,7 +12,7 @@ export const state = {
   session: new URLSearchParams(location.search).get("session"),
   recording: false,
   steering: { by: null, autopilot: true }, // the number of the viewer who steers
-  first: 0, // the first frame that the stream started from; -1 for an uploaded image
+  starts: { now: 0, own: [] }, // the number of what the stream started from; pictures of viewers, with their numbers
   reaction: null, // { at, version }: when a change was sent, and the version of the controls that contain it
 };
 
