@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "biflow"
 # Imports go to the same group or to an earlier one, also inside functions.
 GROUPS = [
-    ["errors", "files", "machine", "paths", "solvers", "tableaus", "video", "films", "config", "actions"],
+    [
+        "errors",
+        "files",
+        "machine",
+        "paths",
+        "solvers",
+        "tableaus",
+        "video",
+        "films",
+        "film_filters",
+        "config",
+        "actions",
+    ],
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],

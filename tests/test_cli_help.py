@@ -99,7 +99,7 @@ def test_help_of_a_command_has_the_text_of_every_argument_with_its_default(comma
         note = f" [default: {list(default) if isinstance(default, tuple) else default}]"
         if argument.required:
             note = " [required]"
-        elif default is None or default is False or default == "":
+        elif default is None or default is False or default in ("", ()):
             note = ""
         name = rf" {re.escape(argument.name)}( [A-Z|]+(\.\.\.)?)? "
         assert re.search(

@@ -1,27 +1,22 @@
-"""Decode films: any container and codec of FFmpeg's that people have, as upright RGB frames with square pixels.
-
-Each frame passes one filter graph of FFmpeg's. It removes the combs of interlaced film, maps HDR to SDR, makes pixels
-square, puts transparent film over black and turns the picture upright.
-"""
+"""Decode films: any container and codec of FFmpeg's that people have, as upright RGB frames with square pixels."""
 
 import logging
 import statistics
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
-from av.filter import Graph
 from av.stream import Disposition
 from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.files import reading
+from biflow.film_filters import Filters
 from biflow.video import Bytes
 
 log = logging.getLogger("biflow")
@@ -38,26 +33,11 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,m4v,asf,flv,live_flv,ogg,dv,mxf,rm,yuv4mpegpipe,ivf,h264,hevc,"
     "obu,av1,mjpeg,nut,nsv,wtv,roq,bink,flic,vc1,amv,swf"
 )
-_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own drop alpha
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
 _RATES = (0.1, 480.0)  # frames per second that are believed
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
 _PROBED = 250  # packets whose time stamps tell the rate
-_SD = 576  # lines of standard definition; untagged film of more is BT.709
-_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as H.273 numbers them
-_BT2020 = 9  # primaries, likewise
-# What turns a frame upright, by the signs of (a, b, c, d) in its display matrix (ISO/IEC 14496-12, 8.3.2).
-_TURNS = {
-    (1, 0, 0, 1): (),
-    (-1, 0, 0, -1): (("hflip", ""), ("vflip", "")),
-    (-1, 0, 0, 1): (("hflip", ""),),
-    (1, 0, 0, -1): (("vflip", ""),),
-    (0, 1, -1, 0): (("transpose", "clock"),),
-    (0, -1, 1, 0): (("transpose", "cclock"),),
-    (0, 1, 1, 0): (("transpose", "cclock_flip"),),
-    (0, -1, -1, 0): (("transpose", "clock_flip"),),
-}
 
 
 @dataclass
@@ -100,7 +80,7 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     if length is None and stream.average_rate and container.duration and fps:
         length = max(1, round(container.duration / 1e6 * min(fps, float(stream.average_rate))))
     times, changes = [], []
-    frames = _frames(container, _Filters(stream, changes), name, fps, length, times)
+    frames = _frames(container, Filters(stream, changes), name, fps, length, times)
     return Video(frames, fps, length, times=times, changes=changes)
 
 
@@ -169,7 +149,7 @@ def usual_interval(gaps: Sequence[float]) -> float:
 
 
 def _frames(
-    container: Any, filters: "_Filters", name: str, fps: float | None, length: int | None, times: list[float]
+    container: Any, filters: Filters, name: str, fps: float | None, length: int | None, times: list[float]
 ) -> Frames:
     packets, end, interval = 0, 0.0, 1 / fps if fps else 0.0
     try:
@@ -203,99 +183,3 @@ def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
     if len(pixels) == 4:  # over black. The filter premultiply does the same, but makes 254 of 255.
         pixels = (pixels[:3].float() * pixels[3:].float() / 255).round().to(torch.uint8)
     return pixels.contiguous()
-
-
-class _Filters:
-    """FFmpeg's decoder of a stream, and its filter graph, which is set up anew where the kind of frames changes."""
-
-    def __init__(self, stream: Any, changes: list[str]):
-        self.stream, self.changes = stream, changes
-        self.graph: Graph | None = None
-        self.kind: tuple = ()
-        self.interlaced = False
-        name = _ALPHA_DECODERS.get(stream.codec_context.name)
-        self.decoder: Any = None
-        if name and stream.metadata.get("alpha_mode") == "1":
-            self.decoder = av.CodecContext.create(name, "r")
-            self.decoder.extradata = stream.codec_context.extradata
-
-    def decode(self, packet: Any) -> list:
-        if self.decoder is None:
-            return packet.decode()
-        return self.decoder.decode(packet if packet.size else None)
-
-    def push(self, frame: Any) -> Iterator[Any]:
-        """Give a frame, and take those that are ready: one each, or later where the graph has to know the next ones."""
-        self.interlaced |= frame.interlaced_frame
-        matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), b"")
-        kind = (frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range, frame.color_trc)
-        kind = (*kind, frame.color_primaries, matrix, self.interlaced)
-        if kind != self.kind:
-            yield from self.flush()
-            self.graph, self.kind = _linked(frame, self.stream, self._filters(frame, matrix)), kind
-        assert self.graph is not None
-        self.graph.vpush(frame)
-        yield from _pulled(self.graph)
-
-    def flush(self) -> Iterator[Any]:
-        if self.graph:
-            self.graph.vpush(None)
-            yield from _pulled(self.graph)
-            self.graph = None
-
-    def _filters(self, frame: Any, matrix: bytes) -> list[tuple[str, str]]:
-        filters = []
-        if self.interlaced and frame.format.name.startswith("yuv"):
-            filters.append(("bwdif", "mode=send_frame:deint=interlaced"))
-            self._note("deinterlaced")
-        scale, ratio = [], self.stream.sample_aspect_ratio
-        if frame.colorspace == 2 and max(frame.height, frame.width * 9 // 16) > _SD:  # 2: not stated
-            scale.append("in_color_matrix=bt709")
-        if frame.color_trc in _HDR:
-            # White of SDR is that of BT.2408, at 203 nits. What is brighter is cut.
-            scale.append("out_primaries=bt709:out_transfer=iec61966-2-1:intent=relative_colorimetric")
-            self._note(f"mapped from HDR ({_HDR[frame.color_trc]}) to SDR")
-        elif frame.color_primaries == _BT2020:
-            scale.append("out_primaries=bt709")
-        if ratio and ratio != 1 and Fraction(1, 10) < ratio < 10:
-            scale.append(f"w={max(1, round(frame.width * ratio))}:h={frame.height}")
-            self._note("made square in its pixels")
-        filters.append(("scale", ":".join(["flags=bicubic", *scale])))
-        alpha = any(component.is_alpha for component in frame.format.components)
-        if alpha and self.stream.codec_context.name != "gif":  # which has alpha always
-            self._note("put over black where it is transparent")
-        turns = _TURNS[_signs(matrix)]
-        if turns:
-            self._note("turned upright")
-        return [*filters, ("format", "rgba" if alpha else "rgb24"), *turns]
-
-    def _note(self, change: str) -> None:
-        if change not in self.changes:
-            self.changes.append(change)
-
-
-def _signs(matrix: bytes) -> tuple[int, int, int, int]:
-    """The nearest of the eight orientations to a display matrix."""
-    if not matrix:
-        return 1, 0, 0, 1
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return (-1 if a < 0 else 1), 0, 0, (-1 if d < 0 else 1)
-    return 0, (-1 if b < 0 else 1), (-1 if c < 0 else 1), 0
-
-
-def _linked(frame: Any, stream: Any, filters: list[tuple[str, str]]) -> Graph:
-    graph = Graph()
-    graph.threads = 1  # the decoder has the other cores
-    source = graph.add_buffer(stream, frame.width, frame.height, frame.format)
-    graph.link_nodes(source, *(graph.add(name, arguments) for name, arguments in [*filters, ("buffersink", "")]))
-    graph.configure()
-    return graph
-
-
-def _pulled(graph: Graph) -> Iterator[Any]:
-    while True:
-        try:
-            yield graph.vpull()
-        except (av.BlockingIOError, av.EOFError):
-            return

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_what_goes_wrong_with_a_preview_does_not_stop_the_run(prepared, tmp_path
 
 def test_ctrl_c_while_a_preview_is_drawn_saves_the_run(prepared, tmp_path, monkeypatch):
     def interrupted(*_, stopped, **__):
-        loop.signal.raise_signal(loop.signal.SIGINT)
+        signal.getsignal(signal.SIGINT)(signal.SIGINT, None)  # as Python does after Ctrl-C
         assert stopped()
         return False
 
