@@ -299,6 +299,16 @@ def test_a_file_that_ends_early_is_reported(tmp_path, caplog):
     assert "of about 40 frames; it may be cut short" in caplog.text
 
 
+def test_a_broadcast_that_was_cut_begins_at_its_next_key_frame(tmp_path):
+    pictures = [quadrants()] * 60
+    data = write_film(tmp_path / "a.ts", pictures, form="mpegts", options={"crf": "12", "g": "20"}).read_bytes()
+    packet = 188
+    (tmp_path / "cut.ts").write_bytes(data[len(data) // packet // 4 * packet :])
+    _, frames = decoded(tmp_path / "cut.ts")
+    assert len(frames) == 40
+    assert all(away(frame, PATCHES) <= 6 for frame in frames)
+
+
 def test_lists_of_other_files_are_not_followed(tmp_path):
     write_film(tmp_path / "a.mp4", [grey(90)] * 2)
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")

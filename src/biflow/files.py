@@ -152,7 +152,7 @@ def reading(name: str | Path, failure: str, advice: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{name} does not exist. Check the path.") from error
     except Exception as error:
-        raise UserError(f"{name} {failure} ({error}). {advice}") from error
+        raise UserError(f"{name} {failure} ({getattr(error, 'strerror', None) or error}). {advice}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

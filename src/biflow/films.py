@@ -151,13 +151,16 @@ def usual_interval(gaps: Sequence[float]) -> float:
 def _frames(
     container: Any, filters: Filters, name: str, fps: float | None, length: int | None, times: list[float]
 ) -> Frames:
-    packets, end, interval = 0, 0.0, 1 / fps if fps else 0.0
+    packets, end, interval, begun = 0, 0.0, 1 / fps if fps else 0.0, False
     try:
         with container:
             for packet in container.demux(filters.stream):
                 if packet.is_corrupt:
                     raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
                 packets += packet.size > 0
+                begun |= packet.is_keyframe
+                if packet.size and not begun:
+                    continue  # what comes before the first key frame, where a broadcast was cut, shows nothing
                 for frame in filters.decode(packet):
                     if frame.is_corrupt:
                         raise UserError(f"{name} is damaged: frame {len(times)} cannot be decoded in full.")
@@ -172,7 +175,7 @@ def _frames(
                     yield from map(_pixels, filters.push(frame))
             yield from map(_pixels, filters.flush())
     except av.FFmpegError as error:
-        raise UserError(f"{name} is damaged ({error}). Fetch or encode it again.") from error
+        raise UserError(f"{name} is damaged ({error.strerror}). Fetch or encode it again.") from error
     times.append(end)
     if length and packets < 0.9 * length:  # no error, because sound may last longer than the pictures
         log.warning("%s ends after %d of about %d frames; it may be cut short.", name, packets, length)
