@@ -48,7 +48,7 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
     check_writable(settings.out)
-    if not (settings.out / "data").exists():  # a run that has prepared its clips no longer needs them
+    if not (settings.out / "data").exists():  # which `train` names where the clips are gone
         check_places(settings)
     from biflow.training.launch import train_on_cores
 

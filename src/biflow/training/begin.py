@@ -1,5 +1,7 @@
 """The model that a run begins with, and the unit of its motion."""
 
+import logging
+
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from biflow.model import Model, empty_conditions, load_model, start_from
 from biflow.networks import VideoUNet, check_size
 from biflow.training.checkpoint import Resumed
 from biflow.video import to_float
+
+log = logging.getLogger("biflow")
 
 
 def new_model(
@@ -30,6 +34,8 @@ def new_model(
         v_scale = resumed.v_scale
     elif first:  # its f^v has a unit already
         v_scale = first.config["v_scale"]
+        if config.v_scale not in (None, v_scale):
+            log.warning("v_scale is that of %s, %g, not %g.", config.init, v_scale, config.v_scale)
     else:
         v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
     if network is None:

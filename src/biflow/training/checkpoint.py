@@ -177,7 +177,8 @@ def check_settings(resumed: Resumed, config: TrainConfig) -> None:
         if key not in FREE_TO_CHANGE and wanted.get(key) != found.get(key):
             raise UserError(
                 f"The run in {out} was started with {key} {found.get(key)}, not {wanted.get(key)}: "
-                "give the same setting to resume it, or another folder to start anew."
+                "give the same setting to resume it, or another folder to start anew.",
+                setting=key,
             )
 
 

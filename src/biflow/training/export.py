@@ -42,3 +42,5 @@ def export(settings: Export) -> None:
     elif (settings.run / "first").is_dir():
         with replacing(out / "first") as folder:
             shutil.copytree(settings.run / "first", folder)
+    elif (out / "first").exists():
+        shutil.rmtree(out / "first")  # of another model

@@ -15,13 +15,14 @@ FIRST = 8  # that a model keeps
 def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> Int[np.ndarray, "n 2"]:
     """At most `count` frames, spread evenly over a split: the number of the clip, and the frame's place in it.
 
-    Each has `before` frames before it and `after` frames after it in its clip, or as many as the clips allow, the
-    frames before it first.
+    Each has `before` frames before it and `after` frames after it in its clip, or as many as the clips allow: first one
+    frame after it, then the frames before it.
     """
     clips = [clip["frames"] for clip in windows.clips]
     found = np.concatenate([np.stack([np.full(n, clip), np.arange(n)], axis=1) for clip, n in enumerate(clips)])
     past, future = found[:, 1], np.repeat(clips, clips) - 1 - found[:, 1]
-    fits = past >= min(before, past.max())
+    fits = future >= min(after, 1, future.max())
+    fits &= past >= min(before, past[fits].max())
     fits &= future >= min(after, future[fits].max())
     found = found[fits]
     return found[np.linspace(0, len(found) - 1, 2 * min(count, len(found)) + 1)[1::2].round().astype(int)]

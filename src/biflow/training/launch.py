@@ -21,12 +21,14 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.state import AcceleratorState
 from tqdm import tqdm
 
 from biflow import methods
 from biflow.config import TrainConfig
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
+from biflow.files import read_json
 from biflow.machine import cores, device
 from biflow.model import Model, empty_conditions, load_model, start_from
 from biflow.networks import VideoUNet, check_size
@@ -68,7 +70,8 @@ def _count(config: TrainConfig, data: Path, out: Path, wanted: int | None, size:
             why = "a launcher has started this process" if launched else f"training uses the {device().type} device"
             raise UserError(f"processes is {wanted}, but {why}. It is for training on a CPU.", setting="processes")
         return 1
-    if wanted == 1:
+    kept = wanted or _recorded(out)
+    if kept == 1:
         return 1
     flops, parts = _flops(config, data, out, size), config.batch // config.accumulate
     if wanted:
@@ -77,9 +80,20 @@ def _count(config: TrainConfig, data: Path, out: Path, wanted: int | None, size:
             raise UserError(f"{what} ({config.accumulate * wanted}).", setting="processes")
         return wanted
     most = min(cores(), parts, int(psutil.virtual_memory().available / MEMORY))
+    if kept and kept <= parts and parts % kept == 0:
+        return kept
     if most < 2 or flops < WORTHWHILE:
         return 1
     return max(count for count in range(1, most + 1) if parts % count == 0)
+
+
+def _recorded(out: Path) -> int | None:
+    """How many processes the run in `out` had, if any: its noise is seeded by process."""
+    newest = latest(out)
+    try:
+        return read_json(newest / "state.json").get("processes") if newest else None
+    except (UserError, AttributeError):
+        return None  # damaged, as resuming will say
 
 
 def _flops(config: TrainConfig, data: Path, out: Path, size: int) -> int:
@@ -103,6 +117,8 @@ def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    before, threads = dict(os.environ), torch.get_num_threads()
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"OMP_NUM_THREADS": 1, "GLOO_SOCKET_IFNAME": LOOPBACK.get(sys.platform, "")}
     os.environ.update({name: str(value) for name, value in shared.items() if value != ""})
@@ -111,7 +127,8 @@ def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
         for rank in range(1, count):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_peer, args=(rank, theirs, run), daemon=True)
-            process.start()
+            with _deaf():
+                process.start()
             peers.append((process, ours))
             theirs.close()
         for process, pipe in peers:
@@ -134,6 +151,20 @@ def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
             if connected:
                 process.join(10)
             process.kill()  # it has nothing to save
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.clear()
+        os.environ.update(before)
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Without Ctrl-C, which processes that are started meanwhile ignore from their first moment on."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _check(process: BaseProcess, pipe: Connection, error: Exception | None = None) -> None:
@@ -157,6 +188,7 @@ def _peer(rank: int, pipe: Connection, run: Callable[[], object]) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process would leave behind
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     pipe.send("")
     try:
         run()
@@ -166,3 +198,10 @@ def _peer(rank: int, pipe: Connection, run: Callable[[], object]) -> None:
     except Exception:
         with suppress(OSError):
             pipe.send(traceback.format_exc())
+
+
+def _end_with(pipe: Connection) -> None:
+    """End this process when the first one has ended, however that was killed."""
+    with suppress(EOFError, OSError):
+        pipe.recv()  # nothing is ever sent
+    os._exit(1)

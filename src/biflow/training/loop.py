@@ -187,7 +187,7 @@ def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> Non
         try:
             if preview(run.model, data, path, show=bar.set_postfix_str, stopped=lambda: bool(interrupted)):
                 bar.write(f"Preview after step {step}: {path}")
-        except UserError as error:
+        except Exception as error:
             bar.write(f"No preview after step {step}: {error}")
     bar.set_postfix_str(shown or "")
 

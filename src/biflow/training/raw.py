@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from biflow.config import Prepare
+from biflow.data.names import hidden
 from biflow.data.prepare import prepare
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
@@ -26,8 +27,11 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
     target = out / "data"
     if not source.exists() and is_prepared(target):
         raise UserError(f"{source} does not exist. What was prepared from it before is in {target}.", setting="data")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        what = f"{out} lies in the folder of the clips, {source}, where its previews would be read as clips"
+        raise UserError(f"{what}. Give a folder outside.", setting="out")
     settings = Prepare(source, target, size=size)
-    record = _record(settings, out)
+    record = _record(settings)
     if not is_prepared(target):
         if target.exists() and any(target.iterdir()):
             raise UserError(f"{target} exists and is not a prepared folder. Choose another folder for the run.")
@@ -37,7 +41,8 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
         if before == record:
             return
         changes = {"source": "of another source", "settings": "with other settings", "files": "of other files"}
-        change = next(text for key, text in changes.items() if before.get(key) != record[key])
+        changed = (text for key, text in changes.items() if before.get(key) != record[key])
+        change = next(changed) if before else "by an older version"
         tqdm.write(f"{target} was prepared {change}; preparing {source} at {size}x{size} in its place.")
     with replacing(target) as partial:
         prepare(Prepare(source, partial, size=size))
@@ -45,14 +50,17 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
         admit(partial)
 
 
-def _record(settings: Prepare, out: Path) -> dict:
+def _record(settings: Prepare) -> dict:
     """What a set is prepared from: the source, the settings, and a checksum of names, sizes and times of its files."""
     source, digest = settings.src, hashlib.sha256()
-    files = _files(source, {os.path.realpath(out)})
+    files = _files(source, set())
     if not source.is_dir():
         files = (str(path) for path in (source, *map(source.with_suffix, (".csv", ".json"))) if path.exists())
     for file in files:
-        status = os.stat(file)
+        try:
+            status = os.stat(file)
+        except OSError:
+            continue  # as prepare will say
         digest.update(f"{os.path.relpath(file, source)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     places = ("src", "dst", "force")
     how = {key: value for key, value in asdict(settings).items() if key not in places}
@@ -66,8 +74,12 @@ def _files(folder: Path | str, seen: set[str]) -> Iterator[str]:
     if real in seen:
         return
     seen.add(real)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if hidden(entry.name):
             continue
         if entry.is_dir():
             yield from _files(entry.path, seen)
