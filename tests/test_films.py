@@ -309,6 +309,37 @@ def test_a_broadcast_that_was_cut_begins_at_its_next_key_frame(tmp_path):
     assert all(away(frame, PATCHES) <= 6 for frame in frames)
 
 
+def test_joined_recordings_are_one_film(tmp_path):
+    parts = [write_film(tmp_path / f"{i}.ts", [grey(level)] * 20, form="mpegts") for i, level in enumerate((60, 180))]
+    (tmp_path / "joined.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    video, frames = decoded(tmp_path / "joined.ts")
+    assert [round(frame.float().mean().item() / 60) for frame in frames] == [1] * 20 + [3] * 20
+    assert np.diff(video.times) == pytest.approx(0.04, abs=0.01)
+
+
+def test_a_jump_of_the_clock_is_left_out(tmp_path):
+    times = [*np.arange(10) / 25, *(36000 + np.arange(10) / 25)]
+    write_film(tmp_path / "a.mkv", [grey(90)] * 20, times=times)
+    video, frames = decoded(tmp_path / "a.mkv")
+    assert len(frames) == 20
+    assert video.times[-1] == pytest.approx(0.8, abs=0.05)
+    assert video.changes == ["taken without breaks in its time stamps"]
+
+
+def test_tags_that_are_not_utf8_do_not_matter(tmp_path):
+    path = write_film(tmp_path / "a.avi", [grey(90)] * 3, codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.avi"), "w") as out:
+        out.metadata["title"] = "Titlex"
+        copy = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                out.mux(packet)
+    path = tmp_path / "b.avi"
+    path.write_bytes(path.read_bytes().replace(b"Titlex", b"Titl\xe9\xe8"))
+    assert len(decoded(path)[1]) == 3
+
+
 def test_lists_of_other_files_are_not_followed(tmp_path):
     write_film(tmp_path / "a.mp4", [grey(90)] * 2)
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")

@@ -70,29 +70,30 @@ class Filters:
         filters = []
         if self.interlaced and frame.format.name.startswith("yuv"):
             filters.append(("bwdif", "mode=send_frame:deint=interlaced"))
-            self._note("deinterlaced")
+            self.note("deinterlaced")
         scale, ratio = [], self.stream.sample_aspect_ratio
         if frame.colorspace == 2 and max(frame.height, frame.width * 9 // 16) > _SD:  # 2: not stated
             scale.append("in_color_matrix=bt709")
         if frame.color_trc in _HDR:
             # White of SDR is that of BT.2408, at 203 nits. What is brighter is cut.
             scale.append("out_primaries=bt709:out_transfer=iec61966-2-1:intent=relative_colorimetric")
-            self._note(f"mapped from HDR ({_HDR[frame.color_trc]}) to SDR")
+            self.note(f"mapped from HDR ({_HDR[frame.color_trc]}) to SDR")
         elif frame.color_primaries == _BT2020:
             scale.append("out_primaries=bt709")
         if ratio and ratio != 1 and Fraction(1, 10) < ratio < 10:
             scale.append(f"w={max(1, round(frame.width * ratio))}:h={frame.height}")
-            self._note("made square in its pixels")
+            self.note("made square in its pixels")
         filters.append(("scale", ":".join(["flags=bicubic", *scale])))
         alpha = any(component.is_alpha for component in frame.format.components)
         if alpha and self.stream.codec_context.name != "gif":  # which has alpha always
-            self._note("put over black where it is transparent")
+            self.note("put over black where it is transparent")
         turns = _TURNS[_signs(matrix)]
         if turns:
-            self._note("turned upright")
+            self.note("turned upright")
         return [*filters, ("format", "rgba" if alpha else "rgb24"), *turns]
 
-    def _note(self, change: str) -> None:
+    def note(self, change: str) -> None:
+        """Record what was done to the film, once."""
         if change not in self.changes:
             self.changes.append(change)
 

@@ -1,8 +1,10 @@
 """Decode films: any container and codec of FFmpeg's that people have, as upright RGB frames with square pixels."""
 
+import contextlib
+import itertools
 import logging
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ log = logging.getLogger("biflow")
 Frames = Generator[UInt8[Tensor, "3 h w"], None, None]  # decoded one at a time
 
 _ENDINGS = (
-    "mp4 m4v mov qt 3gp 3g2 mj2 insv lrv mkv webm avi divx gif mpg mpeg mpe m1v m2v vob ts mts m2ts m2t tp trp wmv asf "
+    "mp4 m4v mov qt 3gp 3g2 mj2 insv mkv webm avi divx gif mpg mpeg mpe m1v m2v vob ts mts m2ts m2t tp trp wmv asf "
     "wtv flv f4v ogv ogg ogm dv mxf rm rmvb nut nsv roq bik fli flc amv swf y4m ivf h264 264 avc h265 265 hevc obu av1 "
     "vc1 mjpg mjpeg"
 )
@@ -35,9 +37,10 @@ _FORMATS = (
 )
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
-_RATES = (0.1, 480.0)  # frames per second that are believed
+RATES = (0.1, 480.0)  # frames per second that are believed
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
-_PROBED = 250  # packets whose time stamps tell the rate
+_PROBED = 100  # time stamps that tell the rate
+_BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
 
 
 @dataclass
@@ -95,7 +98,7 @@ def _open(file: str | Path | Bytes, name: str) -> Any:
         file.seek(0)
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
-        return av.open(source, "r", container_options=options)
+        return av.open(source, "r", container_options=options, metadata_errors="replace")
 
 
 def _film(container: Any, name: str) -> Any:
@@ -122,21 +125,27 @@ def _film(container: Any, name: str) -> Any:
 def _rate(container: Any, stream: Any) -> float | None:
     """The usual number of frames per second by the first time stamps. Where the stated one agrees, it is exact."""
     stated = [float(rate) for rate in (stream.base_rate, stream.average_rate) if rate]
-    stamps = []
-    for packet in container.demux(stream):
-        if packet.pts is not None and not packet.is_discard:
-            stamps.append(float(packet.pts * packet.time_base))
-        if len(stamps) == _PROBED:
-            break
+    stamps = list(itertools.islice(_stamps(container, stream), _PROBED))
     gaps = [gap for gap in np.diff(np.sort(stamps)) if gap > 0]
     if not gaps:
-        return next((rate for rate in stated[::-1] if _RATES[0] <= rate <= _RATES[1]), None)
+        return next((rate for rate in stated[::-1] if RATES[0] <= rate <= RATES[1]), None)
     rate = 1 / usual_interval(gaps)
     rate = next((other for other in stated if abs(other / rate - 1) < 0.02), rate)
-    if not _RATES[0] <= rate <= _RATES[1]:
+    if not RATES[0] <= rate <= RATES[1]:
         return None
     near = min((float(round(rate)), *_NTSC), key=lambda other: abs(rate - other))
     return round(near if abs(rate / near - 1) < 2e-3 else rate, 3) if near else round(rate, 3)
+
+
+def _stamps(container: Any, stream: Any) -> Iterator[float]:
+    """The time stamps of packets, which need no decoding; those of frames where a packet may hold one field of two."""
+    fields = container.format.name in ("mpegts", "mpeg") and stream.codec_context.name in ("h264", "mpeg2video")
+    with contextlib.suppress(av.FFmpegError):  # damage, as reading will say
+        for packet in container.demux(stream):
+            if not fields and packet.pts is not None and not packet.is_discard:
+                yield float(packet.pts * packet.time_base)
+            elif fields:
+                yield from (frame.time for frame in packet.decode() if frame.time is not None)
 
 
 def usual_interval(gaps: Sequence[float]) -> float:
@@ -151,13 +160,14 @@ def usual_interval(gaps: Sequence[float]) -> float:
 def _frames(
     container: Any, filters: Filters, name: str, fps: float | None, length: int | None, times: list[float]
 ) -> Frames:
-    packets, end, interval, begun = 0, 0.0, 1 / fps if fps else 0.0, False
+    packets, end, interval, begun, shift = 0, 0.0, 1 / fps if fps else 0.0, False, 0.0
+    joined = container.format.name == "mpegts"  # whose packets are also marked where recordings were joined
     try:
         with container:
             for packet in container.demux(filters.stream):
-                if packet.is_corrupt:
+                if packet.is_corrupt and not joined:
                     raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
-                packets += packet.size > 0
+                packets += packet.size > 0 or packet.dts is not None  # an AVI has empty ones for dropped frames
                 begun |= packet.is_keyframe
                 if packet.size and not begun:
                     continue  # what comes before the first key frame, where a broadcast was cut, shows nothing
@@ -167,11 +177,15 @@ def _frames(
                     start = frame.time
                     if start is not None and start < 0:
                         continue  # before the beginning, as after a cut without encoding anew
-                    if start is None or (times and start <= times[-1]):
-                        start = times[-1] + interval if times else 0.0
+                    usual = times[-1] + interval if times else 0.0
+                    start = usual if start is None else start - shift
+                    if times and not -1 < start - usual < _BREAK:
+                        shift, start = shift + start - usual, usual
+                        filters.note("taken without breaks in its time stamps")
+                    start = usual if times and start <= times[-1] else start
                     times.append(start)
                     lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-                    end = start + (lasting if lasting > interval / 2 else interval)
+                    end = start + (lasting if interval / 2 < lasting < _BREAK else interval)
                     yield from map(_pixels, filters.push(frame))
             yield from map(_pixels, filters.flush())
     except av.FFmpegError as error:

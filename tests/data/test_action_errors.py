@@ -47,8 +47,8 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
             {"actions.json": {**TWO, "resample": ["hold"]}},
             r"resample is \['hold'\]\. Write hold or mean for each",
         ),
-        ({"actions.json": {**TWO, "fps": 0}}, "fps is 0, not a positive number"),
-        ({"actions.json": {**TWO, "fps": 10**400}}, "fps is 10{39}, not a positive number below"),
+        ({"actions.json": {**TWO, "fps": 0}}, "fps is 0, not a number from 0.1 to 480"),
+        ({"actions.json": {**TWO, "fps": 10**400}}, "fps is 10{39}, not a number from 0.1 to 480"),
         (
             {"actions.json": {**TWO, "ranges": [[0, 10**400], [-1, 1]]}},
             "integer in its ranges or keys that is too large",

@@ -109,3 +109,10 @@ def test_damaged_moving_pictures_are_named_as_clips(tmp_path, ending):
         assert items.keys() == {f"film.{ending}", "walk"}
         with pytest.raises(UserError, match=rf"film\.{ending} cannot be read as an animation"):
             list(next(items[f"film.{ending}"].read(Counter())).frames)
+
+
+def test_an_animation_among_many_frames_does_not_hide_them(tmp_path):
+    animation(tmp_path / "all.webp", clip(1, 4))
+    for i, picture in enumerate(clip(2, 5)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    assert values(tmp_path) == {"all.webp": [40, 41, 42, 43], tmp_path.name: [80, 81, 82, 83, 84]}

@@ -126,3 +126,11 @@ def test_prepare_shows_what_was_prepared(tmp_path, mixed, capsys):
 
     sheet = read_image(tmp_path / "out" / "sheet.png")
     assert sheet.shape[1] > 5 * 128  # a row for each clip
+
+
+def test_a_single_film_that_is_cut_in_two_is_one_film(tmp_path, capsys):
+    write_film(tmp_path / "a.mp4", [grey(90)] * 30, fps=25)
+    main(["prepare", str(tmp_path / "a.mp4"), str(tmp_path / "out"), "--size", "16", "--fps", "10"])
+    printed = capsys.readouterr().out
+    assert printed.count("resampled") == 1
+    assert "resampled  a.mp4: 30 frames at 25 frames per second, now 12 at 10 frames per second" in printed

@@ -49,7 +49,7 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
-        check(self, 'be positive, or "native"', lambda fps: fps == "native" or 0 < fps < float("inf"), "fps")
+        check(self, 'be from 0.1 to 480, or "native"', lambda fps: fps == "native" or 0.1 <= fps <= 480, "fps")
         check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
         check_seed(self)
 

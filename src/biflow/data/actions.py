@@ -21,6 +21,7 @@ from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
+from biflow.films import RATES
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
@@ -82,8 +83,8 @@ def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Tabl
     rules, fps = settings.get("resample", ["hold"] * k), settings.get("fps", 1)
     if not isinstance(rules, list) or len(rules) != k or not all(rule in RULES for rule in rules):
         raise ActionsError(f"{where}: resample is {rules}. Write hold or mean for each of its {k} columns.")
-    if not isinstance(fps, int | float) or not 0 < fps < LARGEST:
-        raise ActionsError(f"{where}: fps is {repr(fps)[:40]}, not a positive number below {LARGEST:g}.")
+    if not isinstance(fps, int | float) or not RATES[0] <= fps <= RATES[1]:
+        raise ActionsError(f"{where}: fps is {repr(fps)[:40]}, not a number from {RATES[0]:g} to {RATES[1]:g}.")
     found = Table(where, tuple(map(str, columns)), array, settings)
     found.meaning().check(array[:-1], where)
     return found

@@ -144,16 +144,18 @@ def _refuse(file: File, conversions: Counter) -> Iterator[Video]:
 
 def _beside_videos(groups: dict[PurePosixPath, list[File]]) -> dict[PurePosixPath, list[File]]:
     """The images that belong to videos: beside them, or in a folder there in which all have the names of videos."""
-    videos: dict[PurePosixPath, set[str]] = {}
+    films: dict[PurePosixPath, set[str]] = {}
+    animations: dict[PurePosixPath, set[str]] = {}
     for path, group in groups.items():
-        if _reader(group[-1]) not in (None, _refuse, read_arrays):
-            videos.setdefault(path.parent, set()).add(path.stem)
-    images = {path: group for path, group in groups.items() if _reader(group[-1]) is None}
-    return {
-        path: group
-        for path, group in images.items()
-        if path in videos or {file.path.stem for file in group} <= videos.get(path.parent, set())
-    }
+        if (reader := _reader(group[-1])) not in (None, _refuse, read_arrays):
+            (animations if reader is read_animation else films).setdefault(path.parent, set()).add(path.stem)
+
+    def beside(path: PurePosixPath, group: list[File]) -> bool:
+        stems = films.get(path.parent, set()) | animations.get(path.parent, set())
+        few = len(group) <= len(animations.get(path, ()))  # an animation among many frames is not their video
+        return path in films or few or {file.path.stem for file in group} <= stems
+
+    return {path: group for path, group in groups.items() if _reader(group[-1]) is None and beside(path, group)}
 
 
 def _ending(path: PurePosixPath) -> str:

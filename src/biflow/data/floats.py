@@ -12,6 +12,7 @@ log = logging.getLogger("biflow")
 Range = tuple[float, float]
 RANGES: dict[str, Range] = {"0,1": (0.0, 1.0), "-1,1": (-1.0, 1.0), "0,255": (0.0, 255.0)}
 TOLERANCE = 1e-3  # of a range, by which rounding may exceed it
+FAINT = 0.05  # an array of [0, 255] that does not exceed this is black; of [0, 1] it would not be
 BRIGHT = 16  # an array must reach this to be taken as [0, 255] by itself: resampling brings [0, 1] to 1.1, too
 
 
@@ -55,6 +56,11 @@ class Floats:
         if not self._range:
             ends = f"the smallest value is {low:g}, in {lowest}, and the largest {high:g}, in {highest}"
             self._conflict = f"{ends}. Prepare arrays of different ranges apart"
+            return
+        small = [name for name, (span, own) in found.items() if own != self._range and span[1] > FAINT]
+        if self._range == RANGES["0,255"] and small:
+            self._range = None
+            self._conflict = f"{small[0]} fits [0, 1], but {highest} has {high:g}. Prepare them apart, or set the range"
             return
         text = f"Floats are taken as {_written(self._range)}: the smallest is {low:g}, the largest {high:g}."
         if others := [name for name, (_, own) in found.items() if own != self._range]:

@@ -13,8 +13,11 @@ from biflow import video
 from biflow.files import reading
 from biflow.films import Frames, Video, usual_interval
 
-MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if features.check("avif") else set())
+MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | (
+    {".avif"} if "avif" in features.modules and features.check("avif") else set()
+)
 HEAD = 4096  # bytes
+LATE = 1 << 20  # bytes of a PNG before its pixels, such as a colour profile
 UNTIMED = 0.1  # seconds of a picture that states 0, as in browsers
 
 
@@ -27,8 +30,8 @@ def moves(open_file: Callable[[], Any], suffix: str) -> bool:
         return False
     with contextlib.suppress(Exception), open_file() as file:
         head = file.read(HEAD)
-        while head.startswith(b"\x89PNG") and b"IDAT" not in head and (more := file.read(HEAD)):
-            head += more
+        if head.startswith(b"\x89PNG") and b"IDAT" not in head:
+            head += file.read(LATE)
         animated = b"acTL" in head.partition(b"IDAT")[0]
         animated |= head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
         animated |= head[4:8] == b"ftyp" and b"avis" in head[8:64]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from biflow.config import Prepare
+from biflow.data.names import shown
 from biflow.data.rates import most_common, same
 from biflow.files import read_json
 from biflow.video import contact_sheet
@@ -33,7 +34,7 @@ def write_sheet(root: Path) -> None:
 
 def rates_line(clips: list[dict], settings: Prepare) -> str | None:
     """One line about the clips that were resampled, or that were not although their rates differ; None for none."""
-    originals = {clip["name"]: clip["original"] for clip in clips}
+    originals = {shown(clip["name"]): clip["original"] for clip in clips if "original" in clip}
     if settings.fps == "native":
         usual = most_common([original["fps"] for original in originals.values()])
         odd = {
@@ -41,13 +42,13 @@ def rates_line(clips: list[dict], settings: Prepare) -> str | None:
             for name, original in originals.items()
             if original["uneven"] or (usual and original["fps"] and not same(original["fps"], usual))
         }
-        what = f"Clips keep their own frame rates. Most have {_rate(usual)}, but {len(odd)} of {len(clips)} differ"
+        what = f"Clips keep their own frame rates. Most have {_rate(usual)}, but {len(odd)} of {len(originals)} differ"
         return f"{what}: {_listed(odd)}. Motion in them has another speed." if odd else None
     odd = {name: original for name, original in originals.items() if original["resampled"]}
     if not odd:
         return None
     fps = clips[0]["fps"] * settings.stride
-    line = f"All clips were brought to {_rate(fps)}; {len(odd)} of {len(clips)} were resampled: {_listed(odd)}."
+    line = f"All clips were brought to {_rate(fps)}; {len(odd)} of {len(originals)} were resampled: {_listed(odd)}."
     lowest = min(original["fps"] for original in odd.values())
     if lowest < fps and not same(lowest, fps):
         line += f" Slower ones repeat frames, which looks like a stutter; at {lowest:g} none would be repeated."
@@ -63,10 +64,10 @@ def summary(index: dict, settings: Prepare) -> list[str]:
     counts = f"{frames} frames of {height}x{width}{time} in {len(clips)} clips, {test} of them for testing"
     actions = f", with actions {', '.join(index['actions']['columns'])}" if "actions" in index else ""
     lines = [*_table(index), f"{dst}: {counts}; {len(index['skipped'])} skipped{actions}."]
-    shapes = [clip["original"]["size"] for clip in clips]
+    shapes = [clip["original"]["size"] for clip in clips if "original" in clip]
     if squeezed := sum(abs(w / h * height / width - 1) > 0.1 for h, w in shapes):
         done = "cut to their middle" if settings.crop else "squeezed into it; --crop would cut out their middle instead"
-        lines.append(f"{squeezed} of {len(clips)} clips have frames of another shape, which were {done}.")
+        lines.append(f"{squeezed} of {len(shapes)} clips have frames of another shape, which were {done}.")
     if 0 < lasting < ENOUGH:
         lines.append(
             "A few minutes of one kind of motion teach a model to move. To keep a scene for long it needs more."
@@ -76,14 +77,14 @@ def summary(index: dict, settings: Prepare) -> list[str]:
 
 def _table(index: dict) -> list[str]:
     """Lines about each clip that was skipped, resampled or converted, as in index.json."""
-    lines = [f"skipped    {clip['name']}: {clip['why']}" for clip in index["skipped"]]
-    for clip in index["clips"]:
-        original = clip["original"]
+    lines = [f"skipped    {shown(clip['name'])}: {clip['why']}" for clip in index["skipped"]]
+    for clip in (clip for clip in index["clips"] if "original" in clip):
+        original, name = clip["original"], shown(clip["name"])
         if original["resampled"]:
             was = f"{original['frames']} frames at {_rate(original['fps'])}{' (uneven)' * original['uneven']}"
-            lines.append(f"resampled  {clip['name']}: {was}, now {clip['frames']} at {_rate(clip['fps'])}")
+            lines.append(f"resampled  {name}: {was}, now {original['kept']} at {_rate(clip['fps'])}")
         if original["changes"]:
-            lines.append(f"converted  {clip['name']}: {', '.join(original['changes'])}")
+            lines.append(f"converted  {name}: {', '.join(original['changes'])}")
     more = len(lines) - ROWS
     return lines if more <= 1 else [*lines[:ROWS], f"… and {more} more, in index.json"]
 
@@ -110,4 +111,5 @@ def _rate(fps: float | None) -> str:
 
 
 def _short(name: str) -> str:
+    name = shown(name)
     return name if len(name) <= 28 else f"…{name[-27:]}"

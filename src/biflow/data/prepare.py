@@ -13,6 +13,7 @@ from tqdm import tqdm
 from biflow.config import Prepare
 from biflow.data.action_set import ActionSet
 from biflow.data.clips import Item, find_clips
+from biflow.data.names import shown
 from biflow.data.overview import rates_line, write_sheet
 from biflow.data.rates import most_common
 from biflow.data.windows import FORMAT, is_prepared
@@ -132,7 +133,8 @@ def _assign_splits(clips: list[dict], share: float, seed: int) -> list[dict]:
     if clip["frames"] < last + 2:
         log.warning("The only clip, %s, is too short for a test split. All of it is for training.", clip["name"])
         return clips
-    log.warning("There is one clip, %s, so its last %d frames become the test split.", clip["name"], last)
+    log.warning("There is one clip, %s, so its last %d frames become the test split.", shown(clip["name"]), last)
     first = clip["frames"] - last
     test = {"name": f"{clip['name']}[end]", "start": clip["start"] + first, "frames": last, "split": "test"}
-    return [{**clip, "frames": first}, {**clip, **test}]
+    whole = {key: value for key, value in clip.items() if key != "original"}  # of which the first part tells
+    return [{**clip, "frames": first}, {**whole, **test}]

@@ -70,7 +70,7 @@ def _files(path: Path, place: PurePosixPath, seen: set[Path], opened: list[Archi
             seen.add(real)
             with os.scandir(path) as entries:
                 inside = in_order([entry for entry in entries if not hidden(entry.name)], lambda entry: entry.name)
-            for entry in sorted(inside, key=os.DirEntry.is_dir):  # files before folders
+            for entry in sorted(inside, key=_is_folder):  # files before folders
                 yield from _files(path / entry.name, place / entry.name, seen, opened)
         elif not path.is_file():
             raise FileNotFoundError("it is a link to nothing" if path.is_symlink() else "it is not a file")
@@ -83,6 +83,13 @@ def _files(path: Path, place: PurePosixPath, seen: set[Path], opened: list[Archi
         yield _faulty(place, UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}."))
     except UserError as error:
         yield _faulty(place, error)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, as reading it will say
+        return False
 
 
 def _members(archive: Archive, place: PurePosixPath) -> Iterator[File]:

@@ -4,7 +4,8 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 - `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
 - `index.json`: format, size, stride, seed, and the name, source, first frame, length, fps and split of each clip;
 - where clips have actions: `actions.npy`, float32 (n, k), what was done after each frame, NaN where that is unknown.
-  index.json then says what the k columns mean.
+  index.json then says what the k columns mean;
+- `sheet.png`: some frames, for people.
 """
 
 import functools

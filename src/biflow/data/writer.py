@@ -16,6 +16,7 @@ from biflow.config import Prepare
 from biflow.data.action_set import ActionSet
 from biflow.data.actions import Table, table
 from biflow.data.clips import Item
+from biflow.data.names import shown
 from biflow.data.rates import at_rate, uneven
 from biflow.errors import UserError
 from biflow.films import Video
@@ -55,7 +56,7 @@ class Writer:
                     frames, fps = len(kept), self.fps or own
                     if frames < 2:
                         count = f"{frames} frame{'s' * (frames != 1)}"
-                        raise UserError(f"{name} has {count} at stride {stride}. A clip needs 2.")
+                        raise UserError(f"{shown(name)} has {count} at stride {stride}. A clip needs 2.")
                     self.actions.add(name, actions, length, kept)
                     entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}
                     entry |= {"fps": fps and fps / stride, "split": item.split}
@@ -64,6 +65,7 @@ class Writer:
                         "frames": length,
                         "size": shape,
                         "uneven": uneven(video.times, own),
+                        "kept": frames,
                     }
                     entry["original"] |= {"changes": video.changes, "resampled": kept != list(range(0, length, stride))}
                     self.clips.append(entry)

@@ -58,7 +58,7 @@ def train_on_cores(
     run = partial(train, config, data, out, size=size, **more)
     if count == 1:
         return run()
-    with _peers(count, run):
+    with _distributed(count), _peers(count, run):
         return run()
 
 
@@ -112,16 +112,28 @@ def _flops(config: TrainConfig, data: Path, out: Path, size: int) -> int:
 
 
 @contextmanager
-def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
-    """Other processes that call `run` too; within the block, this one is the first of `count`."""
+def _distributed(count: int) -> Iterator[None]:
+    """What the processes of a run have in common, in this process and in those that it starts meanwhile."""
+    before, threads = dict(os.environ), torch.get_num_threads()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    before, threads = dict(os.environ), torch.get_num_threads()
-    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
     shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     shared |= {"OMP_NUM_THREADS": 1, "GLOO_SOCKET_IFNAME": LOOPBACK.get(sys.platform, "")}
-    os.environ.update({name: str(value) for name, value in shared.items() if value != ""})
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
+    try:
+        os.environ.update({name: str(value) for name, value in shared.items() if value != ""})
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.clear()
+        os.environ.update(before)
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
+    """Other processes that call `run` too; within the block, this one is the first of `count`."""
     spawn, peers = multiprocessing.get_context("spawn"), []
     try:
         for rank in range(1, count):
@@ -151,10 +163,6 @@ def _peers(count: int, run: Callable[[], object]) -> Iterator[None]:
             if connected:
                 process.join(10)
             process.kill()  # it has nothing to save
-        AcceleratorState._reset_state(reset_partial_state=True)
-        os.environ.clear()
-        os.environ.update(before)
-        torch.set_num_threads(threads)
 
 
 @contextmanager
