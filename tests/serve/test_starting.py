@@ -37,8 +37,8 @@ def test_a_restart_is_from_what_the_stream_started_from(server):
             client.send(png(value))
         assert [one["number"] for one in client.until("starts", now=-5)["own"]] == [-2, -3, -4, -5]
         client.send({"type": "restart", "first": 1}, {"type": "restart", "first": -3})
-        client.until("starts", now=1)
-        client.until("starts", now=-3)
+        assert client.until("starts", now=1) == {"type": "starts", "now": 1}  # the pictures have not changed
+        assert client.until("starts", now=-3) == {"type": "starts", "now": -3}
         until(lambda: int(client.frames[-1][1][0].mean()) == 100 or client.until("frame"))
         client.send({"type": "step"})
         client.until("frame", index=1)

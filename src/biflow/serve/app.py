@@ -37,7 +37,8 @@ def app(
 
     Args:
         folders: model folders by name.
-        first: where first frames come from: an image, a folder of images or a prepared set; None for each model's own.
+        first: where first frames come from: an image, a film, a folder of images or a prepared set; None for each
+            model's own.
         hosts: the host names by which it may be addressed; None for any.
         token: a secret that clients must give; empty for none.
         origins: those of pages that may use it besides its own, as browsers write them.

@@ -137,7 +137,7 @@ class Session:
         """Start again from what has this number in `Starts`, or from the same as last. Raises UserError."""
         with self._changed:
             pictures = self.starts.choose(self._served, number)
-            self._tell(self.starts.message)
+            self._tell(self.starts.news())
             self._do(lambda: self._jump(self.dream.begin(pictures, self.controls)))
 
     def restart_from(self, picture: Tensor) -> None:
