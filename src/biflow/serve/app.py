@@ -21,7 +21,6 @@ from biflow.serve.hall import LINGER, Hall
 from biflow.serve.recording import clip as make_clip
 
 log = logging.getLogger("biflow")
-CLIP_WAIT = 30.0  # seconds for the frame being solved to end
 PAGE = Path(__file__).parent / "page"
 routes = APIRouter()
 
@@ -38,7 +37,8 @@ def app(
 
     Args:
         folders: model folders by name.
-        first: where first frames come from: an image, a folder of images or a prepared set; None for each model's own.
+        first: where first frames come from: an image, a film, a folder of images or a prepared set; None for each
+            model's own.
         hosts: the host names by which it may be addressed; None for any.
         token: a secret that clients must give; empty for none.
         origins: those of pages that may use it besides its own, as browsers write them.
@@ -104,14 +104,13 @@ async def clip(request: Request, session: str) -> Response:
     """The last seconds of a session as an mp4."""
     hall: Hall = request.app.state.hall
     found = hall.sessions.get(session)
-    if found is None:
+    if found is None or found.ended:
         return PlainTextResponse("That session has ended.", 404)
     served = found.models[found.controls.model]
     try:
         async with hall.decoding:
-            moments = await asyncio.to_thread(found.recent().result, CLIP_WAIT)
-            data = await asyncio.to_thread(make_clip, moments, served, found.controls)
-    except (UserError, OSError) as error:  # or a TimeoutError: too many jobs wait, or the session has just ended
+            data = await asyncio.to_thread(make_clip, found.recent(), served, found.controls)
+    except (UserError, OSError) as error:  # the session may have ended meanwhile
         log.warning("A clip failed: %s", error)
         return PlainTextResponse("The clip could not be made; try again.", 503)
     return Response(data, media_type="video/mp4", headers={"content-disposition": 'attachment; filename="biflow.mp4"'})

@@ -13,7 +13,7 @@ from biflow.serve import images
 from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
 from biflow.serve.dream import PAST_FRAMES
 from biflow.serve.guard import Rate
-from biflow.serve.hall import Hall
+from biflow.serve.hall import UPLOADS, Hall
 from biflow.serve.models import Served
 from biflow.serve.session import Session
 from biflow.serve.steering import description
@@ -69,24 +69,44 @@ async def _send(socket: WebSocket, session: Session, viewer: Viewer, event: asyn
 
 async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer) -> None:
     rate = Rate()
-    while (received := await socket.receive())["type"] != "websocket.disconnect":
-        text, data = received.get("text"), received.get("bytes")
-        if not rate.take(UPLOAD_COST if data is not None else 1.0):
-            if rate.hopeless:
-                await socket.close(1008)
-                return
-            if rate.refused % 100 == 1:
-                viewer.tell({"type": "error", "text": "Too many messages at once: some of them were ignored."})
-            continue
-        try:
-            if data is not None:
-                async with hall.decoding:
-                    size = session.models[session.controls.model].size
-                    session.restart_from(await asyncio.to_thread(images.decode, data, size))
-            elif act(session, viewer, text or ""):
-                rate.give_back()
-        except UserError as error:
-            viewer.tell({"type": "error", "text": str(error)})
+    while await _take(socket, hall, session, viewer, rate):
+        pass
+
+
+async def _take(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer, rate: Rate) -> bool:
+    """Receive a message and do what it asks for; False at the end. Nothing holds it while the next is waited for."""
+    received = await socket.receive()
+    if received["type"] == "websocket.disconnect":
+        return False
+    text, data = received.get("text"), received.get("bytes")
+    if not rate.take(UPLOAD_COST if data is not None else 1.0):
+        if rate.hopeless:
+            await socket.close(1008)
+            return False
+        if rate.refused % 100 == 1:
+            viewer.tell({"type": "error", "text": "Too many messages at once: some of them were ignored."})
+        return True
+    try:
+        if data is not None:
+            await _upload(hall, session, data)
+        elif act(session, viewer, text or ""):
+            rate.give_back()
+    except UserError as error:
+        viewer.tell({"type": "error", "text": str(error)})
+    return True
+
+
+async def _upload(hall: Hall, session: Session, data: bytes) -> None:
+    """Restart from a picture. Raises UserError if it cannot be read, or too many others wait to be."""
+    if hall.uploads >= UPLOADS:
+        raise UserError("Too many pictures are being read. Try again in a few seconds.")
+    hall.uploads += 1
+    try:
+        async with hall.decoding:
+            size = session.models[session.controls.model].size
+            session.restart_from(await asyncio.to_thread(images.decode, data, size))
+    finally:
+        hall.uploads -= 1
 
 
 def act(session: Session, viewer: Viewer, text: str) -> bool:

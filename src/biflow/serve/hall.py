@@ -14,6 +14,7 @@ from biflow.serve.session import Session
 
 log = logging.getLogger("biflow")
 SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
+UPLOADS = 4  # at once, of up to 32 MB each: one that is decoded, and others that wait for it
 LINGER = 60.0  # seconds for which a session without viewers is kept
 
 
@@ -26,6 +27,7 @@ class Hall:
         ready: whether sessions may be opened.
         failure: why they never will be.
         prepared: set once one of the two is decided.
+        uploads: how many pictures of viewers are decoded, or wait for it.
         decoding: held while an uploaded picture is decoded or a clip encoded, so that there is only one at a time.
     """
 
@@ -35,6 +37,7 @@ class Hall:
         self.ready = False
         self.failure: UserError | None = None
         self.prepared = Event()
+        self.uploads = 0
         self.decoding = asyncio.Lock()
 
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:

@@ -84,8 +84,8 @@ def find(folder: Path) -> dict[str, Path]:
 def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Served]:
     """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
-    `first` is where first frames come from: an image, a folder of images or a prepared set; None for each model's own.
-    The logger says which models have none.
+    `first` is where first frames come from: an image, a film, a folder of images or a prepared set; None for each
+    model's own. The logger says which models have none.
 
     Raises:
         UserError: none of them can be loaded, or `first` has no frames for them.

@@ -1,6 +1,6 @@
 """A session: a dream in a thread of its own, the controls that steer it, its pace, and those who watch.
 
-Every public method may be called from any thread. Only the worker thread touches the dream.
+Every public method may be called from any thread. Only the worker thread changes the dream.
 """
 
 import logging
@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import asdict
 from itertools import count
 from threading import Condition, Thread
@@ -138,7 +137,7 @@ class Session:
         """Start again from what has this number in `Starts`, or from the same as last. Raises UserError."""
         with self._changed:
             pictures = self.starts.choose(self._served, number)
-            self._tell(self.starts.message)
+            self._tell(self.starts.news())
             self._do(lambda: self._jump(self.dream.begin(pictures, self.controls)))
 
     def restart_from(self, picture: Tensor) -> None:
@@ -154,11 +153,9 @@ class Session:
         """Start or finish a recording; viewers are told its name when it is finished."""
         self._do(lambda: self._record(on), at_once=False)
 
-    def recent(self) -> Future[list[Moment]]:
-        """The frames that are kept, the newest last, once the worker has time for it."""
-        result: Future[list[Moment]] = Future()
-        self._do(lambda: result.set_result(list(self.dream.past)), at_once=False)
-        return result
+    def recent(self) -> deque[Moment]:
+        """The frames that are kept, the newest last; none once the session has ended."""
+        return self.dream.past.copy()  # in one go, whatever the worker does
 
     def close(self, sentence: str = "The session has ended.") -> None:
         """End the session, at the latest before the next network evaluation."""

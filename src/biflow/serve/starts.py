@@ -22,14 +22,17 @@ class Starts:
     def __init__(self) -> None:
         self.now: int | None = None
         self._own: dict[int, UInt8[Tensor, "3 h w"]] = {}
+        self._urls: dict[int, str] = {}  # the same pictures, as viewers are sent them
+        self._changed = False  # since viewers were told
         self._numbers = count(-1, -1)
 
     def add(self, picture: UInt8[Tensor, "3 h w"]) -> int:
         """Keep a picture in place of the oldest one; its number."""
         number = next(self._numbers)
-        self._own[number] = picture
+        self._own[number], self._urls[number], self._changed = picture, data_url(picture), True
         while len(self._own) > OWN:
-            del self._own[max(self._own)]
+            oldest = max(self._own)
+            del self._own[oldest], self._urls[oldest]
         return number
 
     def choose(self, served: Served, number: int | None) -> UInt8[Tensor, "j 3 h w"]:
@@ -48,6 +51,11 @@ class Starts:
 
     @property
     def message(self) -> dict:
-        """What viewers are told about it."""
-        own = [{"number": number, "picture": data_url(picture)} for number, picture in self._own.items()]
+        """What a new viewer is told about it."""
+        own = [{"number": number, "picture": url} for number, url in self._urls.items()]
         return {"type": "starts", "now": self.now, "own": own}
+
+    def news(self) -> dict:
+        """What viewers are told after `choose`: the message, without `own` if the pictures are those of the last."""
+        changed, self._changed = self._changed, False
+        return self.message if changed else {"type": "starts", "now": self.now}

@@ -52,7 +52,7 @@ const receivers = {
     confirm(controls, version);
     renderSteering();
   },
-  starts({ now, own }) {
+  starts({ now, own = state.starts.own }) { // pictures come only when they have changed
     state.starts = { now, own };
     note("");
     render();
