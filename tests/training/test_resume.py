@@ -284,7 +284,8 @@ def test_equal_runs_publish_equal_files(first, tmp_path):
         assert (tmp_path / "again" / path.relative_to(out)).read_bytes() == path.read_bytes()
 
 
-def test_a_set_without_a_test_split_is_trained_and_sampled_on(tmp_path, capsys, caplog):
+def test_a_set_without_a_test_split_is_trained_and_sampled_on(tmp_path, capsys, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     data, out = tmp_path / "my data", tmp_path / "run"
     prepare(Prepare(clips(tmp_path / "clips", count=1, frames=3), data, size=16), progress=False)
     words = ("train", "--data", data, "--out", out, "--steps", 1, "--batch", 2, "--preview-every", 1)
