@@ -16,10 +16,11 @@ from av.stream import Disposition
 from jaxtyping import UInt8
 from torch import Tensor
 
+from biflow.config.checks import RATES
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.film_filters import Filters
-from biflow.video import Bytes
+from biflow.video import Bytes, over_black
 
 log = logging.getLogger("biflow")
 Frames = Generator[UInt8[Tensor, "3 h w"], None, None]  # decoded one at a time
@@ -37,7 +38,6 @@ _FORMATS = (
 )
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
-RATES = (0.1, 480.0)  # frames per second that are believed
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
 _PROBED = 100  # time stamps that tell the rate
 _BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
@@ -198,5 +198,5 @@ def _frames(
 def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
     pixels = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
     if len(pixels) == 4:  # over black. The filter premultiply does the same, but makes 254 of 255.
-        pixels = (pixels[:3].float() * pixels[3:].float() / 255).round().to(torch.uint8)
+        pixels = over_black(pixels)
     return pixels.contiguous()

@@ -40,6 +40,11 @@ def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
     return frames.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def over_black(frame: UInt8[Tensor, "4 h w"]) -> UInt8[Tensor, "3 h w"]:
+    """An RGBA frame over black, the ground of everything transparent in the project."""
+    return (frame[:3].float() * frame[3:].float() / 255).round().to(torch.uint8)
+
+
 def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False) -> UInt8[Tensor, "n c _ _"]:
     """Resize to `size` (h, w), bicubic with antialiasing, within 1/255 of Pillow's result.
 

@@ -14,6 +14,8 @@ READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake
 WRITTEN = ("dst", "out", "json")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
+RATES = (0.1, 480.0)  # frames per second that are believed
+
 
 def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str) -> None:
     """Raise UserError for the first of these settings that does not fit. A setting that is None was left out, and fits.

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_seed
+from biflow.config.checks import RATES, check, check_seed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
-        check(self, 'be from 0.1 to 480, or "native"', lambda fps: fps == "native" or 0.1 <= fps <= 480, "fps")
+        low, high = RATES
+        must = f'be from {low:g} to {high:g}, or "native"'
+        check(self, must, lambda fps: fps == "native" or low <= fps <= high, "fps")
         check(self, "be above 0 and at most 1", lambda value: 0 < value <= 1, "split")
         check_seed(self)
 

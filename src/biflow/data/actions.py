@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Float
 
 from biflow.actions import Actions, ActionsError, from_json
+from biflow.config.checks import RATES
 from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
-from biflow.films import RATES
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set

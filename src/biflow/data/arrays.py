@@ -163,7 +163,7 @@ def _frames(array: Array, name: str, floats: Floats, conversions: Counter) -> fi
                 frame = video.to_uint8(torch.from_numpy(scaled))
             if len(frame) == 4:
                 conversions["RGBA"] += 1
-                frame = (frame[:3].float() * frame[3:].float() / 255).round().to(torch.uint8)
+                frame = video.over_black(frame)
             elif len(frame) == 1:
                 conversions["grey"] += 1
             yield frame.expand(3, -1, -1).contiguous()
