@@ -7,20 +7,26 @@ import zipfile
 
 import pytest
 
-from biflow import files
+from biflow import downloads
 from biflow.data.fetch import DATASETS, Published, fetch
+from biflow.downloads import download
 from biflow.errors import UserError
-from biflow.files import download
 
 BODY = b"PK" + bytes(range(256)) * 40
 HASH = hashlib.sha256(BODY).hexdigest()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files`, with Range and If-Range; breaks off after `server.cut` bytes if that is set."""
+    """Serves `server.files`, with Range and If-Range; breaks off after `server.cut` bytes if that is set.
+
+    `server.answer`, if set, answers in its place; `server.change` has other values for its headers.
+    """
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers.get("Range")))
+        self.server.heads.append(self.headers)
+        if self.server.answer:
+            return self.server.answer(self)
         if self.path not in self.server.files:
             return self.send_error(404)
         body, start = self.server.files[self.path], 0
@@ -34,8 +40,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.send_header("ETag", tag)
+        headers = {"Content-Length": str(len(body) - start), "ETag": tag}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        for name, value in headers.items():
+            self.send_header(name, self.server.change.get(name, value))
         self.end_headers()
         self.wfile.write(body[start:][: self.server.cut])
         return None
@@ -46,9 +55,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.asked, server.cut = {"/a.zip": BODY}, [], None
+        server.files, server.asked, server.heads, server.cut = {"/a.zip": BODY}, [], [], None
+        server.answer, server.change = None, {}
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         server.url = f"http://127.0.0.1:{server.server_port}"
@@ -76,10 +86,10 @@ def stop_halfway(server, path):
     """Leave a part of 4000 bytes, as a killed download does."""
     server.cut = 4000
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(files.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(downloads.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
         get(server, path)
     assert not path.exists()
-    assert path.with_name(".a.zip.part").stat().st_size == 4000
+    assert (path.with_name(".a.zip.part") / "body").stat().st_size == 4000
     server.cut = None
     server.asked.clear()
 
@@ -99,7 +109,7 @@ def test_a_file_that_changed_meanwhile_starts_over(tmp_path, server):
 
 def test_a_part_that_is_whole_already_is_kept(tmp_path, server):
     stop_halfway(server, tmp_path / "a.zip")
-    (tmp_path / ".a.zip.part").write_bytes(BODY)
+    (tmp_path / ".a.zip.part" / "body").write_bytes(BODY)
     assert get(server, tmp_path / "a.zip", sha256=HASH) == HASH
 
 
