@@ -229,7 +229,10 @@ def _open(url: str, headers: dict[str, str] | None = None) -> Any:
     if user:
         secret = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {secret}")
-    return urllib.request.build_opener(_Redirects).open(request, timeout=PATIENCE)
+    try:
+        return urllib.request.build_opener(_Redirects).open(request, timeout=PATIENCE)
+    except http.client.InvalidURL as error:  # no reason to try again, as after other exceptions of that kind
+        raise ValueError from error
 
 
 def _receive(url: str, body: Path, line: _Line, progress: bool, most: int) -> bool:

@@ -216,8 +216,10 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
     """Write an .npy file. Raises UserError."""
-    with replacing(path) as partial, partial.open("wb") as file:  # given a name, NumPy would append .npy to it
-        np.save(file, array, allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)  # not by np.save, whose error of a full disk is none of the system's
 
 
 @contextlib.contextmanager
