@@ -99,6 +99,9 @@ def _private(out: Path, name: str) -> Iterator[Path]:
     finally:
         remove(folder)
         lock.release()
+        with contextlib.suppress(OSError):  # as they are not empty, if all went well
+            for new in created:
+                new.rmdir()
 
 
 def _make(folder: Path) -> list[Path]:

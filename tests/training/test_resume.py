@@ -1,5 +1,6 @@
 """A run resumes on the data, the checkpoint and in the folder that it should, or says why not."""
 
+import errno
 import json
 import os
 import shlex
@@ -14,13 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biflow.config import NetworkConfig, Prepare, TrainConfig
+from biflow import files
+from biflow.config import Export, NetworkConfig, Prepare, TrainConfig
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows, window_order
 from biflow.errors import UserError
 from biflow.files import alone
 from biflow.model import load_model
 from biflow.training.checkpoint import latest
+from biflow.training.export import export
 from biflow.training.fingerprint import differences, fingerprint
 from biflow.training.loop import train
 from tests.command_line import refused, run
@@ -276,10 +279,36 @@ def test_a_second_run_in_the_same_folder_is_refused(copy, capsys):
     assert train(LONGER, data, out)["step"] == 6
 
 
+@pytest.mark.parametrize("full", ["diffusion_pytorch_model.safetensors", "evidence.json"])
+def test_an_export_to_a_full_disk_changes_nothing(full, first, tmp_path, monkeypatch):
+    sync = files._sync
+
+    def fill(path):
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    out = tmp_path / "model"
+    for expected in ({}, None):  # a new folder, then one with a model in it
+        before = contents(out) if expected is None else expected
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_sync", fill)
+            with pytest.raises(UserError, match=rf"^No space left to write {out}/{full}\."):
+                export(Export(first[0], out))
+        assert (contents(out) if out.exists() else {}) == before
+        export(Export(first[0], out))
+
+
 def test_equal_runs_publish_equal_files(first, tmp_path):
     out, data = first
+    prepare(Prepare(clips(tmp_path / "clips"), tmp_path / "data", size=16, fps=10.0), progress=False)
+    for name in ("frames.npy", "sheet.png"):
+        assert (tmp_path / "data" / name).read_bytes() == (data / name).read_bytes()
+    again, index = (json.loads((folder / "index.json").read_text()) for folder in (tmp_path / "data", data))
+    assert again == index | {"source": str(tmp_path / "clips")}
     train(CONFIG, data, tmp_path / "again")
-    for path in (*out.glob("*.safetensors"), *latest(out).glob("*.safetensors")):
+    published = (*out.glob("*.safetensors"), out / "config.json", *out.glob("first/*"))
+    for path in (*published, *latest(out).glob("*.safetensors")):
         assert (tmp_path / "again" / path.relative_to(out)).read_bytes() == path.read_bytes()
 
 
