@@ -37,13 +37,13 @@ def sample(settings: Sample) -> dict:
 
     Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `seconds`: of solving;
     `settings`; `seed`; `model_sha256`; `asked`, the numbers of samples and frames, if it was interrupted), with `png`
-    also `sample_000/000000.png` …. They appear together at the end, in place of those that an earlier run has left; other
-    files stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
+    also `sample_000/000000.png` …. They appear together at the end, in place of those that an earlier run has left;
+    other files stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
     video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
         UserError: no model, nothing to start from, or settings that do not go together.
-        KeyboardInterrupt: after Ctrl-C, with everything so far saved. Its message says what that is.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything so far saved. Its message says what that is.
     """
     check_writable(settings.out)
     with alone(settings.out), together(settings.out, sync=False) as new:
