@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,7 +141,7 @@ def _receive_all(url: str, body: Path, progress: bool, most: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Any:
+def _explained(url: str) -> Iterator[None]:
     """Turn what urllib raises into a UserError that holds nothing of what the server or the address says."""
     try:
         yield
@@ -207,9 +207,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         old, new = urllib.parse.urlsplit(req.full_url), urllib.parse.urlsplit(newurl)
         if new.scheme not in (old.scheme, "https"):
-            raise UserError(
-                f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not safe. Check the address."
-            )
+            raise UserError(f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not followed.")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request and (old.scheme, old.netloc) == (new.scheme, new.netloc):
             request.unredirected_hdrs |= req.unredirected_hdrs  # the password, to the same host only
@@ -251,6 +249,8 @@ def _receive(url: str, body: Path, line: _Line, progress: bool, most: int) -> bo
         files.remove(body)
         return False
     with answer:
+        if line.stopped:  # another connection has taken over
+            return False
         total = _total(answer, start)
         if answer.status == http.client.PARTIAL_CONTENT and (not start or total is None):
             files.remove(body)  # not what was asked for: start over
