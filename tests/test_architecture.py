@@ -15,6 +15,7 @@ GROUPS = [
     [
         "errors",
         "files",
+        "downloads",
         "machine",
         "paths",
         "solvers",

@@ -20,7 +20,8 @@ from biflow.methods import METHODS
 from biflow.tableaus import TABLEAUS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "SECURITY.md", "benchmarks/README.md", "CHANGELOG.md"))]
+PAGES += sorted(ROOT.glob("docs/*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REGISTRIES = (METHODS, TABLEAUS, READERS, MEASURES)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from biflow import files
@@ -19,9 +19,9 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def write(path, content="new", fail=None, **options):
+def write(path, content="new", fail=None):
     """A file, or a folder of files where `content` is a dictionary. Raises `fail` at the end of the body."""
-    with files.replacing(path, **options) as partial:
+    with files.replacing(path) as partial:
         if isinstance(content, str):
             partial.write_text(content)
         for name, text in content.items() if isinstance(content, dict) else ():
@@ -31,13 +31,14 @@ def write(path, content="new", fail=None, **options):
             raise fail
 
 
-@pytest.mark.parametrize("sync", [True, False])
-def test_a_file_appears_when_the_body_has_ended(tmp_path, sync):
+def test_a_file_appears_when_the_body_has_ended(tmp_path):
     path = tmp_path / "new" / "folders" / "a.txt"
-    with files.replacing(path, sync=sync) as partial:
-        assert partial.parent == path.parent
-        assert partial.name.startswith(".a.txt.")
-        assert partial.name.endswith(".partial")
+    with files.replacing(path) as partial:
+        assert partial.name == "a.txt"
+        assert partial.parent.parent == path.parent
+        assert partial.parent.name.startswith(".a.txt.")
+        assert partial.parent.name.endswith(".partial")
+        assert partial.parent.stat().st_mode & 0o777 == 0o700  # nobody else can put a link there
         assert not partial.exists()
         partial.write_text("new")
         assert not path.exists()
@@ -108,8 +109,10 @@ def test_data_is_on_disk_before_the_rename_and_the_name_after_it(tmp_path, monke
     write(tmp_path / "new" / "deep" / "a.txt")  # the names of new folders are on disk, too
     assert events == ["unknown", "rename", "unknown", "unknown", "parent"]
     events.clear()
-    write(tmp_path / "png", sync=False)
-    assert events == ["rename"]
+    with files.together(tmp_path) as new:
+        (new / "b.txt").write_text("new")
+        inode[(new / "b.txt").stat().st_ino] = "file"
+    assert events == ["file", "rename", "parent", "parent"]
 
 
 def test_temporary_files_of_killed_processes_are_removed(tmp_path):
@@ -119,29 +122,75 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
     assert len(names(tmp_path)) == 1
-    kept = [f".a.{os.getppid()}.partial", ".a.notes.partial", ".a.txt.99999999.partial"]
-    for name in kept:  # of a process that runs, of somebody else, and of another file
-        (tmp_path / name).write_text("mine")
-    write(tmp_path / "a.tx")
-    assert len(names(tmp_path)) == 5
-    write(tmp_path / "a.txt")
-    assert len(names(tmp_path)) == 5
-    write(tmp_path / "a")
-    assert names(tmp_path) == sorted([*kept[:2], "a", "a.tx", "a.txt"])
+    (tmp_path / ".a.notes.partial").write_text("mine")
+    (tmp_path / ".a.12345678.partial").mkdir()  # somebody else's: it has no lock
+    with files.replacing(tmp_path / "a") as partial:  # a process that runs
+        partial.write_text("first")
+        write(tmp_path / "a.tx")
+        assert names(tmp_path) == sorted([".a.12345678.partial", partial.parent.name, ".a.notes.partial", "a.tx"])
+        write(tmp_path / "a")
+        assert partial.read_text() == "first"
+    assert names(tmp_path) == [".a.12345678.partial", ".a.notes.partial", "a", "a.tx"]
 
 
 def test_a_folder_whose_process_was_killed_between_two_renames_gets_its_name_back(tmp_path):
-    moved = tmp_path / ".a.99999999.previous"
-    moved.mkdir()
-    (moved / "old.txt").write_text("old")
+    moved = tmp_path / ".a.12345678.partial" / ".previous"
+
+    def kill():
+        moved.mkdir(parents=True)
+        (moved / "old.txt").write_text("old")
+        (moved.parent / ".lock").touch()
+
+    kill()
     with pytest.raises(KeyError):
         write(tmp_path / "a", {"new.txt": "new"}, fail=KeyError("x"))
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["old.txt"]
-    moved.mkdir()
+    kill()
     write(tmp_path / "a", {"new.txt": "new"})
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["new.txt"]
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "sub/mine.txt"):
+        (tmp_path / name).write_text("old")
+
+    def add(fail=None):
+        with files.together(tmp_path) as new:
+            (new / "sub").mkdir()
+            for name in ("a.txt", "b.txt", "sub/c.txt"):
+                (new / name).write_text("new")
+            if fail:
+                raise fail
+
+    with pytest.raises(UserError, match=r"^No space left to write"):
+        add(OSError(errno.ENOSPC, ""))
+    with pytest.raises(KeyboardInterrupt):
+        add(KeyboardInterrupt())
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(UserError, match=r"/b\.txt cannot be written: it is a folder\.$"):
+        add()
+    (tmp_path / "b.txt").rmdir()
+    assert names(tmp_path) == ["a.txt", "sub"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+    add()
+    assert names(tmp_path) == ["a.txt", "b.txt", "sub"]
+    assert names(tmp_path / "sub") == ["c.txt", "mine.txt"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_second_command_in_a_folder_is_refused_until_the_first_has_ended(tmp_path):
+    out = tmp_path / "new" / "out"
+    with files.alone(out), pytest.raises(UserError, match=rf"^Another command is writing in {out}\."), files.alone(out):
+        pass
+    assert names(tmp_path) == []
+    with files.alone(tmp_path):
+        (tmp_path / "a").touch()
+    with files.alone(tmp_path):
+        pass
+    assert names(tmp_path) == ["a"]
 
 
 SAME = """
@@ -161,6 +210,24 @@ def test_two_processes_can_write_the_same_file(tmp_path):
         time.sleep(0.002)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert names(tmp_path) == ["a.txt"]
+
+
+FOLDERS = """
+import sys
+from biflow.files import replacing
+for _ in range(15):
+    with replacing(sys.argv[1]) as partial:
+        partial.mkdir()
+        for name in "xy":
+            (partial / name).write_text(sys.argv[2])
+"""
+
+
+def test_two_processes_can_write_the_same_folder(tmp_path):
+    writers = [subprocess.Popen([sys.executable, "-c", FOLDERS, str(tmp_path / "out"), letter]) for letter in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert names(tmp_path) == ["out"]
+    assert {(tmp_path / "out" / name).read_text() for name in "xy"} in ({"a"}, {"b"})
 
 
 def test_a_folder_or_a_file_in_the_way_is_named(tmp_path):
@@ -195,6 +262,50 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         write(tmp_path / "a.txt")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("Error while serializing: I/O error: No space left on device (os error 28)", "^No space left to write .*/a"),
+        ("Error while serializing: something", "/a cannot be written: Error while serializing: something"),
+    ],
+)
+def test_safetensors_own_error_is_a_sentence(message, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "save_file", lambda *_, **__: (_ for _ in ()).throw(SafetensorError(message)))
+    with pytest.raises(UserError, match=sentence):
+        files.write_tensors(tmp_path / "a", {"x": torch.zeros(1)})
+    assert names(tmp_path) == []
+
+
+def test_a_file_over_the_limit_of_the_process_is_a_sentence_from_every_writer(tmp_path):
+    """By the limit that `ulimit -f` sets: it is there on every system, for every user."""
+    done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{tmp_path}/{name} cannot be written: File too large." for name in "abcd"]
+    assert names(tmp_path) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from biflow import files
+from biflow.errors import UserError
+from biflow.video import contact_sheet
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+out, noise = Path(sys.argv[1]), torch.randint(256, (3, 200, 200), dtype=torch.uint8)
+for name, write in {
+    "a": lambda path: files.write_text(path, "x" * 30000),
+    "b": lambda path: files.write_tensors(path, {"x": torch.zeros(30000)}),
+    "c": lambda path: files.write_array(path, np.zeros(30000)),
+    "d": lambda path: contact_sheet([[noise]], path),
+}.items():
+    try:
+        write(out / name)
+    except UserError as error:
+        print(error)
+"""
 
 
 def test_a_folder_without_permission_is_named(tmp_path):

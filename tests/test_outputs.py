@@ -1,5 +1,7 @@
+import errno
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from biflow import files
 from biflow.config import Demo, NetworkConfig, Sample
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
@@ -20,6 +23,7 @@ from biflow.networks import VideoUNet
 from biflow.outputs import demo, sample, summary
 from biflow.rollout import drain
 from biflow.video import contact_sheet
+from tests.command_line import run
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 TWO_STEPS = {"solver": "midpoint", "steps": 2}
@@ -111,7 +115,7 @@ def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
     command = [sys.executable, "-m", "biflow.cli", "sample", str(model), "--first", str(image)]
     command += ["--frames", "100000", "--solver", "euler", "--steps", "1", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    while not list((tmp_path / "out").glob(".*")):
+    while not list((tmp_path / "out").rglob("sample_000.mp4")):
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(1)
@@ -122,6 +126,47 @@ def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
     frames, _ = frames_of(tmp_path / "out" / "sample_000.mp4")
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert len(frames) == len(stats["nfe"][0]) > 0
+
+
+def test_sigterm_keeps_the_frames_so_far_too(model, image, tmp_path, monkeypatch, capsys):
+    def terminated(frames):
+        yield from islice(drain(frames), 3)
+        signal.raise_signal(signal.SIGTERM)
+        yield from frames
+
+    monkeypatch.setattr("biflow.outputs.drain", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    words = ("sample", model, "--first", image, "--frames", 9, "--solver", "euler", "--steps", 1, "--out", tmp_path)
+    try:
+        code, _, errors = run(*words, capsys=capsys)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 130
+    assert "3 of 9 frames, interrupted" in errors
+    assert len(frames_of(tmp_path / "sample_000.mp4")[0]) == 3
+
+
+@pytest.mark.parametrize("full", ["sheet.png", "sample_001.mp4"])
+def test_a_full_disk_leaves_what_an_earlier_run_has_written(full, model, prepared, tmp_path, monkeypatch, capsys):
+    settings = {"first": prepared, "frames": 2, "png": True, "out": tmp_path, **TWO_STEPS}
+    sample(Sample(model, samples=3, **settings))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    sync = files._sync
+
+    def fill(path):
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(files, "_sync", fill)
+    with pytest.raises(UserError, match=rf"^No space left to write {tmp_path}/{full}\."):
+        sample(Sample(model, samples=2, seed=1, **settings))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_sample_into_the_same_folder_is_refused(model, prepared, tmp_path):
+    with files.alone(tmp_path), pytest.raises(UserError, match=f"^Another command is writing in {tmp_path}"):
+        sample(Sample(model, first=prepared, frames=2, out=tmp_path, **TWO_STEPS))
 
 
 def test_an_interrupted_run_says_on_its_sheet_and_in_words_what_is_there(model, prepared, tmp_path, monkeypatch):

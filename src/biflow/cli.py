@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -247,6 +249,8 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed by the shell, as by `biflow >&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(format="biflow: %(message)s")
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # it saves what Ctrl-C saves
     settings = None
     try:
         command, bound = parsed(sys.argv[1:] if argv is None else argv)

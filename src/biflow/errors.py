@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
@@ -23,7 +24,8 @@ class UserError(ValueError):
 
 def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:
     """The reason why `path` could not be written, as one sentence; `folder` is where it was tried, if not beside it."""
-    path = Path(path)
+    hidden = r"\..*\.\w{8}\.partial"  # a folder of `biflow.files.replacing`
+    path = Path(*(part for part in Path(path).parts if not re.fullmatch(hidden, part)))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"No space left to write {path}. Free some space, or write to another disk.")
     blocking = [parent for parent in path.parents if os.path.lexists(parent) and not os.path.isdir(parent)]

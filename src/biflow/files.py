@@ -1,81 +1,130 @@
 """Read and write files. What is written appears under its name complete and on disk, or not at all."""
 
 import contextlib
+import errno
 import glob
 import hashlib
-import http.client
 import json
+import logging
 import os
 import re
 import shutil
-import time
-import urllib.error
-import urllib.request
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from biflow.errors import UserError, os_error
 
+log = logging.getLogger("biflow")
+
 BLOCK = 1 << 20
-ATTEMPTS = 5  # connections in a row that may break off without a byte before a download gives up
-ARCHIVE_MAGIC = {".zip": b"PK", ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b"}
+LOCK, PREVIOUS = ".lock", ".previous"  # in private folders; the first also in a folder that a command writes in
+ATTEMPTS = 9  # at a rename, where another process renames as well
+TAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what then fails
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """Write a file or a folder under a temporary name, and rename it to `path` when the body has succeeded.
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Write a file or a folder at a temporary place, and move it to `path` when the body has succeeded.
 
-    Yields the temporary path, where nothing exists yet; the body creates a file or a folder there. It is in the same
-    folder as `path`, hidden, and its suffix is ".partial": pass the format to a library that guesses it from the name.
-    Missing parent folders are created. A file or a folder that `path` names already is replaced, a folder only by a
-    folder. After any exception the temporary file is removed, and what was at `path` is unchanged.
+    Yields the temporary path, which has the name of `path` and where nothing exists yet; the body creates a file or a
+    folder there. It is in a hidden folder beside `path` that only this user can enter, so that nobody can put a link in
+    its place. Missing parent folders are created. A file or a folder that `path` names already is replaced, a folder
+    only by a folder. After any exception the hidden folder is removed, and what was at `path` is unchanged. The data is
+    on disk before and after the move, and so survives a power failure.
 
     Several processes may write the same file at the same time: the last one to finish wins.
 
-    With `sync`, the data is on disk before and after the rename, and so survives a power failure. False is for many
-    small files that are easy to make again.
-
     Raises:
-        UserError: an OSError in the body or the rename, as `biflow.errors.os_error` describes it.
+        UserError: an OSError in the body or the move, as `biflow.errors.os_error` describes it.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        created = [parent for parent in path.parents if not parent.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in (partial, *_abandoned(path)) if sync else ():
-            _remove(leftover)
-        yield partial
-        for written in (partial, *partial.rglob("*")) if sync else ():
-            _sync(written)
-        _rename(partial, path)
-        for parent in (path.parent, *(folder.parent for folder in created)) if sync else ():
-            _sync(parent)
+        with _private(path.parent, path.name) as folder:
+            yield folder / path.name
+            for written in (folder / path.name, *(folder / path.name).rglob("*")):
+                _sync(written)
+            _move(folder / path.name, path, folder)
     except OSError as error:
         raise os_error(error, path) from error
+
+
+@contextlib.contextmanager
+def together(out: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Write several files, and move them to the folder `out` when the body has succeeded.
+
+    Yields a temporary folder in `out`. Files in folders there move to folders of the same name. What `out` holds
+    already stays, except where a new file has its name. All else is as with `replacing`. Without `sync`, new files may
+    be lost in a power failure: for many small ones that are easy to make again.
+    """
+    try:
+        with _private(out, "new") as folder:
+            yield folder
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / LOCK]
+            targets = [out / path.relative_to(folder) for path in files]
+            for path, target in zip(files, targets, strict=True):
+                if sync:
+                    _sync(path)
+                if target.is_dir():
+                    raise os_error(IsADirectoryError(errno.EISDIR, ""), target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+            for path, target in zip(files, targets, strict=True):
+                _move(path, target, folder)
+            for parent in {target.parent for target in targets}:
+                _sync(parent)
+    except OSError as error:
+        raise os_error(error, out) from error
+
+
+@contextlib.contextmanager
+def _private(out: Path, name: str) -> Iterator[Path]:
+    """A folder in `out`, with `name` in its name, that no other user can enter and that is removed at the end."""
+    created = _make(out)
+    _tidy(out, name)
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".partial", dir=out))
+    lock = FileLock(folder / LOCK)
+    try:
+        with contextlib.suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+        yield folder
+        for parent in (out, *(new.parent for new in created)):
+            _sync(parent)
     finally:
-        _remove(partial)
+        remove(folder)
+        lock.release()
+        with contextlib.suppress(OSError):  # as they are not empty, if all went well
+            for new in created:
+                new.rmdir()
 
 
-def _abandoned(path: Path) -> Iterator[Path]:
-    """Temporary files of `path` whose processes were killed, on systems that list processes in /proc."""
-    name = glob.escape(path.name)
-    for leftover in (*path.parent.glob(f".{name}.*.previous"), *path.parent.glob(f".{name}.*.partial")):
-        pid = leftover.suffixes[-2][1:]
-        if pid.isdecimal() and os.path.exists("/proc/self") and not os.path.exists(f"/proc/{pid}"):
-            if leftover.suffix == ".previous" and not path.exists():  # killed between two renames
-                leftover.rename(path)
-            else:
-                yield leftover
+def _make(folder: Path) -> list[Path]:
+    """Create a folder with its parents, and return what was created, the innermost first."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return created
 
 
-def _remove(path: Path) -> None:
+def _tidy(out: Path, name: str) -> None:
+    """Remove the private folders that processes have left which were killed: those whose lock nobody holds."""
+    for folder in out.glob(f".{glob.escape(name)}.????????.partial"):
+        with contextlib.suppress(OSError, NotImplementedError):
+            if not (folder / LOCK).is_file() or len(os.listdir(folder)) < 2:  # it is being made
+                continue
+            with FileLock(folder / LOCK).acquire(timeout=0):
+                if (folder / PREVIOUS).exists() and not (out / name).exists():  # killed between two renames
+                    (folder / PREVIOUS).rename(out / name)
+                remove(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, where there is one."""
     shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
     with contextlib.suppress(OSError):
         path.unlink()
@@ -91,18 +140,49 @@ def _sync(path: Path) -> None:
             os.close(handle)
 
 
-def _rename(partial: Path, path: Path) -> None:
-    previous = partial.with_suffix(".previous")
-    if partial.is_dir() and path.is_dir():  # a folder that is not empty cannot be overwritten
-        _remove(previous)
-        path.rename(previous)
+def _move(path: Path, target: Path, folder: Path) -> None:
+    """Rename what a private `folder` holds. Other processes may be doing the same to the same target."""
+    previous = folder / PREVIOUS
+    for attempt in range(ATTEMPTS):
+        try:
+            if path.is_dir() and target.is_dir():  # a folder that is not empty cannot be overwritten
+                target.rename(previous)
+            path.replace(target)
+            return
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                previous.rename(target)
+            if attempt == ATTEMPTS - 1 or getattr(error, "errno", 0) not in TAKEN:
+                raise
+            remove(previous)
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the folder `out`, so that no other command writes in it. The system lets go of it if this process dies.
+
+    Raises UserError if another process holds it, or if it cannot be written.
+    """
+    created, lock = [], FileLock(out / LOCK)
     try:
-        partial.replace(path)
-    except BaseException:
-        if previous.exists():
-            previous.rename(path)
-        raise
-    _remove(previous)
+        created = _make(out)
+        lock.acquire(timeout=0)
+    except Timeout:
+        sentence = f"Another command is writing in {out}. Wait until it has ended, or give another folder."
+        raise UserError(sentence) from None
+    except NotImplementedError:
+        log.warning("The file system of %s has no locks: let one command write in it at a time.", out)
+    except OSError as error:
+        raise os_error(error, out) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (out / LOCK).unlink()
+        lock.release()
+        with contextlib.suppress(OSError):
+            for folder in created:  # a command that was refused leaves nothing behind
+                folder.rmdir()
 
 
 def write_text(path: str | Path, content: str) -> None:
@@ -122,7 +202,11 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     """Write a safetensors file, equal bytes for equal content. Raises UserError."""
     with replacing(path) as partial:
         contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
+        try:
+            save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
+        except SafetensorError as error:  # "I/O error: No space left on device (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
         with partial.open("r+b") as file:  # safetensors writes the metadata in a random order
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
@@ -135,8 +219,10 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
     """Write an .npy file. Raises UserError."""
-    with replacing(path) as partial, partial.open("wb") as file:  # given a name, NumPy would append .npy to it
-        np.save(file, array, allow_pickle=False)
+    array = np.ascontiguousarray(array)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)  # not by np.save, whose error of a full disk is none of the system's
 
 
 @contextlib.contextmanager
@@ -184,97 +270,9 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-_sha256 = sha256  # `download` has an argument of that name
-
-
 def cache_folder() -> Path:
     """The folder of downloads and compiled graphs: `$XDG_CACHE_HOME/biflow`, or `~/.cache/biflow`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
-
-
-def download(url: str, path: str | Path, *, sha256: str | None = None, progress: bool = True) -> str:
-    """Download `url` to `path` and return its SHA-256. The file gets its name when it is complete and verified.
-
-    An interrupted download leaves `.NAME.part` in the same folder. The next call resumes it if the server still has
-    the same file.
-
-    Args:
-        url: an http or https address.
-        path: the file to write.
-        sha256: the expected hash, if it is known.
-        progress: show a progress bar.
-
-    Raises:
-        UserError: the download failed, the file has another hash, or it is a web page instead of an archive. In the
-            last two cases the file is removed.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    tag = part.with_suffix(".tag")  # the server's identifier of this version of the file
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"{url} is not an http or https address.")
-    _receive_all(url, path, part, tag, progress)
-    digest = _sha256(part)
-    magic = ARCHIVE_MAGIC.get(path.suffix.lower(), b"")
-    with part.open("rb") as file:
-        genuine = file.read(len(magic)) == magic
-    if not genuine or digest != (sha256 or digest).lower():
-        _remove(part)
-        _remove(tag)
-        what = f"has SHA-256 {digest}, not {sha256}" if genuine else "is not an archive, perhaps a web page instead"
-        raise UserError(f"{url} {what}. The download was removed. Try again, or check the address.")
-    with replacing(path) as partial:
-        part.replace(partial)
-    _remove(tag)
-    return digest
-
-
-def _receive_all(url: str, path: Path, part: Path, tag: Path, progress: bool) -> None:
-    attempts, size = 0, 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while not _receive(url, part, tag, progress):
-            before, size = size, part.stat().st_size if part.exists() else 0
-            attempts = 0 if size > before else attempts + 1
-            if attempts == ATTEMPTS:
-                raise UserError(f"{url} keeps breaking off after {size:,} bytes. Try again later to resume.")
-            time.sleep(attempts)
-    except urllib.error.HTTPError as error:
-        raise UserError(f"{url} answers {error.code} {error.reason}. Check the address.") from error
-    except urllib.error.URLError as error:
-        raise UserError(f"{url} cannot be reached ({error.reason}). Try again later to resume.") from error
-    except OSError as error:
-        raise os_error(error, path) from error
-
-
-def _receive(url: str, part: Path, tag: Path, progress: bool) -> bool:
-    """Receive what `part` still lacks of the file. False if the connection broke off before the end."""
-    start = part.stat().st_size if part.exists() and tag.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "biflow", "Accept-Encoding": "identity"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", tag.read_text())  # the rest if the file is still the same, else all of it
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            start = start if answer.status == 206 else 0
-            version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-            if version and not version.startswith("W/"):
-                tag.write_text(version)
-            else:
-                _remove(tag)  # without an identifier, an interrupted download starts over
-            length = answer.headers.get("Content-Length")
-            total = start + int(length) if length else None
-            bar = {"desc": part.stem[1:], "total": total, "initial": start, "disable": not progress}
-            with open(part, "ab" if start else "wb") as file, tqdm.wrapattr(file, "write", **bar) as counted:
-                while block := answer.read(BLOCK):
-                    counted.write(block)
-            return total is None or part.stat().st_size >= total
-    except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
-            raise
-        if error.headers.get("Content-Range", "").endswith(f"/{start}"):
-            return True  # the download had ended, but its file was not renamed yet
-        _remove(part)
-        return False
-    except (http.client.HTTPException, ConnectionError, TimeoutError):
-        return False
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biflow"
+    except RuntimeError as error:
+        raise UserError("This user has no home folder for the cache. Set XDG_CACHE_HOME to a folder.") from error

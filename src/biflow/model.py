@@ -19,7 +19,7 @@ from biflow import methods
 from biflow.actions import Actions, described
 from biflow.config import NetworkConfig, parse
 from biflow.errors import UserError
-from biflow.files import read_tensors, write_json, write_tensors
+from biflow.files import read_tensors, together, write_json, write_tensors
 from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
@@ -172,11 +172,11 @@ def save_model(
     folder: Path, model: Model, ema: Mapping[str, Tensor] | None = None, metadata: dict[str, str] | None = None
 ) -> None:
     """Write a model folder, with averaged weights (`ema`) beside the weights if there are any."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", model.config)
-    write_tensors(folder / WEIGHTS, model.weights.state_dict(), metadata)
-    if ema is not None:
-        write_tensors(folder / AVERAGED, dict(ema), metadata)
+    with together(folder) as new:
+        write_json(new / "config.json", model.config)
+        write_tensors(new / WEIGHTS, model.weights.state_dict(), metadata)
+        if ema is not None:
+            write_tensors(new / AVERAGED, dict(ema), metadata)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -20,7 +20,7 @@ from biflow import __version__
 from biflow.config import Demo, Sample
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
-from biflow.files import read_json, replacing, sha256, write_json
+from biflow.files import alone, read_json, sha256, together, write_json
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
 from biflow.playback import UNKNOWN, Playback, playback, reseeded
@@ -37,16 +37,18 @@ def sample(settings: Sample) -> dict:
 
     Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `seconds`: of solving;
     `settings`; `seed`; `model_sha256`; `asked`, the numbers of samples and frames, if it was interrupted), with `png`
-    also `sample_000/000000.png` …. Files of these names that an earlier run has left are removed once there is a first
-    frame; others stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
+    also `sample_000/000000.png` …. They appear together at the end, in place of those that an earlier run has left;
+    other files stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
     video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
         UserError: no model, nothing to start from, or settings that do not go together.
-        KeyboardInterrupt: after Ctrl-C, with everything so far saved. Its message says what that is.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything so far saved. Its message says what that is.
     """
     check_writable(settings.out)
-    stats = _sample(settings)
+    with alone(settings.out), together(settings.out, sync=False) as new:
+        stats = _sample(settings, new)
+        _remove_earlier(settings.out)
     if "asked" in stats:
         raise KeyboardInterrupt(f"Stopped. These are saved:\n{summary(settings.out, stats)}")
     return stats
@@ -82,10 +84,11 @@ def _cost(stats: dict) -> str:
     return f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {how}."
 
 
-def _sample(settings: Sample) -> dict:
+def _sample(settings: Sample, out: Path) -> dict:
+    """Stream videos into the folder `out`."""
     model, solver = load_model(settings.model, device=device()), settings.full_solver
     model = with_engine(model, settings.engine, rtol=solver.rtol)
-    play, results = playback(settings, model), _Results()
+    play, results = playback(settings, model), _Results(out)
     first = play.frames[:, -1]
     with tqdm(total=len(first) * play.length * play.how["in_between"], unit="frame", desc="streaming") as bar:
         for part in (range(len(first))[low : low + settings.batch] for low in range(0, len(first), settings.batch)):
@@ -100,8 +103,8 @@ def _sample(settings: Sample) -> dict:
         raise KeyboardInterrupt("Stopped before the first frame.")
     stats = _stats(settings, play, model, results, min(settings.batch, len(first)))
     rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
-    contact_sheet(rows, settings.out / "sheet.png", _captions(play, model, stats))
-    write_json(settings.out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
+    contact_sheet(rows, out / "sheet.png", _captions(play, model, stats))
+    write_json(out / "stats.json", stats, indent=None)  # long: nfe is samples x frames
     return stats
 
 
@@ -120,8 +123,9 @@ def _remove_earlier(out: Path) -> None:
 
 @dataclass
 class _Results:
-    """What has been streamed so far, a list entry for each sample."""
+    """What has been streamed so far into the folder `out`, a list entry for each sample."""
 
+    out: Path
     nfe: list[list[int]] = field(default_factory=list)
     sheet: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
     seconds: float = 0.0  # of solving, without encoding
@@ -132,7 +136,7 @@ def _write(
     frames: Iterator[Shown], results: _Results, settings: Sample, play: Playback, model: Model, part: range, bar: tqdm
 ) -> None:
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
-    out, columns, factor = settings.out, _columns(play), play.how["in_between"]
+    out, columns, factor = results.out, _columns(play), play.how["in_between"]
     rate, scale = (settings.fps or model.fps or 25.0) * factor, max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
@@ -141,8 +145,6 @@ def _write(
         try:
             for index, frame in enumerate(islice(frames, play.length * factor)):
                 if not writers:
-                    if not results.nfe:
-                        _remove_earlier(out)
                     paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
                     writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
                 results.seconds += frame.seconds
@@ -214,11 +216,13 @@ def demo(settings: Demo) -> dict:
     acts = "actions" in read_json(shipped_model() / "config.json")
     actions = UNKNOWN if acts else None  # the model walks by itself
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
-    stats = _sample(Sample(shipped_model(), **how, out=folder))
-    for source, name in (("sample_000.mp4", "demo.mp4"), ("sheet.png", "demo.png")):
-        with replacing(out / name) as partial:
-            shutil.copyfile(folder / source, partial)
-    write_json(out / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
+    with alone(out), together(out, sync=False) as new:
+        (new / "demo").mkdir()
+        stats = _sample(Sample(shipped_model(), **how, out=folder), new / "demo")
+        for source, name in (("sample_000.mp4", "demo.mp4"), ("sheet.png", "demo.png")):
+            shutil.copyfile(new / "demo" / source, new / name)
+        _remove_earlier(folder)
+        write_json(new / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
     if "asked" in stats:
         raise KeyboardInterrupt(f"Stopped. These are saved:\n{demo_summary(out, stats)}")
     return stats
@@ -239,5 +243,4 @@ def _columns(play: Playback) -> list[int]:
 
 def _write_png(path: Path, pixels: Tensor) -> None:
     path.parent.mkdir(exist_ok=True)
-    with replacing(path, sync=False) as partial:
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, "PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, "PNG")

@@ -183,11 +183,12 @@ def test_a_run_that_is_cut_short_leaves_what_was_there(tmp_path, folders, monkey
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path, folders):
-    (tmp_path / ".out.99999999.partial").mkdir()
-    (tmp_path / ".out.99999999.partial" / "frames.npy").write_text("half")
+    (tmp_path / ".out.12345678.partial").mkdir()
+    for name in (".lock", "frames.npy"):
+        (tmp_path / ".out.12345678.partial" / name).write_text("half")
     run(folders, tmp_path / "out")
     assert is_prepared(tmp_path / "out")
-    assert not (tmp_path / ".out.99999999.partial").exists()
+    assert not (tmp_path / ".out.12345678.partial").exists()
 
 
 def test_every_nth_frame_of_a_film_and_its_rate(tmp_path):

@@ -1,7 +1,9 @@
 """Every engine gives the fields of PyTorch, and says what it is."""
 
+import errno
 import logging
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +56,55 @@ def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path, monkeypat
         next(model.weights.parameters()).add_(1)
     with_engine(model, "openvino")
     assert len(list(graphs.iterdir())) == 2
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@torch.inference_mode()
+def test_a_damaged_graph_in_the_cache_is_made_again(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, query = tiny(BIFLOW, channels=(32,), attention=()), query_of(BIFLOW, 2)
+    expected = openvino_network(model, "f32")[0](query)
+    (folder,) = (tmp_path / "biflow" / "openvino").iterdir()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(whole) == ["model.bin", "model.xml", "sha256.json"]
+    for name, damage in (("model.bin", flip), ("model.xml", cut), ("sha256.json", cut), ("model.bin", Path.unlink)):
+        damage(folder / name)
+        caplog.clear()
+        assert torch.equal(openvino_network(model, "f32")[0](query).v, expected.v)
+        assert "is damaged, and is made again" in caplog.text
+        assert {path.name: path.read_bytes() for path in folder.iterdir()}.keys() == whole.keys()
+    caplog.clear()
+    assert torch.equal(openvino_network(model, "f32")[0](query).v, expected.v)
+    assert not caplog.text
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("reason", ["a file in the way", "a full disk", "OpenVINO's own error"])
+def test_a_cache_that_cannot_be_written_costs_a_line(reason, tmp_path, monkeypatch, caplog):
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "") if reason == "a full disk" else RuntimeError("basic_ios::clear: iostream error")
+
+    if reason == "a file in the way":
+        (tmp_path / "biflow").write_text("mine")
+    else:
+        monkeypatch.setattr(openvino, "save_model", fail)
+    model, query = tiny(BIFLOW, channels=(32,), attention=()), query_of(BIFLOW, 2)
+    assert_same_fields(openvino_network(model, "f32")[0](query), model.network(query))
+    assert caplog.text.count("The network's graph is not cached") == 1
+    assert not list(tmp_path.rglob("model.*"))
 
 
 def test_a_stream_by_openvino_is_the_stream_by_torch():

@@ -25,6 +25,7 @@ from biflow.evaluation.metrics import nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
 from biflow.evaluation.videos import read_video
+from biflow.files import alone
 from biflow.methods import Method
 from biflow.model import Model, load_model, save_model
 from biflow.networks import VideoUNet
@@ -182,6 +183,16 @@ def test_an_interrupted_run_resumes_at_the_next_video(model, prepared, tmp_path,
     result = run(model, prepared, tmp_path / "out", batch=1)
     assert len(calls) == 2 + 4  # one video, the interruption, and the four that were missing
     assert result["fvd"]["per_window"] == pytest.approx(whole["fvd"]["per_window"], rel=1e-6)
+
+
+def test_a_damaged_video_and_a_second_evaluation_get_a_sentence(model, prepared, tmp_path):
+    run(model, prepared, tmp_path / "out")
+    with alone(tmp_path / "out"), pytest.raises(UserError, match=r"^Another command is writing in"):
+        run(model, prepared, tmp_path / "out")
+    path = tmp_path / "out" / "videos" / "001.npy"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UserError, match=rf"{path} cannot be read .*Remove it; the same evaluation then makes it again"):
+        run(model, prepared, tmp_path / "out")
 
 
 def test_features_of_the_real_set_are_computed_once_for_all_models(model, prepared, tmp_path):

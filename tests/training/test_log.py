@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from biflow import files
 from biflow.config import NetworkConfig
+from biflow.errors import UserError
 from biflow.methods import BIFLOW, METHODS, Loss
 from biflow.model import Model
 from biflow.networks import VideoUNet
@@ -59,6 +61,31 @@ def test_the_log_shows_each_term_against_each_variable(tmp_path):
     assert line["v_against_alpha"] == [1.5, *[None] * 4, 6, *[None] * 4]
     assert line["n_against_t"] == [1, 1, *[None] * 7, 1]
     assert line["n_against_alpha"][5] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 2, "v"', b"\0" * 99, b"[" * 100_000, b'{"step": %s}' % (b"9" * 5000), b'{"step": "1"}', b"\xff\n7"],
+)
+def test_whatever_a_log_ends_with_is_repaired_in_one_piece(damage, tmp_path, monkeypatch):
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b'{"step": 1}\n' + damage)
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            TrainingLog(tmp_path, 1, 4, active=True)
+    assert file.read_bytes() == before
+    TrainingLog(tmp_path, 1, 4, active=True)
+    assert file.read_bytes() == b'{"step": 1}\n'
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    log = TrainingLog(tmp_path, 0, 4, active=True)
+    log.add(Loss({"v": torch.ones(4)}, {"t": torch.rand(4)}))
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")  # the error of a disk that is really full
+    with pytest.raises(UserError, match=rf"^No space left to write {tmp_path}/log\.jsonl\."):
+        log.write(10, 1e-3, 1.0, 40)
 
 
 def test_the_log_takes_in_a_batch_in_parts(tmp_path):

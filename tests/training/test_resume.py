@@ -1,5 +1,6 @@
 """A run resumes on the data, the checkpoint and in the folder that it should, or says why not."""
 
+import errno
 import json
 import os
 import shlex
@@ -14,12 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biflow.config import NetworkConfig, Prepare, TrainConfig
+from biflow import files
+from biflow.config import Export, NetworkConfig, Prepare, TrainConfig
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows, window_order
 from biflow.errors import UserError
+from biflow.files import alone
 from biflow.model import load_model
-from biflow.training.checkpoint import alone, latest
+from biflow.training.checkpoint import latest
+from biflow.training.export import export
 from biflow.training.fingerprint import differences, fingerprint
 from biflow.training.loop import train
 from tests.command_line import refused, run
@@ -88,9 +92,7 @@ def test_a_run_does_not_resume_on_other_data_and_says_what_differs(change, sente
     prepare(Prepare(clips(tmp_path / "clips", **made), tmp_path / "new", **settings), progress=False)
     with pytest.raises(UserError, match=rf"run in {out} was trained on other data {sentence}: give new_data='accept'"):
         train(LONGER, tmp_path / "new", out)
-    after = contents(out)
-    del after[(out / ".lock").relative_to(out)]
-    assert after == {path: content for path, content in before.items() if path.name != ".lock"}
+    assert contents(out) == before
 
 
 def test_data_of_a_moved_source_with_other_names_are_the_same_data(copy, tmp_path):
@@ -273,14 +275,40 @@ def test_a_second_run_in_the_same_folder_is_refused(copy, capsys):
     out, data = copy
     with alone(out):
         words = ("train", "--data", data, "--out", out, "--network.channels", "32")
-        assert refused(*words, capsys=capsys).startswith(f"Another run is training in {out}.")
+        assert refused(*words, capsys=capsys).startswith(f"Another command is writing in {out}.")
     assert train(LONGER, data, out)["step"] == 6
+
+
+@pytest.mark.parametrize("full", ["diffusion_pytorch_model.safetensors", "evidence.json"])
+def test_an_export_to_a_full_disk_changes_nothing(full, first, tmp_path, monkeypatch):
+    sync = files._sync
+
+    def fill(path):
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    out = tmp_path / "model"
+    for expected in ({}, None):  # a new folder, then one with a model in it
+        before = contents(out) if expected is None else expected
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_sync", fill)
+            with pytest.raises(UserError, match=rf"^No space left to write {out}/{full}\."):
+                export(Export(first[0], out))
+        assert (contents(out) if out.exists() else {}) == before
+        export(Export(first[0], out))
 
 
 def test_equal_runs_publish_equal_files(first, tmp_path):
     out, data = first
+    prepare(Prepare(clips(tmp_path / "clips"), tmp_path / "data", size=16, fps=10.0), progress=False)
+    for name in ("frames.npy", "sheet.png"):
+        assert (tmp_path / "data" / name).read_bytes() == (data / name).read_bytes()
+    again = (tmp_path / "data" / "index.json").read_text().replace(str(tmp_path), str(data.parent))
+    assert again == (data / "index.json").read_text()
     train(CONFIG, data, tmp_path / "again")
-    for path in (*out.glob("*.safetensors"), *latest(out).glob("*.safetensors")):
+    published = (*out.glob("*.safetensors"), out / "config.json", *out.glob("first/*"))
+    for path in (*published, *latest(out).glob("*.safetensors")):
         assert (tmp_path / "again" / path.relative_to(out)).read_bytes() == path.read_bytes()
 
 

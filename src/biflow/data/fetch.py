@@ -6,7 +6,6 @@
 import difflib
 import re
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -15,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from biflow.config import parse
+from biflow.downloads import download, read_page
 from biflow.errors import UserError
-from biflow.files import download, reading
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,11 @@ def _linked_zips(published: Published) -> list[str]:
     """Addresses of the zips that the listing page links to."""
     listing = str(published.listing)
     advice = f"Download the archives that {listing} links to into one folder by hand, and prepare that."
-    with reading("The list of archives", "cannot be read", advice), urllib.request.urlopen(listing, timeout=60) as page:
-        text = page.read().decode(errors="replace")
-    links = re.findall(r"""href\s*=\s*["']?([^"'\s>]+\.zip)["'\s>]""", text, re.IGNORECASE)
+    try:
+        text = read_page(listing)
+    except UserError as error:
+        raise UserError(f"The list of archives cannot be read. {error} {advice}") from error
+    links = re.findall(r"""href\s*=\s*["']?([!#-&(-=?-~]+\.zip)["'\s>]""", text, re.IGNORECASE)
     if not links:
         raise UserError(f"The list of archives names no zip. {advice}")
     return sorted({urllib.parse.urljoin(listing, link) for link in links})

@@ -1,6 +1,7 @@
 """By OpenVINO, on a CPU, from graphs that are traced once and kept in the user's cache."""
 
 import hashlib
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 
 from biflow.engines.pytorch import HALF_LEVEL, frame_error
 from biflow.engines.queries import each, example, fill
-from biflow.files import cache_folder, replacing
+from biflow.errors import UserError
+from biflow.files import cache_folder, read_json, replacing, sha256, write_json
 from biflow.model import Model
 from biflow.networks import VideoUNet, halved, of_halves
 from biflow.paths import Fields, Network, present
 
+log = logging.getLogger("biflow")
 Precision = Literal["f32", "bf16"]
+FILES, SUMS = ("model.xml", "model.bin"), "sha256.json"  # of a graph in the cache
 
 
 def openvino_network(model: Model, precision: Precision | None = None) -> tuple[Network, Precision]:
@@ -40,7 +44,7 @@ def openvino_network(model: Model, precision: Precision | None = None) -> tuple[
 class _Graphs(NamedTuple):
     """The graphs of a network, and how to ask them."""
 
-    paths: list[Path]
+    models: list[Any]  # openvino.Model, for any batch size
     query: Any  # two samples, as the graphs take them
     prepare: Callable[[Any], Any]  # from a query to what the graphs take
     answer: Callable[[Sequence[Tensor]], Fields]  # from what they give to the fields
@@ -61,8 +65,8 @@ def openvino_graphs(model: Model) -> _Graphs:
     shapes = [[-1, *value.shape[1:]] for value in inputs]
     kind = f"{model.config} {list(present(query))}"
     modules = [_Part(query, evaluate, part) for part, evaluate in parts]
-    paths = [kept_graph(module, inputs, shapes, f"{kind} {i}") for i, module in enumerate(modules)]
-    return _Graphs(paths, query, prepare, answer)
+    models = [kept_graph(module, inputs, shapes, f"{kind} {i}") for i, module in enumerate(modules)]
+    return _Graphs(models, query, prepare, answer)
 
 
 class _Part(nn.Module):
@@ -82,8 +86,8 @@ def _compiled(graphs: _Graphs, precision: Precision) -> Network:
 
     core = openvino.Core()
     settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision}
-    if len(graphs.paths) > 1:  # a pair runs side by side; pinned, both would be given the same cores
-        threads = max(1, torch.get_num_threads() // len(graphs.paths))
+    if len(graphs.models) > 1:  # a pair runs side by side; pinned, both would be given the same cores
+        threads = max(1, torch.get_num_threads() // len(graphs.models))
         settings |= {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
 
     @cache
@@ -91,8 +95,8 @@ def _compiled(graphs: _Graphs, precision: Precision) -> Network:
         """For one batch size, and the tensors that they read and write: handing these over takes 5 % of a call."""
         slots = each(graphs.query, lambda value: torch.zeros(batch, *value.shape[1:]))
         requests, results = [], []
-        for path in graphs.paths:
-            graph = core.read_model(path)
+        for graph in graphs.models:
+            graph = graph.clone()
             graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
             request = core.compile_model(graph, "CPU", settings).create_infer_request()
             outputs = [torch.zeros(list(output.shape)) for output in graph.outputs]
@@ -123,9 +127,10 @@ def openvino_settings() -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
 
 
-def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list[int]], kind: str) -> Path:
-    """The network's graph in the cache; traced with `inputs` and written if it is not there yet.
+def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list[int]], kind: str) -> Any:
+    """The network's graph, an `openvino.Model`: from the cache, or traced with `inputs` and kept there.
 
+    A graph that is damaged there is made again. Where the cache cannot be written, that is logged, and all else works.
     `shapes` are those of its inputs, -1 where any size will do. `kind` names what the graph depends on beside its
     weights and shapes.
     """
@@ -135,12 +140,36 @@ def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
-    if not (folder / "model.xml").exists():
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
-            traced = torch.jit.trace(network, inputs, check_trace=False)  # OpenVINO's own check takes longer than all
-            graph = openvino.convert_model(traced, example_input=inputs, input=shapes)
-        with replacing(folder, sync=False) as partial:
-            partial.mkdir(parents=True)
-            openvino.save_model(graph, partial / "model.xml", compress_to_fp16=False)
-    return folder / "model.xml"
+    if graph := _read(folder):
+        return graph
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a tracer's, about Python values that do not change here
+        traced = torch.jit.trace(network, inputs, check_trace=False)  # OpenVINO's own check takes longer than all
+        graph = openvino.convert_model(traced, example_input=inputs, input=shapes)
+    try:
+        with replacing(folder) as partial:
+            partial.mkdir()
+            try:
+                openvino.save_model(graph, partial / FILES[0], compress_to_fp16=False)
+            except RuntimeError as error:  # "basic_ios::clear: iostream error"
+                raise UserError(f"OpenVINO cannot write {folder}. Perhaps there is no space left.") from error
+            write_json(partial / SUMS, {name: sha256(partial / name) for name in FILES})
+    except UserError as error:
+        log.warning("The network's graph is not cached, so the next start takes some seconds longer: %s", error)
+    return graph
+
+
+def _read(folder: Path) -> Any:
+    """The graph that is kept in a folder; None if there is none, or if its files are not as they were written."""
+    import openvino
+
+    if not folder.is_dir():
+        return None
+    try:
+        sums, contents = read_json(folder / SUMS), [(folder / name).read_bytes() for name in FILES]
+        if sums == {name: hashlib.sha256(content).hexdigest() for name, content in zip(FILES, contents, strict=True)}:
+            return openvino.Core().read_model(contents[0], contents[1])
+    except (OSError, RuntimeError, UserError):
+        pass
+    log.warning("The network's graph in %s is damaged, and is made again.", folder)
+    return None

@@ -19,6 +19,7 @@ on a device of its own.
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
 from biflow.evaluation.videos import Videos, generate
-from biflow.files import read_json, write_array, write_json
+from biflow.files import alone, read_json, write_array, write_json
 from biflow.model import Model
 from biflow.networks import VideoUNet
 
@@ -66,9 +67,23 @@ def evaluate(
     if file := actions.file_record(protocol.actions):
         record["actions_file"] = file
     evaluation = _evaluation(model, test, out, protocol, record)
-    with state.main_process_first():
-        _claim(out, record)
-        write_array(out / "first.npy", evaluation.first.numpy())
+    with alone(out) if state.is_main_process else nullcontext():
+        with state.main_process_first():
+            _claim(out, record)
+            write_array(out / "first.npy", evaluation.first.numpy())
+        return _measured(model, evaluation, networks, state, (batch, feature_batch), progress)
+
+
+def _measured(
+    model: Model,
+    evaluation: Evaluation,
+    networks: Mapping[str, Features],
+    state: PartialState,
+    batches: tuple[int, int],
+    progress: bool,
+) -> dict:
+    """Generate the videos, and measure them: the content of metrics.json. {} for all processes but the first."""
+    protocol, (batch, feature_batch) = evaluation.protocol, batches
     work = {name: jobs(name, network, evaluation) for name, network in networks.items()}
     shown = progress and state.is_main_process
     mine = slice(state.process_index, None, state.num_processes)
@@ -84,8 +99,8 @@ def evaluate(
     per_frame = metrics.frames(evaluation)
     result = metrics.measure(work, evaluation, per_frame)
     result["past_and_actions"] = past_and_actions.measure(model, evaluation, networks, per_frame, progress=progress)
-    result["protocol"] = {**record, "engine": model.engine}
-    write_json(out / "metrics.json", result)
+    result["protocol"] = {**evaluation.record, "engine": model.engine}
+    write_json(evaluation.out / "metrics.json", result)
     return result
 
 

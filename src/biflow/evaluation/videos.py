@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biflow.evaluation.protocol import Protocol
-from biflow.files import write_array, write_json
+from biflow.files import reading, write_array, write_json
 from biflow.model import Model
 from biflow.rollout import drain, sample_generators, stream
 from biflow.video import to_float
@@ -25,8 +25,10 @@ def video_path(out: Path, sample: int) -> Path:
 
 
 def read_video(out: Path, sample: int) -> UInt8[Tensor, "t 3 h w"]:
-    """The frames of a sample that is complete."""
-    return torch.from_numpy(np.load(video_path(out, sample))).permute(0, 3, 1, 2)
+    """The frames of a sample that is complete. Raises UserError for a damaged file."""
+    path = video_path(out, sample)
+    with reading(path, "cannot be read", "Remove it; the same evaluation then makes it again."):
+        return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
 
 
 def costs_path(out: Path, sample: int) -> Path:

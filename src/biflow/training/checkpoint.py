@@ -8,19 +8,16 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biflow.config import TrainConfig
 from biflow.errors import UserError
-from biflow.files import os_error, read_json, read_tensors, replacing, sha256, write_json, write_tensors
+from biflow.files import read_json, read_tensors, replacing, sha256, write_json, write_tensors
 from biflow.machine import commit
 from biflow.model import Model, load_weights, save_model
 from biflow.training.average import Average
@@ -44,37 +41,11 @@ class Resumed(NamedTuple):
 
 
 KEEP = 2  # checkpoints; the older one is for the case that the newer one is damaged
-STATE, LOCK = "state.json", ".lock"
+STATE = "state.json"
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
 FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
 FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames"}
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold the folder of a run, so that no other process trains in it. The system lets go of it if this one dies.
-
-    Raises UserError if another process holds it, or if it cannot be written.
-    """
-    lock = FileLock(out / LOCK)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"Another run is training in {out}. Wait until it has ended, or give another folder.") from None
-    except NotImplementedError:
-        log.warning("The file system of %s has no locks: start one run in it at a time.", out)
-    except OSError as error:
-        raise os_error(error, out) from error
-    try:
-        yield
-    finally:
-        if [path.name for path in out.iterdir()] == [LOCK]:  # a run that was refused leaves nothing behind
-            (out / LOCK).unlink()
-        lock.release()
-        with suppress(OSError):
-            out.rmdir()
 
 
 def save(

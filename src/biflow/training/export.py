@@ -7,7 +7,7 @@ import torch
 from biflow.config import Export
 from biflow.data.starts import held_out
 from biflow.errors import UserError
-from biflow.files import replacing, write_json, write_tensors
+from biflow.files import together, write_json, write_tensors
 from biflow.machine import hardware
 from biflow.model import WEIGHTS, load_model, load_weights
 from biflow.training.checkpoint import newest_whole
@@ -33,14 +33,13 @@ def export(settings: Export) -> None:
     evidence = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
     evidence["hours"] = round(evidence.pop("seconds") / 3600, 3)
     evidence["hardware"] = hardware()
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", model.config)
-    write_tensors(out / WEIGHTS, weights, {"step": str(evidence["step"])})
-    write_json(out / "evidence.json", evidence)
-    if windows is not None:
-        write_first(out / "first", windows, model.context)
-    elif (settings.run / "first").is_dir():
-        with replacing(out / "first") as folder:
-            shutil.copytree(settings.run / "first", folder)
-    elif (out / "first").exists():
-        shutil.rmtree(out / "first")  # of another model
+    with together(out) as new:
+        write_json(new / "config.json", model.config)
+        write_tensors(new / WEIGHTS, weights, {"step": str(evidence["step"])})
+        write_json(new / "evidence.json", evidence)
+        if windows is not None:
+            write_first(new / "first", windows, model.context)
+        elif (settings.run / "first").is_dir():
+            shutil.copytree(settings.run / "first", new / "first")
+        if (out / "first").exists():
+            shutil.rmtree(out / "first")  # of another model

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from biflow.engines.queries import example
+from biflow.errors import os_error
 from biflow.files import write_text
 from biflow.methods import Loss
 from biflow.model import Model
@@ -91,8 +92,11 @@ class TrainingLog:
             line["mfu"] = self._flops * rate / self._peak
         for variable, position in at.items():
             line |= {f"{name}_against_{variable}": _binned(term, position) for name, term in terms.items()}
-        with self._file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self._file.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:  # as at a full disk; its words would not name the file
+            raise os_error(error, self._file) from error
         with self._optional():
             self._draw(line, step)
         self._reset()
@@ -115,7 +119,7 @@ def _trim(file: Path, step: int) -> None:
     for line in content.replace(b"\0", b"").decode(errors="replace").splitlines():
         try:
             kept += [line] if json.loads(line)["step"] <= step else []
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             torn += 1
     if torn or b"\0" in content:
         log.warning("%s was damaged, as by a crash, and is repaired: %d torn lines are removed.", file, torn)

