@@ -56,10 +56,7 @@ class Table:
     def meaning(self, ranges: Sequence[tuple[float, float]] | None = None) -> Actions:
         """The columns with the ranges and keys that the file gives. `ranges` are for a file that gives none."""
         content = {"ranges": ranges or [ANY] * len(self.columns), "keys": {}, **self.settings}
-        try:
-            return from_json({**content, "columns": self.columns}, self.where)
-        except OverflowError as error:
-            raise ActionsError(f"{self.where} has an integer in its ranges or keys that is too large.") from error
+        return from_json({**content, "columns": self.columns}, self.where)
 
 
 def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Table:

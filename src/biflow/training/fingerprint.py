@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from biflow.data.windows import Windows
+from biflow.data.windows import AGAIN, Windows
+from biflow.documents import map_array
 from biflow.errors import UserError
 from biflow.files import sha256
 
@@ -21,7 +22,7 @@ def fingerprint(windows: Windows) -> dict:
     """
     index, actions = windows.index, windows.root / "actions.npy"
     clips = [[clip.get(key) for key in ("start", "frames", "fps", "split", "actions")] for clip in index["clips"]]
-    frames = np.load(windows.root / "frames.npy", mmap_mode="r")
+    frames = map_array(windows.root / "frames.npy", np.uint8, (None, 3, *windows.size), AGAIN)
     count = min(len(frames), max(2, HASHED // frames[0].nbytes))
     pixels = hashlib.sha256(str(frames.shape).encode())
     for i in np.linspace(0, len(frames) - 1, count).round().astype(int):

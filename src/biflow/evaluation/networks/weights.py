@@ -19,12 +19,13 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
-from biflow.files import cache_folder, download, read_json, sha256, write_tensors
+from biflow.files import cache_folder, download, sha256, write_tensors
+from biflow.tensors import mismatched, read_tensors, shown
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -56,13 +57,14 @@ def find(name: str) -> Path:
     if not path.is_file():
         raise UserError(f"The weights of {SOURCES[name].title} are not in {path.parent}; run: {command}")
     try:
+        tensors = read_tensors(path)
         with safe_open(path, "pt") as file:
             recorded = (file.metadata() or {}).get("tensors_sha256")
-        if recorded == tensors_sha256(load_file(path)):
-            return path
-    except (SafetensorError, OSError) as error:
+    except (UserError, SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run: {command}") from error
-    raise UserError(f"{path} has the wrong checksum; remove it and run: {command}")
+    if recorded != tensors_sha256(tensors):
+        raise UserError(f"{path} has the wrong checksum; remove it and run: {command}")
+    return path
 
 
 def load(name: str, kind: type[Network], device: torch.device | str = "cpu", prefix: str = "") -> Network:
@@ -70,9 +72,13 @@ def load(name: str, kind: type[Network], device: torch.device | str = "cpu", pre
 
     Raises UserError if the weights are not in the user's cache.
     """
-    state = {key.removeprefix(prefix): value for key, value in load_file(find(name)).items() if key.startswith(prefix)}
+    path = find(name)
+    state = {key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)}
     with torch.device("meta"):
         network = kind()
+    if bad := mismatched(network.state_dict(), state):
+        what = f"{path} holds another network: it differs in {shown(bad[0])}"
+        raise UserError(f"{what}; remove it and run: biflow weights fetch {name}")
     network.load_state_dict(state, assign=True)
     if not any(value.dim() == 5 for value in state.values()):
         # Networks of images take two thirds of the time on a CPU (Inception: 0.47 s for 0.68 s, 2 images on 2 cores).
