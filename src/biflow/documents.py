@@ -103,7 +103,7 @@ def map_array(path: Path, dtype: Any, shape: tuple[int | None, ...], advice: str
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}. {advice}") from error
     except Exception as error:  # of the many kinds that NumPy raises for a damaged header
-        raise UserError(f"{path} is not an array, or damaged. {advice}") from error
+        raise UserError(f"{path} cannot be read: it is not an array, or damaged. {advice}") from error
     fits = len(found) == len(shape) and all(n in (None, size) for n, size in zip(shape, found, strict=True))
     if descr != expected or not descr.isnative or fortran or not fits:
         wanted = ", ".join("any" if n is None else str(n) for n in shape)

@@ -56,7 +56,10 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
         ({"walk.json": [[1, 10**400]]}, r"walk\.json: row 0 has an integer for column 1 that is too large\."),
         ({"walk.json": [[1, 2], None]}, r"walk\.json: row 1 is null, which is not a row of numbers\."),
         ({"walk.json": [1, None, "x"]}, r"walk\.json: row 1 is null"),
-        ({"walk.json": "[" * 100_000 + "]" * 100_000}, r"walk\.json has lists or objects that are nested too deeply\."),
+        (
+            {"walk.json": "[" * 100_000 + "]" * 100_000},
+            r"walk\.json is not valid JSON \(its lists or objects are nested too deeply\)\.",
+        ),
         ({"walk.json": "[" * 100 + "]" * 100}, r"walk\.json: row 0 has \[{40} for column 0, which is not a number"),
         (
             {"walk.json": {"columns": ["gas"], "actions": [[1], None], "recording": {"index": 3}, "fps": 10}},

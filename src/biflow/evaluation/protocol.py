@@ -170,7 +170,7 @@ def data_record(data: Windows) -> dict:
     return {**names, **counts, "stride": data.index.get("stride", 1), "fps": data.fps}
 
 
-def _checksums(data: Windows) -> dict[str, str]:
+def _checksums(data: Windows) -> dict[str, Any]:
     """Those of `data_record`. They are kept in the user's cache for as long as the files look the same."""
     files = ["frames.npy", "actions.npy"] if data.actions else ["frames.npy"]
     looks = [
@@ -179,7 +179,7 @@ def _checksums(data: Windows) -> dict[str, str]:
     key = hashlib.sha256(json.dumps([looks, data.clips]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "checksums" / f"{key}.json"
     if path.exists():
-        return {**read_document(path, Checksums, "does not hold checksums", "Remove it.")}
+        return dict(read_document(path, Checksums, "does not hold checksums", "Remove it."))
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
         digest.update(data.clip(number).numpy().tobytes())

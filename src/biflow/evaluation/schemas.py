@@ -268,7 +268,7 @@ class _Metrics(TypedDict):
     fvd: Distance
     kvd: Distance
     nfe: Cost
-    over_time: dict[Name, OverTime]
+    over_time: Annotated[dict[Name, OverTime], Meta(min_length=1, max_length=30)]
     seconds_per_frame: Real
     windows: Windows
     protocol: Used

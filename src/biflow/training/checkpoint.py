@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -108,7 +108,7 @@ def save(
         shutil.rmtree(path)
 
 
-def publish(out: Path, model: Model, ema: Average | None, state: dict) -> None:
+def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, Any]) -> None:
     """Write the model of a run as its newest checkpoint, of which this is the state, has it."""
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None

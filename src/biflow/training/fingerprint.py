@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from biflow.data.windows import AGAIN, Windows
 from biflow.documents import map_array
 from biflow.errors import UserError
 from biflow.files import sha256
+from biflow.schemas import State
 
 HASHED = 64 << 20  # bytes of frames: 5,000 frames of 64x64
 
@@ -39,7 +42,7 @@ def fingerprint(windows: Windows) -> dict:
     }
 
 
-def differences(then: dict, now: dict) -> str:
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two fingerprints, as text for people; "" if nothing does."""
     parts = [f"{then[key]} {key} then, {now[key]} now" for key in ("clips", "frames") if then[key] != now[key]]
     if then["size"] != now["size"]:
@@ -54,7 +57,7 @@ def differences(then: dict, now: dict) -> str:
     return "; ".join(parts or [text for key, text in names.items() if then[f"{key}_sha256"] != now[f"{key}_sha256"]])
 
 
-def admitted(windows: Windows, out: Path, state: dict | None, new_data: str) -> dict:
+def admitted(windows: Windows, out: Path, state: State | None, new_data: str) -> dict:
     """The fingerprint of these data, and the step `since` which the run has trained on them.
 
     `state` is that of the checkpoint in `out` that the run resumes from, None for a new run.
