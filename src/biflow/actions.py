@@ -89,7 +89,8 @@ class Actions:
 
         Raises ActionsError for another width, values that are not finite, and values out of range.
         """
-        rows = np.asarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # they become infinite, and so out of range
+            rows = np.asarray(rows, np.float32)
         if rows.ndim == 0 or rows.shape[-1] != len(self.columns):
             width = rows.shape[-1] if rows.ndim else 1
             needed = f"{len(self.columns)}, for {self._names()}"

@@ -55,18 +55,18 @@ def read_tensors(
         _check_names(path, expected, header, what)
     for name, entry in header.items():
         if entry.dtype not in FLOATS and (expected is None or expected[name].is_floating_point()):
-            raise UserError(f"{path}: {shown(name)} has numbers of the type {entry.dtype}, not floating-point ones.")
+            raise UserError(f"{path}: {name[:80]} has numbers of the type {entry.dtype}, not floating-point ones.")
     state = rename(load_file(path))
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise UserError(f"{path}: {shown(name)} has values that are not finite: the file is damaged.")
+            raise UserError(f"{path}: {name[:80]} has values that are not finite: the file is damaged.")
     return state
 
 
 def _check_names(path: Path, expected: Mapping[str, Tensor], header: Mapping[str, Entry], what: str) -> None:
     for name in mismatched(expected, header)[:1]:
         if name not in expected or name not in header:
-            raise UserError(f"{path} is {what} of another network: {shown(name)!r} is in only one of the two.")
+            raise UserError(f"{path} is {what} of another network: {name[:80]!r} is in only one of the two.")
         shapes = f"{name} is {header[name].shape}, expected {tuple(expected[name].shape)}"
         raise UserError(f"{path} is {what} of another shape: {shapes}.")
 
@@ -86,8 +86,3 @@ def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor | Entr
     """The names of tensors that only one of two states has, then of those that have another shape in each."""
     alone, both = sorted(expected.keys() ^ state.keys()), sorted(expected.keys() & state.keys())
     return alone + [name for name in both if tuple(expected[name].shape) != tuple(state[name].shape)]
-
-
-def shown(name: str) -> str:
-    """The name of a tensor as messages show it."""
-    return name[:80] if name.isprintable() else repr(name[:80])

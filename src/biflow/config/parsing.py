@@ -121,7 +121,7 @@ def _check_keys(content: object, known: Mapping[str, Any], group: str = "") -> N
     if not isinstance(content, Mapping):
         raise UserError(f"The content must be {TYPES['object']}, not {_written(content)}.")
     for key, value in content.items():
-        name = f"{group}{_key(key)}"
+        name = f"{group}{key[:80] if isinstance(key, str) else _written(key)}"
         if name not in known or (isinstance(key, str) and "." in key):
             raise UserError(f"There is no setting {name}. The nearest known one is {nearest(name, known)}.")
         if isinstance(value, Mapping):
@@ -180,9 +180,3 @@ def _written(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return SHORT.repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
-
-
-def _key(name: object) -> str:
-    """A key of a group as messages show it, whatever it holds."""
-    text = name if isinstance(name, str) else _written(name)
-    return text[:60] if text.isprintable() else repr(text[:60])

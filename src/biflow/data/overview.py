@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from biflow.config import Prepare
-from biflow.data.names import shown
 from biflow.data.rates import most_common, same
 from biflow.data.windows import read_index
+from biflow.errors import shown
 from biflow.video import contact_sheet
 
 SHOWN = 8  # clips on the sheet, evenly among all

@@ -21,9 +21,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions, described
-from biflow.data.names import shown
 from biflow.documents import map_array, read_document
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.schemas import Clip, Index
 
 FORMAT = 1

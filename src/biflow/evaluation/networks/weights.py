@@ -25,7 +25,7 @@ from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
 from biflow.files import cache_folder, download, sha256, write_tensors
-from biflow.tensors import mismatched, read_tensors, shown
+from biflow.tensors import mismatched, read_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -77,7 +77,7 @@ def load(name: str, kind: type[Network], device: torch.device | str = "cpu", pre
     with torch.device("meta"):
         network = kind()
     if bad := mismatched(network.state_dict(), state):
-        what = f"{path} holds another network: it differs in {shown(bad[0])}"
+        what = f"{path} holds another network: it differs in {bad[0][:80]}"
         raise UserError(f"{what}; remove it and run: biflow weights fetch {name}")
     network.load_state_dict(state, assign=True)
     if not any(value.dim() == 5 for value in state.values()):
