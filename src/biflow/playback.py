@@ -174,7 +174,7 @@ def _recorded(
 def _picture(text: str, path: Path, model: Model) -> UInt8[Tensor, "3 h w"]:
     """A picture in base64 of a recording, as large as the model's frames."""
     with reading(path, "holds a picture that cannot be read", "The recording is damaged."):
-        picture = parse_image(io.BytesIO(base64.b64decode(text)), str(path))[0]
+        picture = parse_image(io.BytesIO(base64.b64decode(text)), f"A picture of the recording {path}")[0]
     if tuple(picture.shape[1:]) != model.size:
         sizes = ["x".join(map(str, size)) for size in (picture.shape[1:], model.size)]
         raise UserError(f"{path} has pictures of {sizes[0]}, but the model makes frames of {sizes[1]}.")

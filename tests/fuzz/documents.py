@@ -30,6 +30,7 @@ from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.evaluate import _claim
 from biflow.evaluation.jobs import Job
+from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
 from biflow.evaluation.report import texts
 from biflow.evaluation.report.runs import groups, read_runs
@@ -161,6 +162,7 @@ class Readers:
 
     def __init__(self, root: Path) -> None:
         self.root, self.model = root, load_model(root / "model")
+        self.record = json.loads((root / "evaluated" / "protocol.json").read_text())
         self.kinds: dict[str, tuple[list[str], Callable[[], object]]] = {
             "index": (["set/index.json"], self.prepared_set),
             "frames": (["set/frames.npy"], self.prepared_set),
@@ -223,12 +225,11 @@ class Readers:
         self.report()
 
     def features(self) -> None:
-        network = type("Network", (), {"dim": 4})()
+        network = Features("none", "0" * 64, "none", 4, 1, lambda clips: clips.flatten(1))
         Job(self.root / "evaluated" / "features.safetensors", network, lambda: None, [0, 1], 1).features()
 
     def claim(self) -> None:
-        record = {"settings": asdict(Protocol()), "model": {}, "data": {}, "networks": {}}
-        _claim(self.root / "evaluated", record)
+        _claim(self.root / "evaluated", self.record)
 
     def play(self, name: str) -> None:
         playback(Sample(self.root / "model", first=self.root / "set", actions=str(self.root / name)), self.model)

@@ -172,7 +172,8 @@ def _expected(what: str) -> str:
     if "matching regex" in what:
         return f"{words} of another form"
     bound = {">=": "at least ", "<=": "at most ", None: ""}[found[3]]
-    return f"{words}{' of' * bool(found[4])} {'length ' * bool(found[2])}{bound}{found[4] or ''}".rstrip()
+    number = (found[4] or "").removesuffix(".0")
+    return f"{words}{' of' * bool(number)} {'length ' * bool(found[2])}{bound}{number}".rstrip()
 
 
 def _written(value: object) -> str:

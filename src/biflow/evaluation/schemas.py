@@ -243,16 +243,22 @@ class Truth(_Truth, total=False):
     lpips: dict[str, Means]
 
 
-class Last(_Ratio):
-    """A measure of frames over that of real clips, also at the end."""
+class GridProtocol(TypedDict):
+    """Of which texture the grid is."""
+
+    period: Count
+
+
+class Grid(_Ratio):
+    """A texture of the network, over that of real clips, also at the end."""
 
     last_over_real: float
-    protocol: dict[str, Any]
+    protocol: GridProtocol
 
 
 class _Extra(TypedDict):
     motion: _Ratio
-    grid: Last
+    grid: Grid
 
 
 class Extra(_Extra, total=False):
