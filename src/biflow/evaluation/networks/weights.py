@@ -19,13 +19,14 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
 from biflow.files import cache_folder, download, sha256, write_tensors
-from biflow.tensors import mismatched, read_tensors
+from biflow.tensors import mismatched
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -57,14 +58,13 @@ def find(name: str) -> Path:
     if not path.is_file():
         raise UserError(f"The weights of {SOURCES[name].title} are not in {path.parent}; run: {command}")
     try:
-        tensors = read_tensors(path)
         with safe_open(path, "pt") as file:
             recorded = (file.metadata() or {}).get("tensors_sha256")
-    except (UserError, SafetensorError, OSError) as error:
+        if recorded == tensors_sha256(load_file(path)):
+            return path
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and run: {command}") from error
-    if recorded != tensors_sha256(tensors):
-        raise UserError(f"{path} has the wrong checksum; remove it and run: {command}")
-    return path
+    raise UserError(f"{path} has the wrong checksum; remove it and run: {command}")
 
 
 def load(name: str, kind: type[Network], device: torch.device | str = "cpu", prefix: str = "") -> Network:
@@ -73,7 +73,7 @@ def load(name: str, kind: type[Network], device: torch.device | str = "cpu", pre
     Raises UserError if the weights are not in the user's cache.
     """
     path = find(name)
-    state = {key.removeprefix(prefix): value for key, value in read_tensors(path).items() if key.startswith(prefix)}
+    state = {key.removeprefix(prefix): value for key, value in load_file(path).items() if key.startswith(prefix)}
     with torch.device("meta"):
         network = kind()
     if bad := mismatched(network.state_dict(), state):
