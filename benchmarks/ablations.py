@@ -16,9 +16,10 @@ from typing import Any
 from benchmarks import record
 from biflow.config import TrainConfig, parse, preset
 from biflow.data.windows import Windows
+from biflow.documents import read_json
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
-from biflow.files import read_json, write_json
+from biflow.files import write_json
 from biflow.model import load_model
 from biflow.training.loop import train
 

@@ -57,7 +57,7 @@ def profile(folder: Path, batch: int) -> dict:
     """Milliseconds and share of the ten kinds of operation that take most, and the GFLOP/s of the whole."""
     model = load_model(folder)
     _, precision = openvino_network(model)
-    graph = openvino.Core().read_model(openvino_graphs(model).paths[0])
+    graph = openvino_graphs(model).models[0]
     graph.reshape({i: [batch, *list(i.partial_shape)[1:]] for i in graph.inputs})
     settings = {**openvino_settings(), "INFERENCE_PRECISION_HINT": precision, "PERF_COUNT": "YES"}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()

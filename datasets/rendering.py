@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from biflow.documents import read_json
 from biflow.errors import UserError
-from biflow.files import read_json, replacing, write_json
+from biflow.files import replacing, write_json
 
 Clip = tuple[list[Image.Image], list[list[float]]]  # frames, and the actions between them
 

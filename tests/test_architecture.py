@@ -14,6 +14,9 @@ SRC = ROOT / "src" / "biflow"
 GROUPS = [
     [
         "errors",
+        "documents",
+        "schemas",
+        "tensors",
         "files",
         "downloads",
         "machine",

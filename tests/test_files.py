@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from biflow import files
+from biflow import documents, files
 from biflow.errors import UserError
 
 
@@ -340,7 +340,7 @@ def test_writers_write_what_readers_read(tmp_path):
     assert np.load(tmp_path / "a.npy").tolist() == [0, 1, 2]
     content = {"a": [1, 2, {"b": [3, 4]}], "text": "[\n1,\n2]"}
     files.write_json(tmp_path / "a.json", content)
-    assert files.read_json(tmp_path / "a.json") == content
+    assert documents.read_json(tmp_path / "a.json") == content
     assert '"b": [3, 4]' in (tmp_path / "a.json").read_text()
     files.write_json(tmp_path / "b.json", content, indent=None)
     assert (tmp_path / "b.json").read_text() == json.dumps(content) + "\n"
@@ -362,12 +362,12 @@ def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
 def test_json_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1')
     with pytest.raises(UserError, match=r"a\.json is not valid JSON \(.*line 1"):
-        files.read_json(tmp_path / "a.json")
+        documents.read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
-        files.read_json(tmp_path / "a.json")
+        documents.read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"none\.json cannot be read: No such file"):
-        files.read_json(tmp_path / "none.json")
+        documents.read_json(tmp_path / "none.json")
 
 
 def test_sha256(tmp_path):

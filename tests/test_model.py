@@ -287,8 +287,10 @@ def test_a_size_that_the_network_cannot_take_names_the_nearest(folder):
         load_model(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "null"])
-def test_a_config_that_is_not_an_object_in_json_is_an_error_that_names_it(folder, content):
+@pytest.mark.parametrize(
+    ("content", "sentence"), [("{", "is not valid JSON"), ("[]", "does not describe a biflow"), ("null", "does not")]
+)
+def test_a_config_that_is_not_an_object_in_json_is_an_error_that_names_it(folder, content, sentence):
     (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"config\.json does not describe a biflow model"):
+    with pytest.raises(UserError, match=rf"config\.json {sentence}"):
         load_model(folder)

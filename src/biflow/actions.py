@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from biflow.documents import checked
 from biflow.errors import UserError
+from biflow.schemas import NamedActions
 
 STILL = "still"  # the name of the neutral action
 X_COLUMNS = {"steer", "steering", "angle", "turn", "yaw", "x"}  # lower is left
@@ -87,7 +89,8 @@ class Actions:
 
         Raises ActionsError for another width, values that are not finite, and values out of range.
         """
-        rows = np.asarray(rows, np.float32)
+        with np.errstate(over="ignore"):  # they become infinite, and so out of range
+            rows = np.asarray(rows, np.float32)
         if rows.ndim == 0 or rows.shape[-1] != len(self.columns):
             width = rows.shape[-1] if rows.ndim else 1
             needed = f"{len(self.columns)}, for {self._names()}"
@@ -119,13 +122,15 @@ class Actions:
 def from_json(content: Any, where: str) -> Actions:
     """Actions from what `as_json` gave. Raises ActionsError, which names the file `where`."""
     try:
-        ranges = tuple((float(low), float(high)) for low, high in content["ranges"])
-        keys = {str(k): {str(c): float(v) for c, v in values.items()} for k, values in content.get("keys", {}).items()}
-        return Actions(tuple(map(str, content["columns"])), ranges, keys)
+        found = checked(content, NamedActions, f"{where} does not describe actions", "")
+        ranges = tuple((float(low), float(high)) for low, high in found["ranges"])
+        keys = {key: {name: float(v) for name, v in values.items()} for key, values in found.get("keys", {}).items()}
+    except UserError as error:
+        raise ActionsError(str(error)) from error
+    try:
+        return Actions(tuple(found["columns"]), ranges, keys)
     except UserError as error:
         raise ActionsError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ActionsError(f"{where}: the description of actions needs columns and ranges ({error!r}).") from error
 
 
 def script(actions: Actions, text: str) -> Float[np.ndarray, "n k"]:

@@ -8,9 +8,13 @@ from pathlib import Path
 REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
 REASONS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "it exists and is not a folder")
 
+LONGEST = 1000  # characters of a message
+
 
 class UserError(ValueError):
     """Bad input, described in one sentence: what was wrong, where, and how to correct it.
+
+    The sentence is one line whatever it quotes: control characters in it are shown as escapes, and a long one is cut.
 
     Args:
         message: the sentence. It never names a flag of the command line.
@@ -18,8 +22,16 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, *, setting: str | None = None) -> None:
-        super().__init__(message)
+        cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+        super().__init__(shown(cut))
         self.setting = setting
+
+
+def shown(text: str) -> str:
+    """Text as messages show it: line breaks, control characters and bytes that are not UTF-8 as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:

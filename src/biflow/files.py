@@ -12,12 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from biflow.errors import UserError, os_error
@@ -239,26 +238,6 @@ def reading(name: str | Path, failure: str, advice: str) -> Iterator[None]:
         raise UserError(f"{name} does not exist. Check the path.") from error
     except Exception as error:
         raise UserError(f"{name} {failure} ({getattr(error, 'strerror', None) or error}). {advice}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a safetensors file. Raises UserError for any other file; nothing is ever unpickled."""
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}.") from error
-    except Exception as error:  # safetensors raises its own SafetensorError, and OSError for folders
-        raise UserError(f"{path} is not a safetensors file (a pickle is never loaded): {error}") from error
-
-
-def read_json(path: str | Path) -> Any:
-    """The content of a JSON file. Raises UserError if it cannot be read or is not valid JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
 def sha256(path: str | Path) -> str:

@@ -4,8 +4,7 @@ A folder holds `config.json` and `diffusion_pytorch_model.safetensors`, and besi
 run as `diffusion_pytorch_model.ema.safetensors`.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,16 +17,17 @@ from torch import Tensor, nn
 from biflow import methods
 from biflow.actions import Actions, described
 from biflow.config import NetworkConfig, parse
+from biflow.documents import read_document
 from biflow.errors import UserError
-from biflow.files import read_tensors, together, write_json, write_tensors
+from biflow.files import together, write_json, write_tensors
 from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
+from biflow.schemas import ModelFile
+from biflow.tensors import bare, mismatched, read_tensors, with_names
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
-
-# Parts of names from torch.compile, DataParallel and its like, FSDP, and activation checkpointing.
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+NO_MODEL = "does not describe a biflow model"
 
 
 @dataclass(frozen=True)
@@ -146,26 +146,32 @@ def load_model(
         raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
     if not weights.exists():
         raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
+    settings = read_description(path)
     try:
-        settings = json.loads(path.read_text())
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
-        context, context_eps = int(settings.get("context", 0)), float(settings.get("context_eps", 0.0))
-        actions = described(settings.get("actions"), str(path))
+        context, actions = settings.get("context", 0), described(settings.get("actions"), "its actions")
         kind = settings.get("_class_name", VideoUNet.__name__)
         if network is None and kind == VideoUNet.__name__:
             config = parse(NetworkConfig, settings.get("network") or {}, "network")
             check_size(config, height, width)
-            conditions = empty_conditions(1, (3, 1, 1), context, actions)
-            network = VideoUNet(method, config, v_scale=settings.get("v_scale", 1.0), conditions=conditions)
-        eps, fps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("fps")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not describe a biflow model: {error}") from error
+            conditions, v_scale = empty_conditions(1, (3, 1, 1), context, actions), settings.get("v_scale", 1.0)
+            with torch.device("meta"):  # until its shapes are known to be those of the weights
+                network = VideoUNet(method, config, v_scale=v_scale, conditions=conditions)
+    except UserError as error:
+        raise UserError(f"{path} {NO_MODEL}: {error}") from error
     if network is None:
         raise UserError(f"The network in {folder} is a {kind}, not a VideoUNet: pass one as network= to load it.")
     load_weights(network, weights)
     network.to(device).eval()
     shape, place = (3, height, width), torch.device(device)
-    return Model(network, method, shape, eps, fps, context, context_eps, actions, device=place, folder=folder)
+    eps, context_eps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("context_eps", 0.0)
+    memory = (context, context_eps, actions)
+    return Model(network, method, shape, eps, settings.get("fps"), *memory, device=place, folder=folder)
+
+
+def read_description(path: Path) -> ModelFile:
+    """The content of a `config.json`. Raises UserError if it does not describe a model."""
+    return read_document(path, ModelFile, NO_MODEL, "Get or write the folder of the model again.")
 
 
 def save_model(
@@ -180,18 +186,18 @@ def save_model(
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load `path` (safetensors) into `network` in float32, strictly. Raises UserError for another format or shape.
+    """Load `path` (safetensors) into `network` in float32, strictly. A network without memory (meta) gets some.
 
     The weights may have been saved from a network in wrappers, such as that of torch.compile.
+
+    Raises:
+        UserError: another format, another network or shape, or weights that are not finite floating-point numbers.
     """
     expected = network.state_dict()
     names = {bare(name): name for name in expected}
-    state = with_names(read_tensors(path), lambda name: names.get(bare(name), name))
-    for name in mismatched(expected, state):
-        if name not in expected or name not in state:
-            raise UserError(f"{path} is a checkpoint of another network: {name!r} is in only one of the two.")
-        shapes = f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        raise UserError(f"{path} is a checkpoint of another shape: {shapes}.")
+    state = read_tensors(path, expected, lambda state: with_names(state, lambda name: names.get(bare(name), name)))
+    if any(value.is_meta for value in expected.values()):
+        network.to_empty(device="cpu")
     network.load_state_dict(state)
 
 
@@ -229,23 +235,6 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, othe
     if bad := mismatched(expected, state):
         raise UserError(f"The network of {folder} has another shape, beginning with {bad[0]}.", setting="init")
     network.load_state_dict(state)
-
-
-def bare(name: str) -> str:
-    """The name of a tensor without the parts that wrappers of networks put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def with_names(state: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """The tensors under other names; under their own ones if two would have the same."""
-    renamed = {rename(name): value for name, value in state.items()}
-    return renamed if len(renamed) == len(state) else dict(state)
-
-
-def mismatched(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that only one of two states has, then of those that have another shape in each."""
-    alone, both = sorted(expected.keys() ^ state.keys()), sorted(expected.keys() & state.keys())
-    return alone + [name for name in both if expected[name].shape != state[name].shape]
 
 
 def shipped_model() -> Path:

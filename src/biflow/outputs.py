@@ -20,9 +20,9 @@ from biflow import __version__
 from biflow.config import Demo, Sample
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
-from biflow.files import alone, read_json, sha256, together, write_json
+from biflow.files import alone, sha256, together, write_json
 from biflow.machine import device, hardware
-from biflow.model import Model, load_model, shipped_model, weights_file
+from biflow.model import Model, load_model, read_description, shipped_model, weights_file
 from biflow.playback import UNKNOWN, Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators, stream
 from biflow.video import VideoWriter, contact_sheet, to_float
@@ -213,7 +213,7 @@ def demo(settings: Demo) -> dict:
     out, folder = settings.out, settings.out / "demo"
     check_writable(folder)
     frames, samples, seed = settings.frames, settings.samples, settings.seed
-    acts = "actions" in read_json(shipped_model() / "config.json")
+    acts = "actions" in read_description(shipped_model() / "config.json")
     actions = UNKNOWN if acts else None  # the model walks by itself
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
     with alone(out), together(out, sync=False) as new:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import logging
 from collections.abc import Iterator
 from itertools import count
@@ -19,10 +18,12 @@ from biflow.config import Sample, parse
 from biflow.config.solver import Solver
 from biflow.data.actions import read_csv, table
 from biflow.data.starts import starts
+from biflow.documents import checked, parsed_json, read_bytes
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.model import Model
 from biflow.rollout import Frame, frame_seed
+from biflow.schemas import Recording
 from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
@@ -116,18 +117,14 @@ def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], d
     There is a row for each step of the model; a recording has one for every frame in between as well. Its rows may be
     missing: NaN, where no action was known. Raises UserError.
     """
-    with reading(path, "cannot be read", "Check the path."):
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    raw = read_bytes(path)
     recording: dict = {}
     if path.suffix.lower() == ".csv":
-        clips = list(read_csv(text, str(path)))
+        clips = list(read_csv(raw, str(path)))
         several = any(name is not None for name, _, _ in clips)
         rows, columns = (clips[0][1], clips[0][2]["columns"]) if clips else ([], None)
     else:
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not valid JSON ({error}).") from error
+        content = parsed_json(raw, str(path))
         content = content if isinstance(content, dict) else {"actions": content}
         columns, rows, recording = content.get("columns"), content.get("actions"), content.get("recording") or {}
         several = isinstance(rows, dict)
@@ -157,19 +154,28 @@ def _order(columns: tuple[str, ...], actions: Actions, where: str) -> list[int]:
     return [columns.index(name) for name in actions.columns]
 
 
-def _recorded(path: Path, recording: dict, rows: np.ndarray, wanted: int | None, how: dict, model: Model) -> Playback:
+def _recorded(
+    path: Path, content: dict, rows: Float[np.ndarray, "n k"], wanted: int | None, how: dict, model: Model
+) -> Playback:
     """The same stream as in the live session that was recorded."""
+    recording = checked(content, Recording, f"{path} does not describe a recording of biflow serve", "")
     if recording.get("changed"):
         log.warning("Settings were changed during the recording %s; the video will differ from then on.", path)
-    if recording.get("engine", model.engine) != model.engine:
-        engines = (recording["engine"], model.engine)
-        log.warning("The recording was made with %s, and this is %s: frames may differ slightly.", *engines)
-    try:
-        images = [parse_image(io.BytesIO(base64.b64decode(image)), str(path))[0] for image in recording["first"]]
-        how = {**how, **{key: recording[key] for key in ("eps", "context_eps", "direction", "in_between")}}
-        how["solver"] = parse(Solver, recording["solver"], str(path))
-        noise = (int(recording["seed"]), int(recording["index"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe a recording of biflow serve ({error!r}).") from error
+    if (engine := recording.get("engine", model.engine)) != model.engine:
+        log.warning("The recording was made with %s, and this is %s: frames may differ slightly.", engine, model.engine)
+    images = [_picture(image, path, model) for image in recording["first"]]
+    how = {**how, "eps": recording["eps"], "context_eps": recording["context_eps"]}
+    how |= {"direction": recording["direction"], "in_between": recording["in_between"]}
+    how["solver"] = parse(Solver, recording["solver"], str(path))
     rows = rows[:wanted]
-    return Playback(torch.stack(images)[None], rows[None], len(rows), how, noise)
+    return Playback(torch.stack(images)[None], rows[None], len(rows), how, (recording["seed"], recording["index"]))
+
+
+def _picture(text: str, path: Path, model: Model) -> UInt8[Tensor, "3 h w"]:
+    """A picture in base64 of a recording, as large as the model's frames."""
+    with reading(path, "holds a picture that cannot be read", "The recording is damaged."):
+        picture = parse_image(io.BytesIO(base64.b64decode(text)), f"A picture of the recording {path}")[0]
+    if tuple(picture.shape[1:]) != model.size:
+        sizes = ["x".join(map(str, size)) for size in (picture.shape[1:], model.size)]
+        raise UserError(f"{path} has pictures of {sizes[0]}, but the model makes frames of {sizes[1]}.")
+    return picture

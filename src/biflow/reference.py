@@ -11,9 +11,9 @@ from torch import Tensor
 from biflow import methods
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
-from biflow.files import read_tensors
-from biflow.model import Model, bare, mismatched, with_names
+from biflow.model import Model
 from biflow.networks import VideoUNet, check_size
+from biflow.tensors import bare, mismatched, read_tensors, with_names
 
 Shape = Literal["default", "small"]
 SHAPES: dict[Shape, tuple[int, ...]] = {"default": (1, 1, 2, 2, 2, 4, 4), "small": (1, 1, 2, 2, 4, 4)}

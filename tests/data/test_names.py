@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from biflow.data.names import hidden, in_order, shown
+from biflow.data.names import hidden, in_order
+from biflow.errors import shown
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,7 @@ def test_the_front_holds_what_nothing_beats():
 def test_a_folder_without_an_evaluation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no metrics\.json"):
         read_runs([tmp_path])
-    for content in ("{}", "[]", "{"):
+    for content, sentence in (("{}", "cannot be read as an evaluation"), ("[]", "cannot"), ("{", "is not valid JSON")):
         (tmp_path / "metrics.json").write_text(content)
-        with pytest.raises(UserError, match="cannot be read as an evaluation"):
+        with pytest.raises(UserError, match=rf"metrics\.json {sentence}"):
             read_runs([tmp_path])

@@ -29,7 +29,7 @@ from tests.solvers.fields import ADAPTIVE
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"rtol": 0.0}, "rtol is 0.0, but must be positive"),
         ({"atol": math.nan}, "atol is nan, but must be positive"),
-        ({"max_nfe": 0}, "max_nfe must be at least 1"),
+        ({"max_nfe": 0}, "max_nfe is 0, but must be at least 1"),
         ({"method": "bosh3", "reference": True}, "The reference solver is torchode's adaptive Heun"),
         ({"steps": 4, "reference": True}, "The reference solver is torchode's adaptive Heun"),
     ],

@@ -15,22 +15,32 @@ WRITTEN = ("dst", "out", "json")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 RATES = (0.1, 480.0)  # frames per second that are believed
+SIDES = (1, 4096)  # pixels of a frame that is learned
+MOST = 10**9  # of whatever is counted
 
 
-def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str) -> None:
+def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str, most: int = MOST) -> None:
     """Raise UserError for the first of these settings that does not fit. A setting that is None was left out, and fits.
 
-    `must` ends the message "size is 0, but must be at least 1.".
+    `must` ends the message "size is 0, but must be at least 1.". Whole numbers above `most` do not fit.
     """
     for name in names:
         value = getattr(settings, name)
+        if isinstance(value, int) and value > most:
+            raise UserError(f"{name} is {str(value)[:40]}, but must be at most {most}.", setting=name)
         if value is not None and not fits(value):
             raise UserError(f"{name} is {value}, but must {must}.", setting=name)
 
 
+def check_sides(settings: object) -> None:
+    """Raise UserError for a size that frames cannot have."""
+    low, high = SIDES
+    check(settings, f"be at least {low}", lambda side: low <= side, "size", most=high)
+
+
 def check_seed(settings: object) -> None:
     """Raise UserError for a seed that random generators do not take."""
-    check(settings, "be at least 0 and below 2^63", lambda seed: 0 <= seed < SEEDS, "seed")
+    check(settings, "be at least 0 and below 2^63", lambda seed: 0 <= seed < SEEDS, "seed", most=2**64)
 
 
 def check_level(settings: object, *names: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import RATES, check, check_seed
+from biflow.config.checks import RATES, check, check_seed, check_sides
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Prepare:
     force: bool = False
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "size", "stride")
+        check(self, "be at least 1", lambda n: n >= 1, "stride")
+        check_sides(self)
         low, high = RATES
         must = f'be from {low:g} to {high:g}, or "native"'
         check(self, must, lambda fps: fps == "native" or low <= fps <= high, "fps")

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_level, check_seed
+from biflow.config.checks import check, check_level, check_seed, check_sides
 from biflow.config.solver import Solver, SolverName
 from biflow.config.streaming import Direction, Engine
 
@@ -104,7 +104,8 @@ class Fvd:
     json: Path = Path("fvd.json")
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "size", "batch")
+        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "batch")
+        check_sides(self)
         check_seed(self)
 
 

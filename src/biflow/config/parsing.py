@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ T = TypeVar("T")
 PRESETS = Path(__file__).parent / "presets"
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "path": "a path"}
 TYPES |= {"array": "a list", "object": "a group of settings", "null": "null"}
+MOST = 64 << 10  # bytes of a file of settings
+SHORT = reprlib.Repr()  # of values in messages
+SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 80
+SHORT.maxlist = SHORT.maxdict = 8
 
 
 def parse(cls: type[T], content: object, where: str = "") -> T:
@@ -43,13 +48,22 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
-        content = yaml.load(path.read_bytes(), _strict_loader()) or {}
+        with path.open("rb") as file:
+            text = file.read(MOST + 1)
+        if len(text) > MOST:
+            raise UserError(f"{path} has more than {MOST >> 10} KiB, which no file of settings has.")
+        content = yaml.load(text, _strict_loader()) or {}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {' '.join(problem.split()).rstrip('.')}.") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number or a date that Python does not take
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+        raise UserError(f"{path}: not valid YAML: {reason.rstrip('.')}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold settings, but {_written(content)}.")
     return content
@@ -65,10 +79,19 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def _strict_loader() -> type:
-    """A YAML loader like `yaml.SafeLoader` that refuses a key which stands twice in one group."""
+    """A YAML loader like `yaml.SafeLoader` that refuses a key which stands twice in one group, and aliases.
+
+    A few lines of aliases of aliases can stand for more than fits into memory.
+    """
     import yaml
 
     class Strict(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                mark = self.peek_event().start_mark
+                raise yaml.MarkedYAMLError(problem="aliases are not allowed; write the value", problem_mark=mark)
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
             seen = set()
             for key, _ in node.value:
@@ -98,7 +121,7 @@ def _check_keys(content: object, known: Mapping[str, Any], group: str = "") -> N
     if not isinstance(content, Mapping):
         raise UserError(f"The content must be {TYPES['object']}, not {_written(content)}.")
     for key, value in content.items():
-        name = f"{group}{key if isinstance(key, str) else _written(key)}"
+        name = f"{group}{key[:80] if isinstance(key, str) else _written(key)}"
         if name not in known or (isinstance(key, str) and "." in key):
             raise UserError(f"There is no setting {name}. The nearest known one is {nearest(name, known)}.")
         if isinstance(value, Mapping):
@@ -114,23 +137,47 @@ def _path(kind: type, value: Any) -> Any:
 
 def _refused(known: Mapping[str, Any], content: Any, message: str) -> UserError:
     """What msgspec says, in words for people: "steps must be a whole number, not 'many'."."""
-    what, _, path = message.partition(" - at `$")
-    path = path.rstrip("`").lstrip(".")
+    setting = re.sub(r"\[\d+\]", "", _place(message))
+    if missing := re.search(r"missing required field `(\w+)`", message):
+        setting = f"{setting}.{missing[1]}".lstrip(".")
+    choices = re.search(r"Literal\[(.+?)\]", str(known.get(setting)))
+    expected = "one of " + ", ".join(re.findall(r"'(.+?)'", choices[1])) if choices else None
+    return UserError(refusal(message, content, expected), setting=setting)
+
+
+def refusal(message: str, content: Any, expected: str | None = None) -> str:
+    """The sentence for a message of msgspec about `content`. `expected` replaces what it says of the right value."""
+    what, path = message.rpartition(" - at `$")[0] or message, _place(message)
     if missing := re.search(r"missing required field `(\w+)`", what):
-        path = f"{path}.{missing[1]}".lstrip(".")
-        return UserError(f"{path} is missing.", setting=path)
-    setting, value = re.sub(r"\[\d+\]", "", path), content
-    for key in re.findall(r"\w+", path):
+        return f"{f'{path}.{missing[1]}'.lstrip('.')} is missing."
+    value: Any = content
+    for key in re.findall(r"\[\.\.\.\]|\w+", path):
+        if key == "[...]":  # some value of a dictionary
+            return f"{path} must be {expected or _expected(what)}."
         value = value[int(key) if isinstance(value, list | tuple) else key]
-    parts: list[str] = (re.findall(r"Expected `(.+?)`", what) or [what])[0].split(" | ")
-    expected = " or ".join(TYPES.get(part, part) for part in parts)
-    if choices := re.search(r"Literal\[(.+?)\]", str(known.get(setting))):
-        expected = "one of " + ", ".join(re.findall(r"'(.+?)'", choices[1]))
-    return UserError(f"{path} must be {expected}, not {_written(value)}.", setting=setting)
+    return f"{path or 'The content'} must be {expected or _expected(what)}, not {_written(value)}."
+
+
+def _place(message: str) -> str:
+    """Where in the content the value is: "network.channels[0]", "" for the content itself."""
+    return message.rpartition(" - at `$")[2].rstrip("`").lstrip(".") if " - at `$" in message else ""
+
+
+def _expected(what: str) -> str:
+    """The value that msgspec expects, in words: "Expected `int` >= 1" is a whole number of at least 1."""
+    found = re.match(r"Expected `([^`]+)`(?: (?:(of length) )?(?:(>=|<=) )?([-+.\de]+))?", what)
+    if not found:
+        return "another value" if "enum" in what or "regex" in what else "a smaller number"
+    words = " or ".join(TYPES.get(part, part) for part in found[1].split(" | "))
+    if "matching regex" in what:
+        return f"{words} of another form"
+    bound = {">=": "at least ", "<=": "at most ", None: ""}[found[3]]
+    number = (found[4] or "").removesuffix(".0")
+    return f"{words}{' of' * bool(number)} {'length ' * bool(found[2])}{bound}{number}".rstrip()
 
 
 def _written(value: object) -> str:
-    """A value as YAML or JSON has it."""
+    """A value as YAML or JSON has it, shortened if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
+    return SHORT.repr(value) if isinstance(value, str | int | float | list | dict) else str(value)

@@ -9,6 +9,7 @@ from biflow.errors import UserError
 from biflow.tableaus import TABLEAUS
 
 SolverName = Literal["adams", "euler", "midpoint", "heun", "ralston", "rk4", "bosh3", "dopri5", "reference"]
+MOST_STEPS = 100_000
 SOLVERS: tuple[str, ...] = get_args(SolverName)
 
 
@@ -49,11 +50,9 @@ class Solver:
             near = difflib.get_close_matches(self.method.lower(), methods, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"the methods are {', '.join(methods)}."
             raise UserError(f"Unknown solver method {self.method!r}: {hint}", setting="solver")
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps is {self.steps}, but must be at least 1, or be left out.", setting="steps")
+        check(self, "be at least 1, or be left out", lambda steps: steps >= 1, "steps", most=MOST_STEPS)
         check(self, "be positive", lambda value: 0 < value < float("inf"), "rtol", "atol")
-        if self.max_nfe < 1:
-            raise UserError(f"max_nfe must be at least 1, but is {self.max_nfe}.")
+        check(self, "be at least 1", lambda count: count >= 1, "max_nfe")
         if self.reference and (self.steps is not None or self.method != "heun"):
             what = "it takes no number of steps" if self.method == "heun" else "its method is 'heun'"
             raise UserError(f"The reference solver is torchode's adaptive Heun: {what}.", setting="steps")

@@ -4,10 +4,11 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_level, check_seed
+from biflow.config.checks import check, check_level, check_seed, check_sides
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
+WIDEST, DEEPEST, CONTEXT = 8192, 16, 256  # widths, resolutions and blocks in each, and past frames of a network
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,22 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not self.channels:
             raise UserError("network.channels is empty, but must have a width or more.", setting="network.channels")
-        for name in ("layers", "head_dim", "patch"):
-            if (value := getattr(self, name)) < 1:
-                message = f"network.{name} is {value}, but must be at least 1."
+        if len(self.channels) > DEEPEST:
+            message = f"network.channels has {len(self.channels)} widths, but must have at most {DEEPEST}."
+            raise UserError(message, setting="network.channels")
+        for name, most in (("layers", DEEPEST), ("head_dim", WIDEST), ("patch", 64)):
+            if not 1 <= (value := getattr(self, name)) <= most:
+                bound = "at least 1" if value < 1 else f"at most {most}"
+                message = f"network.{name} is {str(value)[:40]}, but must be {bound}."
                 raise UserError(message, setting=f"network.{name}")
-        if not 0 < self.time_scale < float("inf"):
-            message = f"network.time_scale is {self.time_scale}, but must be positive."
+        if not 0 < self.time_scale <= 1e6:
+            message = f"network.time_scale is {self.time_scale}, but must be above 0 and at most 1000000."
             raise UserError(message, setting="network.time_scale")
         if bad := [c for c in self.channels if c % NORM_GROUPS or c < 1]:
             message = f"network.channels: {bad[0]} is not a multiple of {NORM_GROUPS}, the groups of the norms."
+            raise UserError(message, setting="network.channels")
+        if max(self.channels) > WIDEST:
+            message = f"network.channels: {str(max(self.channels))[:40]} is wider than {WIDEST}."
             raise UserError(message, setting="network.channels")
         if bad := [i for i in self.attention if not -len(self.channels) <= i < len(self.channels)]:
             message = f"network.attention: there is no resolution {bad[0]} among {len(self.channels)} channels."
@@ -126,7 +134,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
         check_level(self, "coarse_noise", "eps", "context_noise", "context_eps")
-        check(self, "not be negative", lambda n: n >= 0, "context", "warmup", "preview_every")
+        check(self, "not be negative", lambda n: n >= 0, "warmup", "preview_every")
+        check(self, "not be negative", lambda n: n >= 0, "context", most=CONTEXT)
         check(self, "not be negative", lambda value: 0 <= value < float("inf"), "weight_decay")
         check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max", "v_scale")
@@ -171,7 +180,8 @@ class Train(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "be at least 1", lambda n: n >= 1, "size", "processes")
+        check(self, "be at least 1", lambda n: n >= 1, "processes")
+        check_sides(self)
 
     @property
     def settings(self) -> TrainConfig:
@@ -225,5 +235,5 @@ class ImportReference:
     shape: Literal["default", "small"] = "default"
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "size")
-        check(self, f"be a multiple of {NORM_GROUPS}", lambda n: n > 0 and n % NORM_GROUPS == 0, "width")
+        check_sides(self)
+        check(self, f"be a multiple of {NORM_GROUPS}", lambda n: n > 0 and n % NORM_GROUPS == 0, "width", most=WIDEST)

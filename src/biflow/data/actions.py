@@ -6,7 +6,6 @@ it may also have n, of which the last is not used. `docs/own-videos.md` shows th
 
 import csv
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
+from biflow.documents import parsed_json
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
@@ -56,10 +56,7 @@ class Table:
     def meaning(self, ranges: Sequence[tuple[float, float]] | None = None) -> Actions:
         """The columns with the ranges and keys that the file gives. `ranges` are for a file that gives none."""
         content = {"ranges": ranges or [ANY] * len(self.columns), "keys": {}, **self.settings}
-        try:
-            return from_json({**content, "columns": self.columns}, self.where)
-        except OverflowError as error:
-            raise ActionsError(f"{self.where} has an integer in its ranges or keys that is too large.") from error
+        return from_json({**content, "columns": self.columns}, self.where)
 
 
 def table(where: str, rows: Any, settings: dict[str, Any] | None = None) -> Table:
@@ -141,11 +138,7 @@ def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]
         return
     with file.open() as opened:
         content = opened.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ActionsError(f"{file.name} is not UTF-8 text ({error}).") from error
-    for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(text, file.name):
+    for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(content, file.name):
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)
         elif path.stem == NAME:
@@ -155,14 +148,9 @@ def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]
             raise ActionsError(f"{what}. Rename it if it has another purpose.")
 
 
-def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
+def _read_json(text: bytes, where: str) -> Iterator[tuple[str | None, Any, dict]]:
     """Name of the clip (None for the one that the file lies beside), rows and settings."""
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ActionsError(f"{where} is not valid JSON ({error}).") from error
-    except RecursionError as error:
-        raise ActionsError(f"{where} has lists or objects that are nested too deeply.") from error
+    content = parsed_json(text, where)
     described = isinstance(content, dict) and "actions" in content
     rows = content["actions"] if described else content
     settings = {key: value for key, value in content.items() if key != "actions"} if described else {}
@@ -177,10 +165,16 @@ def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
         yield name, part, settings
 
 
-def read_csv(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
+def read_csv(content: bytes, where: str) -> Iterator[tuple[str | None, Any, dict]]:
     """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips."""
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
+    try:
+        text = content.decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
+    except UnicodeDecodeError as error:
+        raise ActionsError(f"{where} is not UTF-8 text ({error}).") from error
+    except csv.Error as error:
+        raise ActionsError(f"{where} is not a table of numbers ({error}).") from error
     header = None
     if lines and None in map(_number, lines[0]):
         header = [cell.strip() for cell in lines.pop(0)]

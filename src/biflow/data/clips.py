@@ -20,11 +20,10 @@ from biflow.data.actions import Table, find_tables
 from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.arrays import read_arrays, spans
 from biflow.data.floats import Floats
-from biflow.data.names import shown
 from biflow.data.readers import IMAGES, READERS, read_animation, read_images
 from biflow.data.sources import File, source_files
 from biflow.data.windows import is_prepared
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.films import Video
 
 log = logging.getLogger("biflow")

@@ -1,4 +1,4 @@
-"""Names of files: which are not content, in which order they come, and how messages show them."""
+"""Names of files: which are not content, and in which order they come."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -48,13 +48,6 @@ def in_order(items: Iterable[T], name: Callable[[T], str]) -> list[T]:
     shortest = min(map(len, fractions), default=0)
     decimals = not any(fraction.endswith("0") and len(fraction) > shortest for fraction in fractions)
     return sorted(items, key=lambda item: (natural(name(item), decimals), name(item)))
-
-
-def shown(name: str) -> str:
-    """A name as messages show it: line breaks, control characters and bytes that are not UTF-8 as escapes."""
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _number(digits: str) -> tuple[int, str]:

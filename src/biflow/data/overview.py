@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from biflow.config import Prepare
-from biflow.data.names import shown
 from biflow.data.rates import most_common, same
-from biflow.files import read_json
+from biflow.data.windows import read_index
+from biflow.errors import shown
 from biflow.video import contact_sheet
 
 SHOWN = 8  # clips on the sheet, evenly among all
@@ -20,7 +20,7 @@ SIDE = 128  # pixels of a frame on the sheet, at least
 
 def write_sheet(root: Path) -> None:
     """Write `root`/sheet.png: the first, the middle and the last frame of some clips of a prepared folder."""
-    index, frames = read_json(root / "index.json"), np.load(root / "frames.npy", mmap_mode="r")
+    frames, index = np.load(root / "frames.npy", mmap_mode="r"), read_index(root)
     clips = index["clips"]
     chosen = [clips[i] for i in sorted(set(np.linspace(0, len(clips) - 1, SHOWN).round().astype(int).tolist()))]
     rows, labels = [], []

@@ -13,12 +13,11 @@ from tqdm import tqdm
 from biflow.config import Prepare
 from biflow.data.action_set import ActionSet
 from biflow.data.clips import Item, find_clips
-from biflow.data.names import shown
 from biflow.data.overview import rates_line, write_sheet
 from biflow.data.rates import most_common
 from biflow.data.windows import FORMAT, is_prepared
 from biflow.data.writer import Writer
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.files import replacing, write_array, write_json
 
 log = logging.getLogger("biflow")

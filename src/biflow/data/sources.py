@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from biflow.data.archives import Archive, is_archive
 from biflow.data.moving import moves
-from biflow.data.names import hidden, in_order, shown
+from biflow.data.names import hidden, in_order
 from biflow.data.windows import is_prepared
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.files import reading
 from biflow.video import Bytes
 

@@ -10,6 +10,7 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 
 import functools
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +21,31 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions, described
-from biflow.errors import UserError
-from biflow.files import read_json, reading
+from biflow.documents import map_array, read_document
+from biflow.errors import UserError, shown
+from biflow.schemas import Clip, Index
 
 FORMAT = 1
+AGAIN = "Prepare the folder again."
 Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
+
+
+def read_index(root: Path) -> Index:
+    """The content of index.json in a prepared folder. Raises UserError if it does not describe one."""
+    return read_document(root / "index.json", Index, "does not describe a prepared set", AGAIN, names=True)
+
+
+def _check_places(root: Path, clips: Sequence[Clip], frames: int) -> None:
+    """Raise UserError for clips that overlap, or that reach beyond the last of so many frames."""
+    places = np.array([(clip["start"], clip["frames"]) for clip in clips], np.int64)
+    order = np.argsort(places[:, 0], kind="stable")
+    ends = places.sum(1)[order]
+    too_far = np.append(ends[:-1] > places[order[1:], 0], ends[-1:] > frames)
+    if too_far.any():
+        clip = clips[int(order[too_far.argmax()])]
+        reach = f"{shown(clip['name'])[:80]} has frames {clip['start']} to {clip['start'] + clip['frames']}"
+        what = f"which overlap other ones or are not among its {frames} frames"
+        raise UserError(f"{root / 'frames.npy'} does not match index.json: {reach}, {what}. {AGAIN}")
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -77,13 +98,16 @@ class Windows(torch.utils.data.Dataset):
             places = (root, f"{root}_prepared") if self.root.exists() else ("CLIPS", root)
             command = shlex.join(["biflow", "prepare", *map(str, places)])
             raise UserError(f"{root} is not a prepared folder. Make one with: {command}")
-        self.index: dict = read_json(self.root / "index.json")
-        if self.index.get("format") != FORMAT:
-            raise UserError(f"{root} has format {self.index.get('format')}, not {FORMAT}. Prepare it again.")
-        self.size: tuple[int, int] = tuple(self.index["size"])
-        self.clips: list[dict] = [clip for clip in self.index["clips"] if split in ("all", clip["split"])]
-        rates = [clip["fps"] for clip in self.clips if clip["fps"]]
-        self.fps: float | None = max(rates, key=rates.count) if rates else None
+        self.index: Index = read_index(self.root)
+        self.size: tuple[int, int] = (self.index["size"][0], self.index["size"][1])
+        self.clips: list[Clip] = [clip for clip in self.index["clips"] if split in ("all", clip["split"])]
+        rates = Counter(clip["fps"] for clip in self.clips if clip["fps"])
+        self.fps: float | None = rates.most_common(1)[0][0] if rates else None
+        self.actions: Actions | None = described(self.index.get("actions"), str(self.root / "index.json"))
+        _check_places(self.root, self.index["clips"], len(self._array))
+        if self._actions is not None and len(self._actions) != len(self._array):
+            what = f"it has {len(self._actions)} rows for {len(self._array)} frames"
+            raise UserError(f"{self.root / 'actions.npy'} does not match index.json: {what}. {AGAIN}")
         starts = [np.arange(clip["start"], clip["start"] + clip["frames"] - frames + 1) for clip in self.clips]
         self._starts = np.concatenate([np.empty(0, np.int64), *starts])  # of all windows: none crosses into a next clip
         clips = [np.full(len(part), clip) for clip, part in enumerate(starts)]
@@ -92,25 +116,16 @@ class Windows(torch.utils.data.Dataset):
         if not len(self._starts):
             what = f"no clip of {frames} or more frames in its {split} split"
             raise UserError(f"{root} has {what}. Prepare it from more or longer clips.")
-        end = max(clip["start"] + clip["frames"] for clip in self.index["clips"])
-        if self._array.dtype != np.uint8 or self._array.shape[2:] != self.size or len(self._array) < end:
-            raise UserError(f"{self.root / 'frames.npy'} does not match index.json. Prepare the folder again.")
-        self.actions: Actions | None = described(self.index.get("actions"), str(self.root / "index.json"))
-        rows = self._actions
-        if self.actions and (rows is None or rows.shape != (len(self._array), len(self.actions.columns))):
-            raise UserError(f"{self.root / 'actions.npy'} does not match index.json. Prepare the folder again.")
 
     @functools.cached_property
     def _array(self) -> np.ndarray:
-        return self._map("frames.npy")
+        return map_array(self.root / "frames.npy", np.uint8, (None, 3, *self.size), AGAIN)
 
     @functools.cached_property
     def _actions(self) -> np.ndarray | None:
-        return self._map("actions.npy") if "actions" in self.index else None
-
-    def _map(self, name: str) -> np.ndarray:
-        with reading(self.root / name, "cannot be read", "Prepare the folder again."):
-            return np.load(self.root / name, mmap_mode="r").view(np.ndarray)  # slices of plain arrays are faster
+        if self.actions is None:
+            return None
+        return map_array(self.root / "actions.npy", np.float32, (None, len(self.actions.columns)), AGAIN)
 
     def __getstate__(self) -> dict:
         # Without the maps, which would become copies of the files. They are mapped again at the next access.

@@ -16,9 +16,8 @@ from biflow.config import Prepare
 from biflow.data.action_set import ActionSet
 from biflow.data.actions import Table, table
 from biflow.data.clips import Item
-from biflow.data.names import shown
 from biflow.data.rates import at_rate, uneven
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.films import Video
 from biflow.video import resize
 

@@ -11,10 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from biflow.documents import read_json
 from biflow.engines.pytorch import HALF_LEVEL, frame_error
 from biflow.engines.queries import each, example, fill
 from biflow.errors import UserError
-from biflow.files import cache_folder, read_json, replacing, sha256, write_json
+from biflow.files import cache_folder, replacing, sha256, write_json
 from biflow.model import Model
 from biflow.networks import VideoUNet, halved, of_halves
 from biflow.paths import Fields, Network, present

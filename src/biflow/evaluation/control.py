@@ -18,7 +18,8 @@ from tqdm import tqdm
 from biflow.actions import Actions
 from biflow.data.windows import Windows, window_order
 from biflow.evaluation.networks.weights import tensors_sha256
-from biflow.files import cache_folder, read_tensors, write_tensors
+from biflow.files import cache_folder, write_tensors
+from biflow.tensors import read_tensors
 from biflow.video import to_float
 
 SETTINGS = {"version": 1, "steps": 800, "batch": 64, "rate": 2e-3, "side": 64, "values": 8, "seed": 0}
@@ -136,7 +137,7 @@ def load_reader(training: Windows, sha256: str, device: torch.device, *, progres
         write_tensors(path, train(training, classes, device, progress=progress).state_dict())
     with torch.device("meta"):  # no random numbers are drawn
         network = InverseModel(sum(classes.counts))
-    network.load_state_dict(read_tensors(path), assign=True)
+    network.load_state_dict(read_tensors(path, network.state_dict()), assign=True)
     return Reader(network.to(device).eval(), classes, tensors_sha256(network.state_dict()))
 
 

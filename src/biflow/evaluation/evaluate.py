@@ -26,16 +26,19 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
+from biflow.config import NetworkConfig, parse
 from biflow.data.starts import starts
 from biflow.data.windows import Windows
+from biflow.documents import read_document
 from biflow.errors import UserError
 from biflow.evaluation import actions, metrics, past_and_actions
 from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
+from biflow.evaluation.schemas import Claim
 from biflow.evaluation.videos import Videos, generate
-from biflow.files import alone, read_json, write_array, write_json
-from biflow.model import Model
+from biflow.files import alone, write_array, write_json
+from biflow.model import Model, read_description
 from biflow.networks import VideoUNet
 
 
@@ -121,8 +124,8 @@ def _patch(model: Model) -> int:
         side = model.network.network.patch
     else:  # an engine
         file = model.folder / "config.json" if model.folder else None
-        network = read_json(file).get("network") if file and file.exists() else None
-        side = (network or {}).get("patch", 2)
+        network = read_description(file).get("network") if file and file.exists() else None
+        side = parse(NetworkConfig, network or {}).patch
     return side if side > 1 else 2
 
 
@@ -140,7 +143,8 @@ def _claim(out: Path, record: dict) -> None:
     """Write down what `out` is for, or make sure that it is for the same."""
     path, now = out / "protocol.json", json.loads(json.dumps(record))
     begun = path.exists()
-    before = read_json(path) if begun else now
+    failure, advice = "does not describe an evaluation", "Remove the folder, or use another."
+    before: dict = {**read_document(path, Claim, failure, advice)} if begun else now
     # An earlier version knew fewer settings, which had their defaults, and wrote down less of the model and the data.
     usual = {**now, "settings": json.loads(json.dumps(asdict(Protocol())))}
     before |= {key: {**usual[key], **before.get(key, {})} for key in ("settings", "model", "data")}

@@ -20,8 +20,9 @@ from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol
-from biflow.evaluation.videos import Videos, read_video
-from biflow.files import cache_folder, read_tensors, write_tensors
+from biflow.evaluation.videos import Videos
+from biflow.files import cache_folder, write_tensors
+from biflow.tensors import read_tensors
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ class Job:
             video = self.read()
             clips = (video[start : start + self.span] for start in self.starts)
             write_tensors(self.path, {"features": compute(self.network, clips, batch, str(self.path))})
-        return read_tensors(self.path)["features"]
+        expected = {"features": torch.empty(len(self.starts), self.network.dim, device="meta")}
+        try:
+            return read_tensors(self.path, expected, what="a file of features")["features"]
+        except UserError as error:
+            raise UserError(f"{error} Remove it, and evaluate again to make it anew.") from error
 
 
 def compute(
@@ -96,7 +101,7 @@ def compute(
 
 def jobs(name: str, network: Features, evaluation: Evaluation) -> tuple[list[Job], list[Job]]:
     """The jobs of a network for the real videos and for the generated ones."""
-    protocol, test, out = evaluation.protocol, evaluation.test, evaluation.out
+    protocol, test, out, videos = evaluation.protocol, evaluation.test, evaluation.out, evaluation.videos
     span = network.span or protocol.window
     if network.span:
         real = {clip: sampled(entry["frames"], protocol, span) for clip, entry in enumerate(test.clips)}
@@ -111,7 +116,7 @@ def jobs(name: str, network: Features, evaluation: Evaluation) -> tuple[list[Job
         for clip, starts in sorted(real.items())
         if starts
     ], [
-        Job(out / "features" / name / f"{i:03d}.safetensors", network, lambda i=i: read_video(out, i), starts, span)
+        Job(out / "features" / name / f"{i:03d}.safetensors", network, lambda i=i: videos.read(i), starts, span)
         for i in range(protocol.samples)
     ]
 

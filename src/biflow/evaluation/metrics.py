@@ -10,8 +10,7 @@ from biflow.evaluation import over_time
 from biflow.evaluation.distances import resample, too_few
 from biflow.evaluation.jobs import Evaluation, Job, real_windows
 from biflow.evaluation.protocol import Protocol
-from biflow.evaluation.videos import costs_path, read_video
-from biflow.files import read_json
+from biflow.evaluation.videos import read_costs, read_video
 from biflow.video import contact_sheet
 
 # What the Fréchet and the kernel distance between a network's features are called, if not NETWORK_frechet and _kernel.
@@ -85,7 +84,7 @@ def to_previous(real: list[Job], generated: list[Job]) -> dict:
 
 def costs(evaluation: Evaluation) -> dict:
     """`nfe` and `seconds_per_frame`."""
-    samples = [read_json(costs_path(evaluation.out, i)) for i in range(evaluation.protocol.samples)]
+    samples = [read_costs(evaluation.out, i, evaluation.protocol.frames) for i in range(evaluation.protocol.samples)]
     nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
     counts = {"mean": float(nfe.mean()), "p95": float(np.quantile(nfe, 0.95)), "over_time": over_time}

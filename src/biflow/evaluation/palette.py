@@ -16,7 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from biflow.data.windows import Windows
-from biflow.files import cache_folder, read_tensors, write_tensors
+from biflow.files import cache_folder, write_tensors
+from biflow.tensors import Entry, entries, read_tensors
 
 SETTINGS = {
     "levels": 4,  # of each colour channel, in a histogram
@@ -60,7 +61,10 @@ def load_palettes(training: Windows, sha256: str) -> Palettes | None:
         found = find_palettes(training.clip(number) for number in range(len(training.clips)))
         tensors = {"transform": found.transform, "centres": found.centres}
         write_tensors(path, {**tensors, "silhouette": torch.tensor(found.silhouette, dtype=torch.float64)})
-    tensors = read_tensors(path)
+    count, size = entries(path).get("centres", Entry((1,), "F64")).shape[0], SETTINGS["levels"] ** 3
+    shapes = {"transform": (size, size), "centres": (count, size), "silhouette": ()}
+    expected = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    tensors = read_tensors(path, expected, what="a file of palettes")
     palettes = Palettes(tensors["transform"], tensors["centres"], float(tensors["silhouette"]))
     return palettes if len(palettes.centres) > 1 else None
 

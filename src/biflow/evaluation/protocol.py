@@ -13,14 +13,18 @@ from torch import nn
 
 from biflow import __version__
 from biflow.config import Direction, Network, Solver, parse
-from biflow.config.checks import check
+from biflow.config.checks import check, check_level, check_seed
 from biflow.data.windows import Windows
+from biflow.documents import read_document, read_json
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.networks.weights import tensors_sha256
-from biflow.files import cache_folder, read_json, sha256, write_json
+from biflow.evaluation.schemas import Checksums
+from biflow.files import cache_folder, sha256, write_json
 from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
+
+MOST = 1_000_000  # of frames, videos or windows
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,13 @@ class Protocol:
     turn: str | None = None
 
     def __post_init__(self) -> None:
-        check(self, "not be negative", lambda n: n >= 0, "nearest", "short_videos")
-        check(self, "be numbers of frames, counted from 1", lambda frames: all(n >= 1 for n in frames), "truth")
-        check(self, "be at least 1", lambda n: n >= 1, "window", "stride", "frame_stride")
-        check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples")
+        check(self, "not be negative", lambda n: n >= 0, "nearest", "short_videos", most=MOST)
+        what = f"be numbers of frames, counted from 1, up to {MOST}"
+        check(self, what, lambda frames: len(frames) <= 1000 and all(1 <= n <= MOST for n in frames), "truth")
+        check(self, "be at least 1", lambda n: n >= 1, "frames", "window", "stride", "frame_stride", most=MOST)
+        check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples", most=MOST)
+        check_level(self, "eps")
+        check_seed(self)
         if self.frames < self.window:
             message = f"frames is {self.frames}, but must be at least the window of {self.window}."
             raise UserError(message, setting="frames")
@@ -160,10 +167,10 @@ def data_record(data: Windows) -> dict:
     """What a split of a prepared set is called and holds, with the checksum of its frames and of its actions."""
     names = {"name": data.root.resolve().name, "split": data.split, **_checksums(data)}
     counts = {"clips": len(data.clips), "frames": sum(clip["frames"] for clip in data.clips)}
-    return {**names, **counts, "stride": data.index["stride"], "fps": data.fps}
+    return {**names, **counts, "stride": data.index.get("stride", 1), "fps": data.fps}
 
 
-def _checksums(data: Windows) -> dict[str, str]:
+def _checksums(data: Windows) -> dict[str, Any]:
     """Those of `data_record`. They are kept in the user's cache for as long as the files look the same."""
     files = ["frames.npy", "actions.npy"] if data.actions else ["frames.npy"]
     looks = [
@@ -172,7 +179,7 @@ def _checksums(data: Windows) -> dict[str, str]:
     key = hashlib.sha256(json.dumps([looks, data.clips]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "checksums" / f"{key}.json"
     if path.exists():
-        return read_json(path)
+        return dict(read_document(path, Checksums, "does not hold checksums", "Remove it."))
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
         digest.update(data.clip(number).numpy().tobytes())

@@ -12,11 +12,16 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from biflow.documents import map_array, read_document
+from biflow.errors import UserError
 from biflow.evaluation.protocol import Protocol
-from biflow.files import reading, write_array, write_json
+from biflow.evaluation.schemas import Costs
+from biflow.files import write_array, write_json
 from biflow.model import Model
 from biflow.rollout import drain, sample_generators, stream
 from biflow.video import to_float
+
+ANEW = "Remove it, and evaluate again to make it anew."
 
 
 def video_path(out: Path, sample: int) -> Path:
@@ -25,10 +30,9 @@ def video_path(out: Path, sample: int) -> Path:
 
 
 def read_video(out: Path, sample: int) -> UInt8[Tensor, "t 3 h w"]:
-    """The frames of a sample that is complete. Raises UserError for a damaged file."""
-    path = video_path(out, sample)
-    with reading(path, "cannot be read", "Remove it; the same evaluation then makes it again."):
-        return torch.from_numpy(np.load(path, allow_pickle=False)).permute(0, 3, 1, 2)
+    """The frames of a sample that is complete. Raises UserError if its file is damaged."""
+    frames = map_array(video_path(out, sample), np.uint8, (None, None, None, 3), ANEW)
+    return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)
 
 
 def costs_path(out: Path, sample: int) -> Path:
@@ -37,6 +41,15 @@ def costs_path(out: Path, sample: int) -> Path:
     It is written after the frames.
     """
     return out / "costs" / f"{sample:03d}.json"
+
+
+def read_costs(out: Path, sample: int, frames: int) -> Costs:
+    """What a sample of so many frames has cost. Raises UserError if the file is damaged."""
+    path = costs_path(out, sample)
+    costs = read_document(path, Costs, "does not hold the costs of a video", ANEW)
+    if len(costs["nfe"]) != frames:
+        raise UserError(f"{path} holds the costs of {len(costs['nfe'])} frames, not {frames}. {ANEW}")
+    return costs
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,12 @@ class Videos:
         return self.starts[:, -1]
 
     def read(self, sample: int) -> UInt8[Tensor, "t 3 h w"]:
-        """The frames of a sample that is complete, without the first one."""
-        return read_video(self.out, sample)
+        """The frames of a sample that is complete, without the first one. Raises UserError if its file is damaged."""
+        video, wanted = read_video(self.out, sample), (self.frames, *self.starts.shape[2:])
+        if tuple(video.shape) != wanted:
+            path = video_path(self.out, sample)
+            raise UserError(f"{path} holds frames of shape {tuple(video.shape)}, not {wanted}. {ANEW}")
+        return video
 
     def whole(self, sample: int) -> UInt8[Tensor, "t 3 h w"]:
         """The same with the first frame before them."""

@@ -7,20 +7,27 @@ holds `checkpoints/step_00001000/`, with everything that the next step depends o
 import hashlib
 import json
 import logging
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from biflow.config import TrainConfig
+from biflow.documents import read_document
 from biflow.errors import UserError
-from biflow.files import read_json, read_tensors, replacing, sha256, write_json, write_tensors
+from biflow.files import replacing, sha256, write_json, write_tensors
 from biflow.machine import commit
-from biflow.model import Model, load_weights, save_model
+from biflow.model import Model, load_weights, read_description, save_model
+from biflow.schemas import State
+from biflow.tensors import entries, read_tensors
 from biflow.training.average import Average
+from biflow.training.muon import Muon, is_matrix
 
 log = logging.getLogger("biflow")
 
@@ -29,19 +36,21 @@ class Resumed(NamedTuple):
     """A checkpoint that a run resumes from: its folder, and what its state.json holds."""
 
     folder: Path
-    state: dict
+    state: State
 
     @property
     def v_scale(self) -> float:
         """The unit of f^v in which its weights were trained."""
-        if "v_scale" in self.state:
-            return self.state["v_scale"]
         # Checkpoints of older versions do not hold it.
-        return read_json(self.folder.parents[1] / "config.json")["v_scale"]
+        holder = self.state if "v_scale" in self.state else read_description(self.folder.parents[1] / "config.json")
+        if "v_scale" not in holder:
+            raise UserError(f"Neither {self.folder} nor its run records v_scale. Start anew in another folder.")
+        return holder["v_scale"]
 
 
 KEEP = 2  # checkpoints; the older one is for the case that the newer one is damaged
 STATE = "state.json"
+NAME = re.compile(r"step_[0-9]{1,15}")
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
 FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
@@ -71,7 +80,7 @@ def save(
         shutil.rmtree(path)
 
 
-def publish(out: Path, model: Model, ema: Average | None, state: dict) -> None:
+def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, Any]) -> None:
     """Write the model of a run as its newest checkpoint, of which this is the state, has it."""
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
@@ -94,7 +103,7 @@ def newest_whole(out: Path, *, say: bool = True) -> Resumed | None:
         if not (file := _damaged(checkpoint)):
             for found in damaged if say else ():
                 log.warning("%s is damaged. The newest checkpoint that is whole, %s, is used.", found, checkpoint)
-            return Resumed(checkpoint, read_json(checkpoint / STATE))
+            return Resumed(checkpoint, read_state(checkpoint))
         damaged.append(file)
     if damaged:
         files = ", ".join(map(str, damaged))
@@ -102,9 +111,15 @@ def newest_whole(out: Path, *, say: bool = True) -> Resumed | None:
     return None
 
 
+def read_state(checkpoint: Path) -> State:
+    """What the state.json of a checkpoint holds. Raises UserError if it is damaged."""
+    return read_document(checkpoint / STATE, State, "does not describe a checkpoint", "It is damaged.")
+
+
 def _found(out: Path) -> list[Path]:
     """All checkpoints of a run, the oldest first."""
-    return sorted((out / "checkpoints").glob("step_*[0-9]"), key=_step)
+    found = (path for path in (out / "checkpoints").glob("step_*") if NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=_step)
 
 
 def _step(checkpoint: Path) -> int:
@@ -115,20 +130,20 @@ def _damaged(checkpoint: Path) -> Path | None:
     """A file of the checkpoint that is missing or not as it was saved, None if there is none."""
     file = checkpoint / STATE
     try:
-        state = read_json(file)
-        sums: dict | None = state.pop("sha256", None)
+        state = dict(read_state(checkpoint))
+        sums: Any = state.pop("sha256", None)
         if state["step"] != _step(checkpoint) or (sums and sums.pop(STATE) != _sha256(state)):
             return file
         if sums is None:  # an older version kept none
-            names = ("model", "ema", "optimizer") if state["config"]["ema"] else ("model", "optimizer")
+            names = ("model", "ema", "optimizer") if read_state(checkpoint)["config"]["ema"] else ("model", "optimizer")
             sums = {f"{name}.safetensors": "" for name in names}
         for name, expected in sums.items():
             file = checkpoint / name
             if expected and sha256(file) != expected:
                 return file
             if not expected:
-                read_tensors(file)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever was read there
+                entries(file)
+    except (OSError, ValueError, KeyError):
         return file
     return None
 
@@ -158,12 +173,25 @@ def load(checkpoint: Path, network: nn.Module, optimizer: Optimizer, ema: Averag
     load_weights(network, checkpoint / "model.safetensors")
     names = [name for name, _ in network.named_parameters()]
     if ema:
-        averaged = read_tensors(checkpoint / "ema.safetensors")
+        averaged = read_tensors(checkpoint / "ema.safetensors", dict(zip(names, ema.shadow, strict=True)))
         for shadow, name in zip(ema.shadow, names, strict=True):
             shadow.copy_(averaged[name])
         ema.steps = _step(checkpoint)
     moments: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(names))}
-    for name, value in read_tensors(checkpoint / "optimizer.safetensors").items():
+    for name, value in _read_moments(checkpoint / "optimizer.safetensors", network, optimizer).items():
         parameter, key = name.rsplit("/", 1)
         moments[names.index(parameter)][key] = value.clone()
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read_moments(path: Path, network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimiser keeps of each parameter; of one that was never trained, nothing."""
+    there, expected = entries(path), {}
+    for name, parameter in network.named_parameters():
+        if isinstance(optimizer, Muon) and is_matrix(parameter):
+            moments = {"momentum": parameter}
+        else:
+            moments = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+        if any(f"{name}/{key}" in there for key in moments):
+            expected |= {f"{name}/{key}": value for key, value in moments.items()}
+    return read_tensors(path, expected, what="the optimizer's state")

@@ -1,6 +1,7 @@
 """A finished run as a small folder to share: bf16 weights, their evidence, and a few first frames."""
 
 import shutil
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def export(settings: Export) -> None:
     averaged = checkpoint.folder / "ema.safetensors"
     load_weights(model.weights, averaged if averaged.exists() else checkpoint.folder / "model.safetensors")
     weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
-    evidence = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
+    evidence: dict[str, Any] = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
     evidence["hours"] = round(evidence.pop("seconds") / 3600, 3)
     evidence["hardware"] = hardware()
     with together(out) as new:

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from biflow.data.windows import Windows
+from biflow.data.windows import AGAIN, Windows
+from biflow.documents import map_array
 from biflow.errors import UserError
 from biflow.files import sha256
+from biflow.schemas import State
 
 HASHED = 64 << 20  # bytes of frames: 5,000 frames of 64x64
 
@@ -21,7 +25,7 @@ def fingerprint(windows: Windows) -> dict:
     """
     index, actions = windows.index, windows.root / "actions.npy"
     clips = [[clip.get(key) for key in ("start", "frames", "fps", "split", "actions")] for clip in index["clips"]]
-    frames = np.load(windows.root / "frames.npy", mmap_mode="r")
+    frames = map_array(windows.root / "frames.npy", np.uint8, (None, 3, *windows.size), AGAIN)
     count = min(len(frames), max(2, HASHED // frames[0].nbytes))
     pixels = hashlib.sha256(str(frames.shape).encode())
     for i in np.linspace(0, len(frames) - 1, count).round().astype(int):
@@ -38,7 +42,7 @@ def fingerprint(windows: Windows) -> dict:
     }
 
 
-def differences(then: dict, now: dict) -> str:
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two fingerprints, as text for people; "" if nothing does."""
     parts = [f"{then[key]} {key} then, {now[key]} now" for key in ("clips", "frames") if then[key] != now[key]]
     if then["size"] != now["size"]:
@@ -53,7 +57,7 @@ def differences(then: dict, now: dict) -> str:
     return "; ".join(parts or [text for key, text in names.items() if then[f"{key}_sha256"] != now[f"{key}_sha256"]])
 
 
-def admitted(windows: Windows, out: Path, state: dict | None, new_data: str) -> dict:
+def admitted(windows: Windows, out: Path, state: State | None, new_data: str) -> dict:
     """The fingerprint of these data, and the step `since` which the run has trained on them.
 
     `state` is that of the checkpoint in `out` that the run resumes from, None for a new run.

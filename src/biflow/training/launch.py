@@ -28,11 +28,10 @@ from biflow import methods
 from biflow.config import TrainConfig
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
-from biflow.files import read_json
 from biflow.machine import cores, device
 from biflow.model import Model, empty_conditions, load_model, start_from
 from biflow.networks import VideoUNet, check_size
-from biflow.training.checkpoint import latest
+from biflow.training.checkpoint import latest, read_state
 from biflow.training.log import training_flops
 from biflow.training.loop import train
 
@@ -91,8 +90,8 @@ def _recorded(out: Path) -> int | None:
     """How many processes the run in `out` had, if any: its noise is seeded by process."""
     newest = latest(out)
     try:
-        return read_json(newest / "state.json").get("processes") if newest else None
-    except (UserError, AttributeError):
+        return read_state(newest).get("processes") if newest else None
+    except UserError:
         return None  # damaged, as resuming will say
 
 

@@ -12,14 +12,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from biflow.documents import checked, read_bytes
 from biflow.engines.queries import example
 from biflow.errors import os_error
 from biflow.files import write_text
 from biflow.methods import Loss
 from biflow.model import Model
+from biflow.schemas import LogLine
 
 log = logging.getLogger("biflow")
 
+MOST = 1 << 30  # bytes of a log: a million lines
 BINS = 10  # of the losses against t and alpha
 # Dense bf16 in FLOP/s, from the makers' data sheets; the SXM form where there are several.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
@@ -114,14 +117,15 @@ def _trim(file: Path, step: int) -> None:
     """Remove the lines after the checkpoint of `step`, which will be written again, and what a crash has torn."""
     if not file.exists():
         return
-    content = file.read_bytes()
+    written = read_bytes(file, most=MOST)
     kept, torn = [], 0
-    for line in content.replace(b"\0", b"").decode(errors="replace").splitlines():
+    for line in written.replace(b"\0", b"").decode(errors="replace").splitlines():
         try:
-            kept += [line] if json.loads(line)["step"] <= step else []
-        except (ValueError, KeyError, TypeError, RecursionError):
+            content = checked(json.loads(line), LogLine, "the line", "")
+            kept += [line] if content["step"] <= step else []
+        except (ValueError, RecursionError):
             torn += 1
-    if torn or b"\0" in content:
+    if torn or b"\0" in written:
         log.warning("%s was damaged, as by a crash, and is repaired: %d torn lines are removed.", file, torn)
     write_text(file, "".join(f"{line}\n" for line in kept))
 

@@ -13,8 +13,10 @@ from biflow.config import Prepare
 from biflow.data.names import hidden
 from biflow.data.prepare import prepare
 from biflow.data.windows import is_prepared
+from biflow.documents import read_document
 from biflow.errors import UserError
-from biflow.files import read_json, replacing, write_json
+from biflow.files import replacing, write_json
+from biflow.schemas import MadeFrom
 
 RECORD = "made_from.json"
 
@@ -37,7 +39,7 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
             raise UserError(f"{target} exists and is not a prepared folder. Choose another folder for the run.")
         tqdm.write(f"{source} is not prepared; preparing it at {size}x{size} in {target}.")
     else:
-        before = read_json(target / RECORD) if (target / RECORD).exists() else {}
+        before = _read_record(target / RECORD) if (target / RECORD).exists() else {}
         if before == record:
             return
         changes = {"source": "of another source", "settings": "with other settings", "files": "of other files"}
@@ -48,6 +50,10 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
         prepare(Prepare(source, partial, size=size))
         write_json(partial / RECORD, record)
         admit(partial)
+
+
+def _read_record(path: Path) -> MadeFrom:
+    return read_document(path, MadeFrom, "does not describe a source", f"Remove {path.parent} to prepare it anew.")
 
 
 def _record(settings: Prepare) -> dict:

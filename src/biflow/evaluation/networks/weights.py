@@ -21,10 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from biflow.documents import read_json
 from biflow.downloads import download, read_page, shown
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
-from biflow.files import cache_folder, read_json, sha256, write_tensors
+from biflow.files import cache_folder, sha256, write_tensors
+from biflow.tensors import mismatched
 
 Network = TypeVar("Network", bound=nn.Module)
 MOST = 1 << 28  # bytes of a package; the largest has 81 MB
@@ -71,9 +73,13 @@ def load(name: str, kind: type[Network], device: torch.device | str = "cpu", pre
 
     Raises UserError if the weights are not in the user's cache.
     """
-    state = {key.removeprefix(prefix): value for key, value in load_file(find(name)).items() if key.startswith(prefix)}
+    path = find(name)
+    state = {key.removeprefix(prefix): value for key, value in load_file(path).items() if key.startswith(prefix)}
     with torch.device("meta"):
         network = kind()
+    if bad := mismatched(network.state_dict(), state):
+        what = f"{path} holds another network: it differs in {bad[0][:80]}"
+        raise UserError(f"{what}; remove it and run: biflow weights fetch {name}")
     network.load_state_dict(state, assign=True)
     if not any(value.dim() == 5 for value in state.values()):
         # Networks of images take two thirds of the time on a CPU (Inception: 0.47 s for 0.68 s, 2 images on 2 cores).

@@ -57,7 +57,7 @@ def scatter(group: Group):
         error = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
         marker, size = ("*", 180) if run is group.best else ("o", 46)
-        axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=run.label, zorder=3)
+        axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=_plain(run.label), zorder=3)
     axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time", xlim=(0, None))
     return figure
 
@@ -71,14 +71,14 @@ def over_time(runs: list[Run]):
         window = settings["window"]
         middle = np.arange(0, settings["frames"] - window + 1, settings["stride"]) + window / 2
         low, high = np.array(fvd["per_window_intervals"]).T
-        points = {} if run.slope is not None else {"label": run.label}
+        points = {} if run.slope is not None else {"label": _plain(run.label)}
         axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label], **points)
         if run.slope is None:
             axes.vlines(middle, low, high, color=colour[run.label], alpha=0.5)
             continue
         axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
         trend = fvd["mean"] + run.slope * (middle - middle.mean())
-        axes.plot(middle, trend, color=colour[run.label], label=run.label)
+        axes.plot(middle, trend, color=colour[run.label], label=_plain(run.label))
     axes.set(xlabel="frame", ylabel="FVD")
     return figure
 
@@ -92,9 +92,9 @@ def measures(runs: list[Run]):
     for panel, name in zip(panels, names, strict=True):
         for run in runs:
             values = run.metrics["over_time"][name]
-            panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=run.label)
+            panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=_plain(run.label))
         panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
-        panel.set_title(name.replace("_", " "), fontsize=9)
+        panel.set_title(_plain(name.replace("_", " ")), fontsize=9)
     return figure
 
 
@@ -130,6 +130,11 @@ def directions_sheet(backward: Run, forward: Run, path: Path) -> None:
 def _ascii(label: str) -> str:
     """The label without the one letter that the font of contact sheets lacks."""
     return label.replace("ε", "eps")
+
+
+def _plain(label: str) -> str:
+    """The label as Matplotlib shows it, for which $ begins a formula."""
+    return label.replace("$", r"\$")
 
 
 def _figure(size: tuple[float, float], panels: int = 1):

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from biflow.documents import map_array, read_document
 from biflow.errors import UserError
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
+from biflow.evaluation.schemas import Metrics, Settings
 from biflow.evaluation.videos import video_path
 from biflow.methods import METHODS
 
@@ -37,14 +39,13 @@ class Run:
         solver: how frames were solved, in words.
         slope: the rise of FVD per frame; None where a single window gives no trend.
         lost: those of its files that pictures need and that are missing or damaged.
+        size: (h, w) of its frames; None where files are lost.
         comparable: equal for runs whose numbers may be compared: data, and all settings except those that the paper
             varies, and the actions, which are part of the label.
 
-    Raises:
-        KeyError, TypeError: the metrics are not those of an evaluation.
     """
 
-    def __init__(self, folder: Path, metrics: dict):
+    def __init__(self, folder: Path, metrics: Metrics):
         self.folder, self.metrics, self.protocol = folder, metrics, metrics["protocol"]
         self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
         self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
@@ -60,8 +61,7 @@ class Run:
         steps = f" x {solver['steps']}" if solver["steps"] else f", {solver['rtol']:g}"
         self.solver = ("reference" if solver["reference"] else solver["method"]) + steps
         self.slope = metrics["fvd"]["slope"] if len(metrics["fvd"]["per_window"]) > 1 else None
-        files = [folder / "first.npy", *(video_path(folder, i) for i in range(min(SHOWN, self.settings["samples"])))]
-        self.lost = [path for path in files if not _is_array(path)]
+        self.lost, self.size = _lost(folder, self.settings)
         found = metrics.get("past_and_actions")
         self.extra = {name: found.get(name) for name in PARTS} if found else {}
         settings = {k: v for k, v in {**NEW, **self.settings}.items() if k not in VARIED}
@@ -90,7 +90,8 @@ class Group:
         self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
         self.main = [run for run in runs if run not in self.equal_cost]
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
-        self.pictured = [run for run in self.forward if not run.lost]
+        whole = [run for run in self.forward if not run.lost]
+        self.pictured = [run for run in whole if run.size == whole[0].size]
         self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
         noisy = [run for run in self.forward if run.method.takes_eps]
         self.best = min(noisy, key=lambda run: run.fvd, default=None)
@@ -100,7 +101,7 @@ class Group:
         pairs: dict[str, dict[str, Run]] = {}
         for run in (run for run in self.runs if not run.lost):
             varied = {name: run.settings.get(name) for name in VARIED if name != "direction"}
-            key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine")], sort_keys=True)
+            key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine"), run.size], sort_keys=True)
             pairs.setdefault(key, {})[run.settings["direction"]] = run
         return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
 
@@ -121,11 +122,33 @@ def _tell_apart(runs: list[Run]) -> None:
                     run.label = f"{label}, {detail(run)}"
 
 
-def _is_array(path: Path) -> bool:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).size > 0
-    except (OSError, ValueError, EOFError):
-        return False
+def _lost(folder: Path, settings: Settings) -> tuple[list[Path], tuple[int, int] | None]:
+    """The files that pictures need and that are missing or damaged, and the (h, w) of the frames where none is."""
+    samples, frames = settings["samples"], settings["frames"]
+    shapes = {folder / "first.npy": (samples, 3, None, None)}
+    shapes |= {video_path(folder, i): (frames, None, None, 3) for i in range(min(SHOWN, samples))}
+    lost, size = [], None
+    for path, shape in shapes.items():
+        shape = shape if size is None else (samples, 3, *size) if path.name == "first.npy" else (frames, *size, 3)
+        try:
+            found = map_array(path, np.uint8, shape, "").shape
+        except UserError:
+            lost.append(path)
+        else:
+            size = found[2:] if path.name == "first.npy" else found[1:3]
+    return lost, None if lost or size is None else (size[0], size[1])
+
+
+def _contradiction(metrics: Metrics) -> str:
+    """What of the metrics does not go together; "" if all does."""
+    settings, fvd = metrics["protocol"]["settings"], metrics["fvd"]
+    windows = len(range(0, settings["frames"] - settings["window"] + 1, settings["stride"]))
+    if not len(fvd["per_window"]) == len(fvd["per_window_intervals"]) == windows:
+        return f"fvd has {len(fvd['per_window'])} windows, but its settings give {windows}"
+    for name, values in metrics["over_time"].items():
+        if len(values["frames"]) != len(values["generated"]):
+            return f"over_time.{name} has {len(values['frames'])} frames, but {len(values['generated'])} values"
+    return ""
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -138,10 +161,10 @@ def read_runs(folders: list[Path]) -> list[Run]:
         path = folder / "metrics.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no metrics.json; give folders written by `biflow evaluate`.")
-        try:
-            runs.append(Run(folder, json.loads(path.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read as an evaluation ({error!r}); evaluate again.") from error
+        metrics = read_document(path, Metrics, "cannot be read as an evaluation", "Evaluate again.")
+        if why := _contradiction(metrics):
+            raise UserError(f"{path} cannot be read as an evaluation: {why}. Evaluate again.")
+        runs.append(Run(folder, metrics))
     for run in (run for run in runs if run.lost):
         log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
     order = [*METHODS, *(run.method.name for run in runs)]
