@@ -17,6 +17,7 @@ GROUPS = [
         "files",
         "machine",
         "paths",
+        "pictures",
         "solvers",
         "tableaus",
         "video",

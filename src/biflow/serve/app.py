@@ -50,8 +50,10 @@ def app(
         # A daemon thread, not a task: stopping the server while models warm up need not wait for them.
         Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
         sweeping = asyncio.create_task(_sweep(hall))
+        hall.uploads.warm()
         yield
         sweeping.cancel()
+        await hall.uploads.close()
         hall.close()
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -108,7 +110,7 @@ async def clip(request: Request, session: str) -> Response:
         return PlainTextResponse("That session has ended.", 404)
     served = found.models[found.controls.model]
     try:
-        async with hall.decoding:
+        if True:
             data = await asyncio.to_thread(make_clip, found.recent(), served, found.controls)
     except (UserError, OSError) as error:  # the session may have ended meanwhile
         log.warning("A clip failed: %s", error)

@@ -1,6 +1,5 @@
 """The sessions of a server, and whether its models are ready."""
 
-import asyncio
 import logging
 import secrets
 import time
@@ -11,10 +10,10 @@ from threading import Event
 from biflow.errors import UserError
 from biflow.serve.models import Served, load, warm_up
 from biflow.serve.session import Session
+from biflow.serve.uploads import Uploads
 
 log = logging.getLogger("biflow")
 SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
-UPLOADS = 4  # at once, of up to 32 MB each: one that is decoded, and others that wait for it
 LINGER = 60.0  # seconds for which a session without viewers is kept
 
 
@@ -27,8 +26,7 @@ class Hall:
         ready: whether sessions may be opened.
         failure: why they never will be.
         prepared: set once one of the two is decided.
-        uploads: how many pictures of viewers are decoded, or wait for it.
-        decoding: held while an uploaded picture is decoded or a clip encoded, so that there is only one at a time.
+        uploads: reads the pictures of clients.
     """
 
     def __init__(self) -> None:
@@ -37,8 +35,7 @@ class Hall:
         self.ready = False
         self.failure: UserError | None = None
         self.prepared = Event()
-        self.uploads = 0
-        self.decoding = asyncio.Lock()
+        self.uploads = Uploads()
 
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:
         """Load the models, and run each once as sessions will."""
