@@ -123,7 +123,8 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
-        self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
+        self.path, self.size, self.scale = Path(path), tuple(size), scale
+        self.frames = self.bytes = 0  # written so far
         if self.path.suffix.lower() not in H264_FORMATS:
             raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
         if scale < 1 or fps <= 0:
@@ -151,16 +152,19 @@ class VideoWriter:
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.frames
         try:
-            self._container.mux(self._stream.encode(picture))
+            packets = self._stream.encode(picture)
+            self._container.mux(packets)
         except OSError as error:  # FFmpeg's errors carry the errno
             raise os_error(error, self.path) from error
         self.frames += 1
+        self.bytes += sum(packet.size for packet in packets)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        with contextlib.suppress(_Discarded), self._file:
+        failed = kind is not None  # then it does not matter whether the file can be closed
+        with contextlib.suppress(Exception) if failed else contextlib.nullcontext(), self._file:
             if kind is not None:
                 raise _Discarded
             if not self.frames:

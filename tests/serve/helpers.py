@@ -14,8 +14,8 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from biflow.serve.hall import Hall
+from biflow.serve.images import MAX_BYTES
 from biflow.serve.session import Session
-from biflow.serve.uploads import MAX_BYTES
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import unpack
 

@@ -14,7 +14,7 @@ from biflow.errors import UserError
 from biflow.serve import hall as hall_module
 from biflow.serve.app import PAGE, app
 from biflow.serve.guard import Guard
-from biflow.serve.uploads import MAX_BYTES
+from biflow.serve.images import MAX_BYTES
 from biflow.serve.viewer import CREDITS
 from tests.serve.helpers import Client, png, running, until
 

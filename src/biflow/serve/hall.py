@@ -8,8 +8,10 @@ from pathlib import Path
 from threading import Event
 
 from biflow.errors import UserError
+from biflow.serve.clips import Clips
 from biflow.serve.models import Served, load, warm_up
 from biflow.serve.session import Session
+from biflow.serve.shelf import Shelf
 from biflow.serve.uploads import Uploads
 
 log = logging.getLogger("biflow")
@@ -27,6 +29,8 @@ class Hall:
         failure: why they never will be.
         prepared: set once one of the two is decided.
         uploads: reads the pictures of clients.
+        shelf: keeps their recordings.
+        clips: makes clips of the last seconds.
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,8 @@ class Hall:
         self.failure: UserError | None = None
         self.prepared = Event()
         self.uploads = Uploads()
+        self.shelf = Shelf()
+        self.clips = Clips()
 
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:
         """Load the models, and run each once as sessions will."""
@@ -66,7 +72,7 @@ class Hall:
             if not idle:
                 raise UserError(f"All {SESSIONS} sessions of this server are in use; try again later.")
             self.dismiss(min(idle, key=lambda session: session.left))
-        session = Session(secrets.token_urlsafe(9), self.models).start()
+        session = Session(secrets.token_urlsafe(9), self.models, self.shelf).start()
         self.sessions[session.name] = session
         return session, True
 
@@ -83,9 +89,11 @@ class Hall:
                 self.dismiss(session)
 
     def close(self) -> None:
-        """End all sessions, and wait for their threads."""
+        """End all sessions, wait for their threads, and delete their recordings."""
+        self.clips.close()
         sessions = list(self.sessions.values())
         for session in sessions:
             self.dismiss(session, "The server is shutting down.")
         for session in sessions:
             session.wait_closed()
+        self.shelf.close()

@@ -1,4 +1,4 @@
-"""Images for clients."""
+"""Images for clients, and how large theirs may be."""
 
 import base64
 import io
@@ -10,6 +10,7 @@ from torch import Tensor
 
 Format = Literal["jpeg", "webp", "png"]
 FORMATS: tuple[str, ...] = get_args(Format)
+MAX_BYTES = 32 * 2**20  # of a picture that a client sends
 # Encoding takes about a millisecond, far less than solving, and the pictures have no visible artefacts.
 _SETTINGS: dict[str, dict] = {
     "jpeg": {"quality": 92, "subsampling": 0},

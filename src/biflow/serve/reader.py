@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _limit_process(seconds: int) -> None:
-    """Take at most that much time of a core, and MEMORY. Where that is not possible, the server's clock is the limit."""
+    """Take at most that much time of a core, and MEMORY. Where that is not possible, the server's clock has to do."""
     try:
         import resource
     except ImportError:  # Windows
@@ -77,7 +77,7 @@ def read(data: bytes, size: tuple[int, int]) -> Image.Image:
     warnings.simplefilter("ignore")  # also Pillow's about sizes: the limits here are lower
     try:
         image, _ = to_rgb(_jpeg(data, 2 * max(size)) if is_jpeg else _other(data))
-        return ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
+        return ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
     except UserError:
         raise
     except MemoryError:

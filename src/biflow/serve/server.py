@@ -13,8 +13,8 @@ from biflow.errors import UserError
 from biflow.serve.app import app
 from biflow.serve.guard import Guard, is_loopback, parse_origin
 from biflow.serve.hall import Hall
+from biflow.serve.images import MAX_BYTES
 from biflow.serve.models import find
-from biflow.serve.uploads import MAX_BYTES
 
 log = logging.getLogger("biflow")
 GRACE = 2  # seconds for connections to close; everything is over within 5

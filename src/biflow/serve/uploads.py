@@ -14,12 +14,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.errors import UserError
+from biflow.serve.images import MAX_BYTES
+from biflow.serve.images import MAX_BYTES
 from biflow.serve.reader import READ, REFUSED, TOO_MUCH
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 
 log = logging.getLogger("biflow")
-MAX_BYTES = 32 * 2**20  # of a picture
 WAITING = 64 * 2**20  # bytes of all pictures that wait to be read
 READERS = 2  # processes at once, and a third that is ready for the next picture
 CPU_SECONDS, SECONDS = 5, 10.0  # for a picture: of a core, and by the clock
@@ -62,10 +63,10 @@ class Uploads:
         while len(self.reading) < READERS and (ready := [one for one in self.waiting if one not in self.reading]):
             sender = min(ready, key=lambda one: one.seconds)
             task = asyncio.create_task(self._read(sender, self.waiting.pop(sender)))
-            task.add_done_callback(lambda _, sender=sender: self._read_one(sender))
+            task.add_done_callback(lambda _, sender=sender: self._next(sender))
             self.reading[sender] = task
 
-    def _read_one(self, sender: Sender) -> None:
+    def _next(self, sender: Sender) -> None:
         del self.reading[sender]
         self._start()
 
@@ -141,7 +142,8 @@ def _start_process() -> Popen:
 def _ask(process: Popen, head: bytes, data: bytes) -> bytes:
     """What a process answers to a picture; nothing if it ends before, by itself or by the hand of another thread."""
     with process:  # closes its pipes at the end, and waits for it
-        assert process.stdin and process.stdout
+        assert process.stdin is not None
+        assert process.stdout is not None
         with contextlib.suppress(OSError):  # it has ended
             process.stdin.write(head)
             process.stdin.write(data)  # in one go, so that this thread need not wait for the others of the server
