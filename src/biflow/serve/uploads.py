@@ -15,7 +15,6 @@ from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.serve.images import MAX_BYTES
-from biflow.serve.images import MAX_BYTES
 from biflow.serve.reader import READ, REFUSED, TOO_MUCH
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
