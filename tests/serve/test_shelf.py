@@ -64,9 +64,13 @@ def test_a_full_disk_ends_the_recording_and_not_the_session(session, temporary, 
 
 def test_without_a_folder_for_temporary_files_there_is_no_recording(session, temporary, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "gone"))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    remove_leftovers()
     record(session)
     assert "cannot write" in last(session)["text"]
     play(session, 1)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    remove_leftovers()
 
 
 def test_a_recording_ends_when_it_is_too_large(session, monkeypatch):

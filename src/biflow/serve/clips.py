@@ -11,13 +11,12 @@ from biflow.errors import UserError
 from biflow.serve.recording import clip
 from biflow.serve.session import Session
 
-WAITING = 8  # clips, with the one that is encoded
 NICE = 10
 LOOK = 0.2  # seconds between looks at whether a client still waits
 
 
 class Clips:
-    """Makes one clip at a time, and no two of a session at once."""
+    """Makes one clip at a time, in turn, and no two of a session at once: so nobody waits for more than one of each."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "clips", initializer=_give_way)
@@ -27,11 +26,11 @@ class Clips:
         """The newest seconds of a session; it stops if the client has `gone`.
 
         Raises:
-            UserError: too many clients wait for clips, there is nothing to encode, or it was stopped.
+            UserError: one of this session is being made, there is nothing to encode, or it was stopped.
             OSError: it cannot be written.
         """
-        if session in self._sessions or len(self._sessions) >= WAITING:
-            raise UserError("Another clip is being made; try again in a few seconds.")
+        if session in self._sessions:
+            raise UserError("A clip of this session is being made already.")
         unwanted = threading.Event()
         self._sessions.add(session)
         making = asyncio.get_running_loop().run_in_executor(self._thread, _clip, session, unwanted)

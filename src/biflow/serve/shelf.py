@@ -57,15 +57,18 @@ class Shelf:
 
 def remove_leftovers() -> None:
     """Delete the recordings of servers that were killed: folders of this user whose lock nobody holds."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError, Timeout, NotImplementedError):
-            if _is_ours(folder):
-                with FileLock(folder / LOCK, timeout=0):
-                    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folders = [folder for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if _is_ours(folder)]
+    except OSError:
+        return  # there is no folder for temporary files
+    for folder in folders:
+        with contextlib.suppress(OSError, Timeout, NotImplementedError), FileLock(folder / LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and not folder.is_symlink() and (os.name != "posix" or folder.stat().st_uid == os.getuid())
+    real = folder.is_dir() and not folder.is_symlink()
+    return real and (os.name != "posix" or folder.stat().st_uid == os.getuid())
 
 
 def _locked_folder() -> tuple[Path, FileLock]:
