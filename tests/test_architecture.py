@@ -21,6 +21,7 @@ GROUPS = [
         "downloads",
         "machine",
         "paths",
+        "pictures",
         "solvers",
         "tableaus",
         "video",

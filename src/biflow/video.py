@@ -22,6 +22,7 @@ from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.files import os_error, reading, replacing
+from biflow.pictures import to_rgb
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
@@ -71,8 +72,8 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     with reading(name, "cannot be read as an image", "It is damaged or not an image."):
         image = ImageOps.exif_transpose(open_image(file, name))
         image.load()
-        pixels, converted = to_rgb(image)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
+        upright, converted = to_rgb(image)
+    return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous(), converted
 
 
 def open_image(file: Bytes | Path, name: str) -> Image.Image:
@@ -86,20 +87,6 @@ def open_image(file: Bytes | Path, name: str) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
     return image
-
-
-def to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
-    """An image over black, and which kind it was ("grey", "RGBA", ...) if it was not RGB, else None."""
-    converted = None
-    if image.mode.startswith("I;16"):
-        converted = "16-bit grey"
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode != "RGB":
-        converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.array(image.convert("RGB")), converted
 
 
 def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> UInt8[Tensor, "3 h w"]:
@@ -136,7 +123,8 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
-        self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
+        self.path, self.size, self.scale = Path(path), tuple(size), scale
+        self.frames = self.bytes = 0  # written so far
         if self.path.suffix.lower() not in H264_FORMATS:
             raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
         if scale < 1 or fps <= 0:
@@ -164,16 +152,19 @@ class VideoWriter:
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.frames
         try:
-            self._container.mux(self._stream.encode(picture))
+            packets = self._stream.encode(picture)
+            self._container.mux(packets)
         except OSError as error:  # FFmpeg's errors carry the errno
             raise os_error(error, self.path) from error
         self.frames += 1
+        self.bytes += sum(packet.size for packet in packets)
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        with contextlib.suppress(_Discarded), self._file:
+        failed = kind is not None  # then it does not matter whether the file can be closed
+        with contextlib.suppress(Exception) if failed else contextlib.nullcontext(), self._file:
             if kind is not None:
                 raise _Discarded
             if not self.frames:

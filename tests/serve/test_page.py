@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from biflow.serve import images
+from biflow.serve.uploads import Uploads
 from tests.serve import browser as browser_module
 from tests.serve.browser import Look, chromium
 from tests.serve.helpers import idle, until
@@ -119,10 +119,10 @@ def test_upload_drop_and_restart(page, look):
 
 def test_a_photo_is_made_smaller_and_upright_before_it_is_sent(page, look):
     sent = []
-    decode = images.decode
+    put = Uploads.put
     look.pause()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "decode", lambda data, size: sent.append(data) or decode(data, size))
+        patch.setattr(Uploads, "put", lambda self, who, data: sent.append(data) or put(self, who, data))
         left = Image.new("L", (2, 1), 220)
         left.putpixel((1, 0), 30)
         turned, file = Image.Exif(), io.BytesIO()

@@ -8,8 +8,10 @@ import threading
 import time
 
 import httpx
+import psutil
 import pytest
 
+from benchmarks import bombs
 from biflow import cli
 from biflow.config import Serve
 from biflow.errors import UserError
@@ -25,8 +27,10 @@ from tests.serve.helpers import Client, until
     ("stop", "models"),
     [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, con, flow, large", marks=pytest.mark.slow)],
 )
-def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monkeypatch):
+def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monkeypatch, tmp_path):
     monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONWARNINGS", "default::ResourceWarning")
     folder = folders["bi"] if models == "bi" else folders["bi"].parent
     command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -43,12 +47,20 @@ def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monke
 
         until(ready)
         with Client(address) as client:
+            client.send({"type": "record", "on": True}, bombs.progressive_jpeg())
+            client.until("recording", on=True)
             client.until("frame")
+            client.until("frame")
+            (recordings,) = tmp_path.glob("biflow-server-*")
+            children = until(lambda: psutil.Process(process.pid).children())
             begun = time.monotonic()
             process.send_signal(stop)
             _, errors = process.communicate(timeout=30)
             assert time.monotonic() - begun < 5
             assert "Traceback" not in errors
+            assert "ResourceWarning" not in errors
+            assert not recordings.exists()
+            assert not any(child.is_running() for child in children)
     finally:
         process.kill()
         process.wait()

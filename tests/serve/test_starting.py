@@ -1,16 +1,12 @@
 """What streams start from: first frames, pictures of viewers, or nothing yet."""
 
-import contextlib
 import io
 import shutil
-import threading
 
 import httpx
 from PIL import Image
 
-from biflow.serve import images
 from biflow.serve.app import app
-from biflow.serve.hall import UPLOADS
 from tests.serve.helpers import Client, png, running, until
 
 
@@ -33,9 +29,10 @@ def test_a_restart_is_from_what_the_stream_started_from(server):
         assert [one["number"] for one in starts["own"]] == [-1]
         client.until("frame", index=0, format="image/png")
         until(lambda: int(client.frames[-1][1][0].mean()) == 77 or client.until("frame"))
-        for value in (90, 100, 110, 120):
+        for number, value in enumerate((90, 100, 110, 120)):
             client.send(png(value))
-        assert [one["number"] for one in client.until("starts", now=-5)["own"]] == [-2, -3, -4, -5]
+            own = client.until("starts", now=-2 - number)["own"]
+        assert [one["number"] for one in own] == [-2, -3, -4, -5]
         client.send({"type": "restart", "first": 1}, {"type": "restart", "first": -3})
         assert client.until("starts", now=1) == {"type": "starts", "now": 1}  # the pictures have not changed
         assert client.until("starts", now=-3) == {"type": "starts", "now": -3}
@@ -72,23 +69,3 @@ def test_a_model_without_first_frames_says_so_and_starts_from_an_upload(folders,
             client.send({"type": "set", "controls": {"model": "bi"}})
             client.until("starts", now=0)
             client.until("frame", index=1)
-
-
-def test_only_a_few_uploads_of_all_viewers_wait_at_once(server, monkeypatch):
-    go, decode = threading.Event(), images.decode
-    monkeypatch.setattr(images, "decode", lambda *picture: go.wait(120) and decode(*picture))
-    with contextlib.ExitStack() as stack:
-        stack.callback(go.set)
-        waiting = [stack.enter_context(Client(server.address)) for _ in range(UPLOADS)]
-        for client in waiting:
-            client.send(png(77))
-        until(lambda: server.hall.uploads == UPLOADS)
-        late = stack.enter_context(Client(server.address))
-        late.send(png(88))
-        assert late.until("error")["text"] == "Too many pictures are being read. Try again in a few seconds."
-        go.set()
-        for client in waiting:
-            client.until("starts", now=-1)
-        until(lambda: server.hall.uploads == 0)
-        late.send(png(88))
-        late.until("starts", now=-1)

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, features
 
 from biflow import video
 from biflow.files import reading
 from biflow.films import Frames, Video, usual_interval
+from biflow.pictures import to_rgb
 
 MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | (
     {".avif"} if "avif" in features.modules and features.check("avif") else set()
@@ -68,11 +70,11 @@ def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -
 
     def frames() -> Frames:
         for image in _pictures(open_file, name):
-            pixels, converted = video.to_rgb(image)
+            picture, converted = to_rgb(image)
             if converted:
                 conversions[converted] += 1
             times.append(times[-1] + (_duration(image) or UNTIMED))
-            yield torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            yield torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
     fps = round(1 / usual_interval([duration or UNTIMED for duration in durations]), 3) if timed else None
     yield Video(frames(), fps, len(durations), times=times if timed else None)

@@ -3,13 +3,15 @@
 import asyncio
 import html
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
+from typing import BinaryIO
 
 from fastapi import APIRouter, FastAPI, Request, WebSocket
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from biflow import __version__
@@ -18,7 +20,7 @@ from biflow.serve import images
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
-from biflow.serve.recording import clip as make_clip
+from biflow.serve.shelf import remove_leftovers
 
 log = logging.getLogger("biflow")
 PAGE = Path(__file__).parent / "page"
@@ -50,8 +52,11 @@ def app(
         # A daemon thread, not a task: stopping the server while models warm up need not wait for them.
         Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
         sweeping = asyncio.create_task(_sweep(hall))
+        remove_leftovers()
+        hall.uploads.warm()
         yield
         sweeping.cancel()
+        await hall.uploads.close()
         hall.close()
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -93,10 +98,24 @@ async def recording(request: Request, session: str, name: str) -> Response:
     """A file of a finished recording: the mp4, or the JSON with its actions."""
     found = request.app.state.hall.sessions.get(session)
     path = found.recorder.find(name) if found else None  # compared with `name`, never built from it
-    if path is None:
+    try:
+        file = path and path.open("rb")  # now: it may be deleted at any moment
+    except OSError:
+        file = None
+    if not path or not file:
         return PlainTextResponse("That recording is no longer kept.", 404)
+    headers = {
+        "content-length": str(os.fstat(file.fileno()).st_size),
+        "content-disposition": f'attachment; filename="biflow{path.suffix}"',
+    }
     kind = {".mp4": "video/mp4", ".json": "application/json"}[path.suffix]
-    return FileResponse(path, media_type=kind, filename=f"biflow{path.suffix}")
+    return StreamingResponse(_blocks(file), media_type=kind, headers=headers)
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while block := file.read(2**18):
+            yield block
 
 
 @routes.get("/clip/{session}")
@@ -106,11 +125,9 @@ async def clip(request: Request, session: str) -> Response:
     found = hall.sessions.get(session)
     if found is None or found.ended:
         return PlainTextResponse("That session has ended.", 404)
-    served = found.models[found.controls.model]
     try:
-        async with hall.decoding:
-            data = await asyncio.to_thread(make_clip, found.recent(), served, found.controls)
-    except (UserError, OSError) as error:  # the session may have ended meanwhile
+        data = await hall.clips.make(found, request.is_disconnected)
+    except (UserError, OSError) as error:  # the session or the client may have gone meanwhile
         log.warning("A clip failed: %s", error)
         return PlainTextResponse("The clip could not be made; try again.", 503)
     return Response(data, media_type="video/mp4", headers={"content-disposition": 'attachment; filename="biflow.mp4"'})

@@ -13,10 +13,11 @@ from biflow.serve import images
 from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
 from biflow.serve.dream import PAST_FRAMES
 from biflow.serve.guard import Rate
-from biflow.serve.hall import UPLOADS, Hall
+from biflow.serve.hall import Hall
 from biflow.serve.models import Served
 from biflow.serve.session import Session
 from biflow.serve.steering import description
+from biflow.serve.uploads import Sender, Uploads
 from biflow.serve.viewer import CREDITS, Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
@@ -42,7 +43,8 @@ async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> N
     viewer.tell({**_hello(hall, session, new), "viewer": viewer.number})
     session.join(viewer)
     sending = asyncio.create_task(_send(socket, session, viewer, event))
-    receiving = asyncio.create_task(_receive(socket, hall, session, viewer))
+    sender = Sender(session, viewer)
+    receiving = asyncio.create_task(_receive(socket, hall.uploads, sender))
     try:
         await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -50,6 +52,7 @@ async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> N
         for task in (sending, receiving):
             task.cancel()
         await asyncio.gather(sending, receiving, return_exceptions=True)
+        await hall.uploads.leave(sender)
 
 
 async def _send(socket: WebSocket, session: Session, viewer: Viewer, event: asyncio.Event) -> None:
@@ -67,18 +70,18 @@ async def _send(socket: WebSocket, session: Session, viewer: Viewer, event: asyn
                     return
 
 
-async def _receive(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer) -> None:
+async def _receive(socket: WebSocket, uploads: Uploads, sender: Sender) -> None:
     rate = Rate()
-    while await _take(socket, hall, session, viewer, rate):
+    while await _take(socket, uploads, sender, rate):
         pass
 
 
-async def _take(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer, rate: Rate) -> bool:
+async def _take(socket: WebSocket, uploads: Uploads, sender: Sender, rate: Rate) -> bool:
     """Receive a message and do what it asks for; False at the end. Nothing holds it while the next is waited for."""
     received = await socket.receive()
     if received["type"] == "websocket.disconnect":
         return False
-    text, data = received.get("text"), received.get("bytes")
+    text, data, viewer = received.get("text"), received.get("bytes"), sender.viewer
     if not rate.take(UPLOAD_COST if data is not None else 1.0):
         if rate.hopeless:
             await socket.close(1008)
@@ -88,25 +91,12 @@ async def _take(socket: WebSocket, hall: Hall, session: Session, viewer: Viewer,
         return True
     try:
         if data is not None:
-            await _upload(hall, session, data)
-        elif act(session, viewer, text or ""):
+            uploads.put(sender, data)
+        elif act(sender.session, viewer, text or ""):
             rate.give_back()
     except UserError as error:
         viewer.tell({"type": "error", "text": str(error)})
     return True
-
-
-async def _upload(hall: Hall, session: Session, data: bytes) -> None:
-    """Restart from a picture. Raises UserError if it cannot be read, or too many others wait to be."""
-    if hall.uploads >= UPLOADS:
-        raise UserError("Too many pictures are being read. Try again in a few seconds.")
-    hall.uploads += 1
-    try:
-        async with hall.decoding:
-            size = session.models[session.controls.model].size
-            session.restart_from(await asyncio.to_thread(images.decode, data, size))
-    finally:
-        hall.uploads -= 1
 
 
 def act(session: Session, viewer: Viewer, text: str) -> bool:

@@ -1,6 +1,5 @@
 """The sessions of a server, and whether its models are ready."""
 
-import asyncio
 import logging
 import secrets
 import time
@@ -9,12 +8,14 @@ from pathlib import Path
 from threading import Event
 
 from biflow.errors import UserError
+from biflow.serve.clips import Clips
 from biflow.serve.models import Served, load, warm_up
 from biflow.serve.session import Session
+from biflow.serve.shelf import Shelf
+from biflow.serve.uploads import Uploads
 
 log = logging.getLogger("biflow")
 SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
-UPLOADS = 4  # at once, of up to 32 MB each: one that is decoded, and others that wait for it
 LINGER = 60.0  # seconds for which a session without viewers is kept
 
 
@@ -27,8 +28,9 @@ class Hall:
         ready: whether sessions may be opened.
         failure: why they never will be.
         prepared: set once one of the two is decided.
-        uploads: how many pictures of viewers are decoded, or wait for it.
-        decoding: held while an uploaded picture is decoded or a clip encoded, so that there is only one at a time.
+        uploads: reads the pictures of clients.
+        shelf: keeps their recordings.
+        clips: makes clips of the last seconds.
     """
 
     def __init__(self) -> None:
@@ -37,8 +39,9 @@ class Hall:
         self.ready = False
         self.failure: UserError | None = None
         self.prepared = Event()
-        self.uploads = 0
-        self.decoding = asyncio.Lock()
+        self.uploads = Uploads()
+        self.shelf = Shelf()
+        self.clips = Clips()
 
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:
         """Load the models, and run each once as sessions will."""
@@ -69,7 +72,7 @@ class Hall:
             if not idle:
                 raise UserError(f"All {SESSIONS} sessions of this server are in use; try again later.")
             self.dismiss(min(idle, key=lambda session: session.left))
-        session = Session(secrets.token_urlsafe(9), self.models).start()
+        session = Session(secrets.token_urlsafe(9), self.models, self.shelf).start()
         self.sessions[session.name] = session
         return session, True
 
@@ -86,9 +89,11 @@ class Hall:
                 self.dismiss(session)
 
     def close(self) -> None:
-        """End all sessions, and wait for their threads."""
+        """End all sessions, wait for their threads, and delete their recordings."""
+        self.clips.close()
         sessions = list(self.sessions.values())
         for session in sessions:
             self.dismiss(session, "The server is shutting down.")
         for session in sessions:
             session.wait_closed()
+        self.shelf.close()

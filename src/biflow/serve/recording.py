@@ -3,9 +3,7 @@
 import base64
 import logging
 import secrets
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +20,7 @@ from biflow.serve.controls import Controls
 from biflow.serve.dream import Moment, stream_settings
 from biflow.serve.images import encode
 from biflow.serve.models import Served
+from biflow.serve.shelf import Shelf
 from biflow.serve.steering import Pressed, row
 from biflow.video import VideoWriter, resize
 
@@ -36,7 +35,8 @@ class Recorder:
     Its methods return the message for the viewers, if there is one: that it started, or under which names it ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
         self._folder: Path | None = None
         self._writer: VideoWriter | None = None
         self._script: Script | None = None
@@ -51,18 +51,21 @@ class Recorder:
         return {"type": "recording", "on": True}
 
     def write(self, moment: Moment, controls: Controls) -> dict | None:
-        """Append a frame, its pictures side by side. Ends the recording if their size changes or a disk is full."""
+        """Append a frame, its pictures side by side.
+
+        Ends the recording if their size changes, the recording is too long or too large, or the disk is full.
+        """
         if not self.on:
             return None
         frame = _side_by_side(moment)
         size = (frame.shape[1], frame.shape[2])
         try:
             if self._writer is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="biflow-"))
+                self._folder = self._shelf.folder()
                 path = self._folder / f"{secrets.token_urlsafe(16)}.mp4"
                 self._writer = VideoWriter(path, self._fps, size, scale=_scale(moment)).__enter__()
-            if self._writer.size != size or self._writer.frames >= MAX_FRAMES:
-                return self.finish()
+            if reason := self._full(self._writer, size):
+                return self.finish(reason)
             self._writer.write(frame)
         except (UserError, OSError) as error:
             return self._fail(error)
@@ -70,8 +73,18 @@ class Recorder:
             self._script.add(moment, controls)
         return None
 
-    def finish(self) -> dict | None:
-        """End the recording; its name is None if it has no frames."""
+    def _full(self, writer: VideoWriter, size: tuple[int, int]) -> str | None:
+        """Why a frame of this size cannot be added, if that is so."""
+        if writer.size != size:
+            return "The recording has ended, since the size of the frames has changed."
+        if writer.frames >= MAX_FRAMES:
+            return f"The recording has ended: it has {MAX_FRAMES} frames, which is the most."
+        if self._folder and not self._shelf.has_room(self._folder, writer.bytes):
+            return "The recording has ended, since the server has no room for a larger one."
+        return None
+
+    def finish(self, reason: str | None = None) -> dict | None:
+        """End the recording, for a reason that viewers are told; its name is None if it has no frames."""
         if not self.on:
             return None
         self.on = False
@@ -85,16 +98,17 @@ class Recorder:
                 write_json(script, {**self._script.content, "fps": self._fps}, indent=None)
         except (UserError, OSError) as error:
             return self._fail(error)
-        return _ended(writer.path.name, writer.frames, script.name if script else None)
+        return _ended(writer.path.name, writer.frames, script.name if script else None, reason)
 
     def _fail(self, error: Exception) -> dict:
         log.warning("A recording failed: %s", error)
         self.close()
-        return _ended(None, 0)
+        return _ended(None, 0, reason="The recording is lost: the server cannot write it. Its disk may be full.")
 
     def find(self, name: str) -> Path | None:
-        """The file of that name of the last recording, if it is finished."""
-        path = self._writer.path if self._writer and not self.on else None
+        """The file of that name of the last recording, if it is finished. It may be deleted at any moment."""
+        writer = self._writer  # the worker may replace it meanwhile
+        path = writer.path if writer and not self.on else None
         files = [path, path.with_suffix(".json")] if path else []
         return next((file for file in files if file.name == name and file.exists()), None)
 
@@ -104,14 +118,16 @@ class Recorder:
             error = InterruptedError()
             self._writer.__exit__(type(error), error, None)
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._shelf.delete(self._folder)
         self._folder, self._writer, self._script, self.on = None, None, None, False
 
 
-def clip(moments: Sequence[Moment], served: Served, controls: Controls) -> bytes:
+def clip(
+    moments: Sequence[Moment], served: Served, controls: Controls, shelf: Shelf, unwanted: Callable[[], bool]
+) -> bytes:
     """The newest CLIP_SECONDS of these frames as an mp4: fewer if the size of the frames has changed meanwhile.
 
-    Raises UserError if there are no frames, or they cannot be encoded.
+    Raises UserError if there are no frames, they cannot be encoded, or the clip has become `unwanted`.
     """
     if not moments:
         raise UserError("There are no frames yet.")
@@ -120,12 +136,17 @@ def clip(moments: Sequence[Moment], served: Served, controls: Controls) -> bytes
     newest = list(moments)[-max(1, round(CLIP_SECONDS * fps)) :]
     frames = list(takewhile(lambda one: [picture.shape for picture in one.pictures] == shapes, reversed(newest)))
     first = _side_by_side(frames[-1])
-    with tempfile.TemporaryDirectory(prefix="biflow-") as folder:
-        path = Path(folder) / "clip.mp4"
+    folder = shelf.folder()
+    try:
+        path = folder / "clip.mp4"
         with VideoWriter(path, fps, (first.shape[1], first.shape[2]), scale=_scale(frames[-1])) as writer:
             for moment in reversed(frames):
+                if unwanted():
+                    raise UserError("The clip is no longer wanted.")
                 writer.write(_side_by_side(moment))
         return path.read_bytes()
+    finally:
+        shelf.delete(folder)
 
 
 def _rate(served: Served, controls: Controls) -> float:
@@ -144,8 +165,8 @@ def _side_by_side(moment: Moment) -> UInt8[Tensor, "3 h w"]:
     return torch.cat([first, *others], dim=2)
 
 
-def _ended(name: str | None, frames: int, actions: str | None = None) -> dict:
-    return {"type": "recording", "on": False, "name": name, "actions": actions, "frames": frames}
+def _ended(name: str | None, frames: int, actions: str | None = None, reason: str | None = None) -> dict:
+    return {"type": "recording", "on": False, "name": name, "actions": actions, "frames": frames, "text": reason}
 
 
 class Script:

@@ -21,6 +21,7 @@ from biflow.serve.controls import Controls, changed, initial
 from biflow.serve.dream import Dream, Moment, Stale, stream_settings
 from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
+from biflow.serve.shelf import Shelf
 from biflow.serve.starts import Starts
 from biflow.serve.steering import Pressed, Steering
 from biflow.serve.viewer import Viewer
@@ -34,14 +35,15 @@ STEPS = 8  # single frames that may wait
 class Session:
     """`run` is the worker; `advance` is one turn of it, for callers without a thread."""
 
-    def __init__(self, name: str, models: Mapping[str, Served]) -> None:
+    def __init__(self, name: str, models: Mapping[str, Served], shelf: Shelf | None = None) -> None:
         self.name, self.models = name, models
         self.controls = initial(models)
         self.version = 0  # of the controls
         self.viewers: list[Viewer] = []
         self.ended: str | None = None  # why, once it has ended
         self.left = time.monotonic()  # when the last viewer left
-        self.recorder = Recorder()
+        self.shelf = shelf or Shelf()
+        self.recorder = Recorder(self.shelf)
         self.dream = Dream(models)
         self.steering = Steering(self._tell)
         self.starts = Starts()

@@ -72,12 +72,13 @@ const receivers = {
   error: ({ text }) => toast(text),
   pong: ({ at }) => pong(at),
   wait: ({ text }) => wait(text),
-  recording({ on, name, actions, frames }) {
+  recording({ on, name, actions, frames, text }) {
     state.recording = on;
     render();
     const own = ownRecording(on);
     if (on) return toast("Recording. Press C or the button to finish.");
-    if (!name) return toast("The recording has no frames; nothing was saved.");
+    if (text) toast(text);
+    if (!name) return text || toast("The recording has no frames; nothing was saved.");
     const line = document.createElement("span"), video = file(name, "biflow.mp4");
     line.append(`Recorded ${frames} frames: `, video);
     if (actions) line.append(" and ", file(actions, "biflow.json"), ", its actions");

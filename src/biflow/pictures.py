@@ -1,0 +1,18 @@
+"""What images become as RGB, with Pillow alone: importing it loads neither NumPy nor PyTorch."""
+
+from PIL import Image
+
+
+def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """An image over black, and which kind it was ("grey", "RGBA", ...) if it was not RGB, else None."""
+    converted = None
+    if image.mode.startswith("I;16"):
+        converted = "16-bit grey"
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")  # the upper 8 bits
+        image.info.pop("transparency", None)  # one of 65,536 levels
+    elif image.mode != "RGB":
+        converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB"), converted
