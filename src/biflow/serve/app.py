@@ -1,14 +1,14 @@
 """The web server: the page at /, frames at /ws, health at /healthz, recordings as mp4."""
 
 import asyncio
+import contextlib
 import html
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
 
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -18,6 +18,7 @@ from biflow.serve import images
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
+from biflow.serve.limits import network
 from biflow.serve.recording import clip as make_clip
 
 log = logging.getLogger("biflow")
@@ -45,7 +46,7 @@ def app(
     """
     hall = Hall()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
         # A daemon thread, not a task: stopping the server while models warm up need not wait for them.
         Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
@@ -54,10 +55,10 @@ def app(
         sweeping.cancel()
         hall.close()
 
-    api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.state.hall, api.state.origins = hall, origins
     api.include_router(routes)
-    api.mount("/", StaticFiles(directory=PAGE, html=True))
+    api.mount("/", StaticFiles(directory=PAGE))
     return Guard(api, hosts=hosts, token=token, origins=origins)
 
 
@@ -121,14 +122,14 @@ async def frames(socket: WebSocket, session: str | None = None) -> None:
     """A viewer of the session of that name, or of a new one."""
     hall: Hall = socket.app.state.hall
     await socket.accept()
-    if not hall.ready:
-        # The reason of a failure may contain a path, so it goes to the log only.
-        await refuse(socket, "The model cannot be started." if hall.failure else "The model is warming up.")
-        return
     try:
-        entered, new = hall.enter(session)
+        if not hall.ready:
+            # The reason of a failure may contain a path, so it goes to the log only.
+            raise UserError("The model cannot be started." if hall.failure else "The model is warming up.")
+        entered, new = hall.enter(session, network(socket.client.host if socket.client else ""))
     except UserError as error:
-        await refuse(socket, str(error))
+        with contextlib.suppress(WebSocketDisconnect):
+            await refuse(socket, str(error))
         return
     await watch(socket, hall, entered, new)
 
