@@ -13,7 +13,7 @@ import uvicorn
 
 from biflow.serve.guard import Guard
 from biflow.serve.images import MAX_BYTES
-from biflow.serve.limits import Crowd, Link, Quiet, Share
+from biflow.serve.limits import Crowd, Link, Quiet, Share, log
 from biflow.serve.protocols import Http, WebSocket
 
 try:
@@ -21,7 +21,6 @@ try:
 except ImportError:  # Windows
     resource = None
 
-log = logging.getLogger("biflow")
 GRACE = 2  # seconds for connections to close; everything is over within 5
 CONNECTIONS, DESCRIPTORS = 2048, 8192  # at most, however many descriptors there may be
 BACKLOG, QUEUE = 1024, 256  # connections that wait in the system; of one address, that wait here

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from socket import socket
 
-log = logging.getLogger("biflow")
 MIB = 2**20
 # Per second, at once. An honest viewer sends up to 60 changes and 60 actions per second; acknowledgements that are due
 # are free. A connection starts with few messages, and may save up more: links that stall deliver seconds at once.
@@ -27,6 +26,27 @@ LONGEST = 5.0  # seconds that anything is delayed
 UNFINISHED = 128 * MIB  # bytes of unfinished messages of everyone; one address may have half of them
 HEAD, BLOCKED, CLOSING = 10.0, 30.0, 5.0  # seconds for a head, without reading any of an answer, to close
 FORGOTTEN = 30.0  # seconds after which an address without connections is forgotten
+
+
+class Quiet(logging.Filter):
+    """Lets a kind of message pass once a second, so that an attack does not fill the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._then: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now - self._then.get(record.msg, -1.0) < 1.0:
+            return False
+        if len(self._then) > 100:
+            self._then.clear()
+        self._then[record.msg] = now
+        return True
+
+
+log = logging.getLogger("biflow.serve")  # for what a flood repeats
+log.addFilter(Quiet())
 
 
 class Bucket:
@@ -230,23 +250,6 @@ class Link:
             if share.held > share.most_held:
                 return min((link for link in share.links if link.held), key=lambda link: link._began, default=None)
         return None
-
-
-class Quiet(logging.Filter):
-    """Lets a kind of message pass once a second, so that an attack does not fill the log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._then: dict[object, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        now = time.monotonic()
-        if now - self._then.get(record.msg, -1.0) < 1.0:
-            return False
-        if len(self._then) > 100:
-            self._then.clear()
-        self._then[record.msg] = now
-        return True
 
 
 def network(host: str) -> str:
