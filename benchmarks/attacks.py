@@ -233,9 +233,7 @@ ATTACKS: dict[str, Callable[[Address, float], int]] = {
     "1,000 silent connections": lambda address, until: hold(address, until, 1000, b""),
     "64 sessions": lambda address, until: hold(address, until, 64, b"", websocket=True),
     "unfinished messages": unfinished,
-    "answers that nobody reads": lambda address, until: hold(
-        address, until, 200, request(address, "/preview.png") * 20
-    ),
+    "unread answers": lambda address, until: hold(address, until, 200, request(address, "/preview.png") * 20),
 }
 
 

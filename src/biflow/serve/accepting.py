@@ -7,14 +7,15 @@ traceback when there are no descriptors left.
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Sequence
 
 import uvicorn
 
 from biflow.serve.guard import Guard
 from biflow.serve.images import MAX_BYTES
-from biflow.serve.limits import Crowd, Link, Quiet, Share, log
-from biflow.serve.protocols import Http, WebSocket
+from biflow.serve.limits import Bucket, Crowd, Link, Quiet, Share, log
+from biflow.serve.protocols import BLANK_LINE, HEAD_BYTES, Http, WebSocket
 
 try:
     import resource
@@ -24,6 +25,7 @@ except ImportError:  # Windows
 GRACE = 2  # seconds for connections to close; everything is over within 5
 CONNECTIONS, DESCRIPTORS = 2048, 8192  # at most, however many descriptors there may be
 BACKLOG, QUEUE = 1024, 256  # connections that wait in the system; of one address, that wait here
+ACCEPTED, AT_ONCE = 1000.0, 16  # connections that are accepted per second; together
 
 
 class Server(uvicorn.Server):
@@ -57,34 +59,42 @@ class Server(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop, pace = asyncio.get_running_loop(), self.crowd.everyone.buckets["arrivals"]
+        loop, pace = asyncio.get_running_loop(), Bucket(ACCEPTED, AT_ONCE)
         while True:
             try:
-                connection, peer = await loop.sock_accept(listening)
+                self._arrived(*await loop.sock_accept(listening))
+                for _ in range(AT_ONCE - 1):
+                    self._arrived(*listening.accept())
+            except BlockingIOError:  # that were all
+                pass
             except OSError as error:  # mostly no descriptors: there are too many other files
                 log.warning("Cannot accept connections: %s.", error.strerror or error)
                 self.crowd.everyone.evict()
                 await asyncio.sleep(0.1)
-                continue
-            share = self.crowd.share(peer[0])
-            if len(share.queue) >= QUEUE:
-                _thin(share)
-            share.queue.append(connection)
-            if len(share.queue) == 1:
-                self._admit(share, peer[0])
-            await asyncio.sleep(pace.spend())
+            await asyncio.sleep(pace.spend(AT_ONCE))
+
+    def _arrived(self, connection: socket.socket, peer: tuple) -> None:
+        connection.setblocking(False)
+        share = self.crowd.share(peer[0])
+        if not share.queue and share.buckets["arrivals"].take():
+            self._start(self._adopt(connection, peer[0]))
+            return
+        share.queue.append(connection)
+        if len(share.queue) == 1:
+            self._admit(share, peer[0])
+        elif len(share.queue) > QUEUE:
+            _sift(share)
+            while len(share.queue) > QUEUE * 3 // 4:
+                share.queue.pop().close()
 
     def _admit(self, share: Share, host: str) -> None:
-        """Let in those who wait, as fast as their address may arrive."""
+        """Let in those who wait, as fast as their address may arrive; who has asked for something comes first."""
         arrivals = share.buckets["arrivals"]
-        while share.queue:
-            if _left(share.queue[0]):
-                share.queue.popleft().close()
-            elif arrivals.take():
-                self._start(self._adopt(share.queue.popleft(), host))
-            else:
-                asyncio.get_running_loop().call_later(1 / arrivals.rate, self._admit, share, host)
-                return
+        _sift(share)
+        while share.queue and arrivals.take():
+            self._start(self._adopt(share.queue.popleft(), host))
+        if share.queue:
+            asyncio.get_running_loop().call_later(1 / arrivals.rate, self._admit, share, host)
 
     async def _adopt(self, connection: socket.socket, host: str) -> None:
         shares = (self.crowd.share(host), self.crowd.everyone)
@@ -106,24 +116,24 @@ class Server(uvicorn.Server):
             self.crowd.sweep()
 
 
-def _left(connection: socket.socket) -> bool:
-    """Whether the client of a connection has closed it already."""
+def _asked(connection: socket.socket) -> bool | None:
+    """Whether the client of a connection has sent a whole head; None if it has left."""
     try:
-        return connection.recv(1, socket.MSG_PEEK) == b""
+        data = connection.recv(HEAD_BYTES, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        return None
+    return bool(BLANK_LINE.search(data)) if data else None
 
 
-def _thin(share: Share) -> None:
-    """Make room in a queue: close those whose clients have left, or else the one that has waited longest."""
-    there = [connection for connection in share.queue if not _left(connection)]
-    kept = there[1:] if len(there) >= QUEUE else there
-    for connection in set(share.queue) - set(kept):
-        connection.close()
-    share.queue.clear()
-    share.queue.extend(kept)
+def _sift(share: Share) -> None:
+    """Put those in a queue first who have asked for something, and close those who have left."""
+    asked = {connection: _asked(connection) for connection in share.queue}
+    for connection, answer in asked.items():
+        if answer is None:
+            connection.close()
+    share.queue = deque(connection for way in (True, False) for connection in asked if asked[connection] is way)
 
 
 def server(guarded: Guard) -> Server:

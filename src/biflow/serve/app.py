@@ -14,7 +14,6 @@ from fastapi.staticfiles import StaticFiles
 
 from biflow import __version__
 from biflow.errors import UserError
-from biflow.serve import images
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
@@ -77,7 +76,7 @@ async def preview(request: Request) -> Response:
     served = next(iter(request.app.state.hall.models.values()), None)
     if served is None:
         return PlainTextResponse("The model is not ready.", 503)
-    return Response(await asyncio.to_thread(images.preview, served.first[:, -1]), media_type="image/png")
+    return Response(await asyncio.to_thread(lambda: served.preview), media_type="image/png")
 
 
 @routes.get("/healthz")

@@ -49,6 +49,7 @@ class Hall:
             models = load(folders, first)
             for served in models.values():
                 warm_up(served)
+            next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
         except UserError as error:
             log.error("%s", error)

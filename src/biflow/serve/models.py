@@ -17,7 +17,7 @@ from biflow.machine import device
 from biflow.model import Model, load_model
 from biflow.rollout import drain, sample_generators, stream
 from biflow.serve.batching import Batcher
-from biflow.serve.images import data_url, encode
+from biflow.serve.images import data_url, encode, preview
 from biflow.video import to_float
 
 log = logging.getLogger("biflow")
@@ -66,6 +66,11 @@ class Served:
     def pictures(self) -> list[str]:
         """The frames to start from, as addresses of images for pages."""
         return [data_url(frames[-1]) for frames in self.first]
+
+    @cached_property
+    def preview(self) -> bytes:
+        """The picture that represents the page where it is shared."""
+        return preview(self.first[:, -1])
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""
