@@ -67,7 +67,7 @@ def test_no_path_leads_elsewhere(guarded, path, host):
 NASTY = st.sampled_from(
     [b"http://[", b"[", b"[::1", b"a b", b"\xff", b"http://[::1]:x", b"a" * 3000, b"%", b"=;=", b'"\\']
 )
-VALUE = st.one_of(NASTY, st.binary(max_size=40))
+VALUE = st.one_of(st.sampled_from(NASTY), st.binary(max_size=40))
 NAMES = [b"Host", b"Origin", b"Cookie", b"Content-Length", b"Transfer-Encoding", b"Range", b"If-None-Match"]
 NAMES += [
     b"X-Forwarded-For",
