@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 import numpy as np
 import torch
@@ -45,11 +46,11 @@ def eps_at(value: float) -> dict:
 
 
 class Server:
-    """`biflow serve` in a process of its own."""
+    """`biflow serve` in a process of its own; `log` is a file for what it prints to stderr."""
 
-    def __init__(self, model: Path):
+    def __init__(self, model: Path, log: IO | None = None):
         command = [sys.executable, "-m", "biflow.cli", "serve", str(model), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         found = re.search(r"http://([\d.]+:\d+)", self.process.stdout.readline())
         assert found, "the server did not start"

@@ -9,12 +9,11 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import uvicorn
 from PIL import Image
 from websockets.sync.client import connect
 
+from biflow.serve import accepting
 from biflow.serve.hall import Hall
-from biflow.serve.images import MAX_BYTES
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import unpack
@@ -69,10 +68,7 @@ def running(guarded, port=0, *, ready=True):
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("127.0.0.1", port))
-    settings = uvicorn.Config(
-        guarded, lifespan="on", log_level="warning", ws_max_size=MAX_BYTES + 2**20, timeout_graceful_shutdown=2
-    )
-    server = uvicorn.Server(settings)
+    server = accepting.server(guarded)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     address = f"127.0.0.1:{listening.getsockname()[1]}"

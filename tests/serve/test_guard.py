@@ -6,7 +6,8 @@ from websockets.exceptions import InvalidStatus
 
 from biflow.errors import UserError
 from biflow.serve.app import app
-from biflow.serve.guard import Rate, parse_origin
+from biflow.serve.guard import parse_origin
+from biflow.serve.limits import Bucket
 from tests.serve.helpers import Client, running
 
 
@@ -73,8 +74,7 @@ def test_a_token_is_said_once_and_kept_in_a_cookie(folders):
 
 
 def test_the_rate_lets_bursts_through_and_no_floods():
-    rate = Rate(rate=0.0, burst=5.0)
+    rate = Bucket(rate=0.0, burst=5.0)
     assert [rate.take() for _ in range(7)] == [True] * 5 + [False] * 2
     rate.give_back()
     assert rate.take()
-    assert not rate.hopeless

@@ -16,6 +16,7 @@ from biflow import cli
 from biflow.config import Serve
 from biflow.errors import UserError
 from biflow.model import shipped_model
+from biflow.serve import accepting
 from biflow.serve import server as server_module
 from biflow.serve.app import app
 from biflow.serve.hall import Hall
@@ -145,7 +146,7 @@ def test_the_page_opens_once_the_models_are_ready_and_a_failure_ends_the_server(
     calls = []
     monkeypatch.setattr(server_module.webbrowser, "open", calls.append)
     guarded = app({})
-    hall, server = guarded.app.state.hall, server_module._server(guarded)
+    hall, server = guarded.app.state.hall, accepting.server(guarded)
     waiting = threading.Thread(target=server_module._when_ready, args=(server, hall, address))
     waiting.start()
     assert not calls

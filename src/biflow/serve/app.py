@@ -1,25 +1,25 @@
 """The web server: the page at /, frames at /ws, health at /healthz, recordings as mp4."""
 
 import asyncio
+import contextlib
 import html
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
 from typing import BinaryIO
 
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from biflow import __version__
 from biflow.errors import UserError
-from biflow.serve import images
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
+from biflow.serve.limits import network
 from biflow.serve.shelf import remove_leftovers
 
 log = logging.getLogger("biflow")
@@ -47,7 +47,7 @@ def app(
     """
     hall = Hall()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
         # A daemon thread, not a task: stopping the server while models warm up need not wait for them.
         Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
@@ -59,10 +59,10 @@ def app(
         await hall.uploads.close()
         hall.close()
 
-    api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.state.hall, api.state.origins = hall, origins
     api.include_router(routes)
-    api.mount("/", StaticFiles(directory=PAGE, html=True))
+    api.mount("/", StaticFiles(directory=PAGE))
     return Guard(api, hosts=hosts, token=token, origins=origins)
 
 
@@ -81,7 +81,7 @@ async def preview(request: Request) -> Response:
     served = next(iter(request.app.state.hall.models.values()), None)
     if served is None:
         return PlainTextResponse("The model is not ready.", 503)
-    return Response(await asyncio.to_thread(images.preview, served.first[:, -1]), media_type="image/png")
+    return Response(await asyncio.to_thread(lambda: served.preview), media_type="image/png")
 
 
 @routes.get("/healthz")
@@ -138,14 +138,14 @@ async def frames(socket: WebSocket, session: str | None = None) -> None:
     """A viewer of the session of that name, or of a new one."""
     hall: Hall = socket.app.state.hall
     await socket.accept()
-    if not hall.ready:
-        # The reason of a failure may contain a path, so it goes to the log only.
-        await refuse(socket, "The model cannot be started." if hall.failure else "The model is warming up.")
-        return
     try:
-        entered, new = hall.enter(session)
+        if not hall.ready:
+            # The reason of a failure may contain a path, so it goes to the log only.
+            raise UserError("The model cannot be started." if hall.failure else "The model is warming up.")
+        entered, new = hall.enter(session, network(socket.client.host if socket.client else ""))
     except UserError as error:
-        await refuse(socket, str(error))
+        with contextlib.suppress(WebSocketDisconnect):
+            await refuse(socket, str(error))
         return
     await watch(socket, hall, entered, new)
 

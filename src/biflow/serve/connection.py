@@ -12,8 +12,8 @@ from biflow.errors import UserError
 from biflow.serve import images
 from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
 from biflow.serve.dream import PAST_FRAMES
-from biflow.serve.guard import Rate
 from biflow.serve.hall import Hall
+from biflow.serve.limits import Bucket
 from biflow.serve.models import Served
 from biflow.serve.session import Session
 from biflow.serve.steering import description
@@ -22,6 +22,7 @@ from biflow.serve.viewer import CREDITS, Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
 STRIP = {"every": 8, "frames": PAST_FRAMES}  # which of the past frames a page shows
+RATE, BURST = 40.0, 120.0  # messages that are handled, per second and at once; others are ignored
 UPLOAD_COST = 20.0  # an uploaded picture counts as this many messages
 
 
@@ -71,22 +72,19 @@ async def _send(socket: WebSocket, session: Session, viewer: Viewer, event: asyn
 
 
 async def _receive(socket: WebSocket, uploads: Uploads, sender: Sender) -> None:
-    rate = Rate()
-    while await _take(socket, uploads, sender, rate):
+    rate, told = Bucket(RATE, BURST), Bucket(1.0, 1.0)
+    while await _take(socket, uploads, sender, rate, told):
         pass
 
 
-async def _take(socket: WebSocket, uploads: Uploads, sender: Sender, rate: Rate) -> bool:
+async def _take(socket: WebSocket, uploads: Uploads, sender: Sender, rate: Bucket, told: Bucket) -> bool:
     """Receive a message and do what it asks for; False at the end. Nothing holds it while the next is waited for."""
     received = await socket.receive()
     if received["type"] == "websocket.disconnect":
         return False
     text, data, viewer = received.get("text"), received.get("bytes"), sender.viewer
     if not rate.take(UPLOAD_COST if data is not None else 1.0):
-        if rate.hopeless:
-            await socket.close(1008)
-            return False
-        if rate.refused % 100 == 1:
+        if told.take():
             viewer.tell({"type": "error", "text": "Too many messages at once: some of them were ignored."})
         return True
     try:
@@ -185,5 +183,5 @@ def _entry(served: Served) -> dict:
         "fps": served.fps,
         "actions": description(served.model.actions) if served.model.actions else None,
         "size": served.size,
-        "first": [images.data_url(pictures[-1]) for pictures in served.first],
+        "first": served.pictures,
     }

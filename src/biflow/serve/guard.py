@@ -1,11 +1,11 @@
-"""Who may talk to the server, and how much."""
+"""Who may talk to the server."""
 
+import asyncio
+import hashlib
 import hmac
 import ipaddress
 import re
-import time
 from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import FastAPI
@@ -14,8 +14,11 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from biflow.errors import UserError
+from biflow.serve.limits import Link
 
 COOKIE = "biflow_token"
+PAGE = ("/", "/index.html")
+HOST = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", re.ASCII)
 HEADERS = {
     b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
     b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -39,30 +42,35 @@ class Guard:
     WebSockets from pages of another origin are refused, unless it is one of `origins`; so is a POST, by which a page
     asks why. What a GET answers, browsers do not let such pages read. Also refused are requests for a Host that is not
     in `hosts` or in `origins`: a page that has rebound its own name to this machine would send one. With a `token`,
-    clients give it once, as ?token=, and browsers keep it in a cookie from then on. /healthz is open to all.
+    clients give it once, as ?token=, and browsers keep its hash in a cookie from then on. /healthz is open to all.
+
+    A request waits until its connection and its address may have another one. None has a body.
     """
 
     def __init__(self, app: FastAPI, *, hosts: set[str] | None, token: str, origins: Sequence[str] = ()) -> None:
-        self.app, self.token, self.origins = app, token, origins
+        self.app, self.token, self.origins = app, _bytes(token), origins
+        self.cookie = hashlib.sha256(self.token).hexdigest()  # any token can be kept in it
         self.hosts = None if hosts is None else hosts | {_name(origin) for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        if not await _turn(scope):
+            return
         headers = Headers(scope=scope)
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), errors="surrogateescape")
         token = query.get("token", [""])[0]
         if scope["path"] != "/healthz":
             refusal = self._refusal(headers, token, reading=scope.get("method") in ("GET", "HEAD"))
             if refusal:
                 await _refuse(scope, receive, send, *refusal)
                 return
-            if self.token and token and scope["type"] == "http":  # from the address bar into a cookie
+            if self.token and token and scope["type"] == "http" and scope["path"] in PAGE:  # into a cookie
                 query.pop("token")
-                # Relative, since a proxy may have the page under another path.
-                answer = RedirectResponse(f"?{urlencode(query, doseq=True)}", 303)
-                answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
+                # Relative, since a proxy may have the page under another path. Never anywhere else than to the page.
+                answer = RedirectResponse(f"?{urlencode(query, doseq=True, errors='surrogateescape')}", 303)
+                answer.set_cookie(COOKIE, self.cookie, httponly=True, samesite="strict")
                 await answer(scope, receive, send)
                 return
 
@@ -75,6 +83,10 @@ class Guard:
 
     def _refusal(self, headers: Headers, token: str, *, reading: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
+        if host and not HOST.fullmatch(host):
+            return 400, "The Host of this request is malformed."
+        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+            return 413, "This server takes no requests with a body."
         if self.hosts is not None and _name(f"//{host}") not in self.hosts:
             return 421, f"This server does not answer to that host name. {_allow(f'https://{host}')}"
         origin = headers.get("origin")
@@ -82,8 +94,8 @@ class Guard:
         if foreign and not reading:
             return 403, f"This server refuses pages from other addresses than its own. {_allow(str(origin))}"
         if self.token:
-            expected = self.token.encode()
-            if not any(hmac.compare_digest(word.encode(), expected) for word in (token, _cookie(headers))):
+            given = [(_bytes(token), self.token), *((word, self.cookie.encode()) for word in _cookies(headers))]
+            if not any(hmac.compare_digest(word, expected) for word, expected in given):
                 return 401, "This server needs its token: open the address with ?token=… that it printed."
         return None
 
@@ -115,12 +127,29 @@ def _name(address: str) -> str | None:
         return None
 
 
-def _cookie(headers: Headers) -> str:
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie else ""
+def _cookies(headers: Headers) -> list[bytes]:
+    """What a client gives as COOKIE; a browser may have several, of other paths."""
+    pairs = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+    return [value.encode() for name, _, value in pairs if name == COOKIE]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+async def _turn(scope: Scope) -> bool:
+    """Wait until a request may be answered; False if its client has left."""
+    link: Link | None = scope.get("state", {}).get("link")
+    if link is None:
+        return True
+    if client := scope.get("client"):
+        link.move(client[0])  # that of which a proxy says that it is
+    delay = link.request()
+    if scope["type"] == "websocket":
+        delay = max(delay, link.entry())
+    if delay:
+        await asyncio.sleep(delay)
+    return not link.closed
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
@@ -128,33 +157,4 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, sente
         await receive()  # the connection request; closing before accepting answers it with 403
         await send({"type": "websocket.close", "code": 1008, "reason": sentence})
     else:
-        await PlainTextResponse(sentence, status)(scope, receive, send)
-
-
-class Rate:
-    """A limit on the messages of one client: a bucket that fills with `rate` per second, up to `burst`."""
-
-    def __init__(self, rate: float = 40.0, burst: float = 120.0) -> None:
-        self.rate, self.burst = rate, burst
-        self._left, self._then = burst, time.monotonic()
-        self.refused = 0  # messages so far
-
-    def take(self, cost: float = 1.0) -> bool:
-        """Whether one more message, which counts as `cost` messages, is within the limit."""
-        now = time.monotonic()
-        self._left = min(self.burst, self._left + (now - self._then) * self.rate)
-        self._then = now
-        if self._left < cost:
-            self.refused += 1
-            return False
-        self._left -= cost
-        return True
-
-    def give_back(self) -> None:
-        """Do not count the last message: the server itself had asked for it."""
-        self._left = min(self.burst, self._left + 1)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether this client floods the server."""
-        return self.refused > 1000
+        await PlainTextResponse(sentence, status, {"connection": "close"})(scope, receive, send)

@@ -3,7 +3,8 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Event
 
@@ -16,6 +17,8 @@ from biflow.serve.uploads import Uploads
 
 log = logging.getLogger("biflow")
 SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
+SHARE = 32  # sessions of one address
+SILENCE = 10.0  # seconds without acknowledging after which a session may have to make room
 LINGER = 60.0  # seconds for which a session without viewers is kept
 
 
@@ -49,6 +52,7 @@ class Hall:
             models = load(folders, first)
             for served in models.values():
                 warm_up(served)
+            next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
         except UserError as error:
             log.error("%s", error)
@@ -59,22 +63,52 @@ class Hall:
         finally:
             self.prepared.set()
 
-    def enter(self, name: str | None) -> tuple[Session, bool]:
-        """The session of that name, or a new one, and whether it is new. Raises UserError if there is no room."""
+    def enter(self, name: str | None, address: str = "") -> tuple[Session, bool]:
+        """The session of that name, or a new one for that address, and whether it is new.
+
+        If there is no room, a session makes room that has no viewers, or none that has acknowledged a frame for long.
+        Otherwise the newest one of the address that has most of them does, if that is more than a quarter of all.
+
+        Raises:
+            UserError: there is no room.
+        """
         session = self.sessions.get(name or "")
         if session and session.ended is None:
             if len(session.viewers) >= VIEWERS:
                 raise UserError(f"This session already has {VIEWERS} viewers.")
             return session, False
         self.sweep()
-        if len(self.sessions) >= SESSIONS:
-            idle = [session for session in self.sessions.values() if not session.viewers]
-            if not idle:
-                raise UserError(f"All {SESSIONS} sessions of this server are in use; try again later.")
-            self.dismiss(min(idle, key=lambda session: session.left))
-        session = Session(secrets.token_urlsafe(9), self.models, self.shelf).start()
+        of_address = [session for session in self.sessions.values() if session.address == address]
+        if len(of_address) >= SHARE and not self._vacate(of_address):
+            raise UserError(f"All {SHARE} sessions that one address may have are in use; try again later.")
+        if len(self.sessions) >= SESSIONS and not (self._vacate(self.sessions.values()) or self._level(address)):
+            raise UserError(f"All {SESSIONS} sessions of this server are in use; try again later.")
+        session = Session(secrets.token_urlsafe(9), self.models, self.shelf, address).start()
         self.sessions[session.name] = session
         return session, True
+
+    def _vacate(self, sessions: Iterable[Session]) -> bool:
+        """End one of these sessions that nobody watches, if there is one."""
+        latest = time.monotonic() - SILENCE
+        since = {session: session.unwatched for session in sessions}
+        empty = {session: then for session, then in since.items() if not session.viewers}
+        silent = {session: then for session, then in since.items() if then < latest}
+        for found in (empty, silent):
+            if found:
+                longest = min(found, key=lambda session: found[session])
+                self.dismiss(longest, "This session was not watched. Others wait.")
+                return True
+        return False
+
+    def _level(self, address: str) -> bool:
+        """End a session of the address that has most, for one that has fewer."""
+        counts = Counter(session.address for session in self.sessions.values())
+        heaviest, most = counts.most_common(1)[0]
+        if most <= max(SESSIONS // 4, counts[address] + 1):
+            return False
+        newest = [session for session in self.sessions.values() if session.address == heaviest][-1]
+        self.dismiss(newest, "The server is full, and your address has most of its sessions. Others wait.")
+        return True
 
     def dismiss(self, session: Session, sentence: str = "The session has ended.") -> None:
         """End a session; its viewers are told the sentence."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from biflow.machine import device
 from biflow.model import Model, load_model
 from biflow.rollout import drain, sample_generators, stream
 from biflow.serve.batching import Batcher
-from biflow.serve.images import encode
+from biflow.serve.images import data_url, encode, preview
 from biflow.video import to_float
 
 log = logging.getLogger("biflow")
@@ -60,6 +61,16 @@ class Served:
     def title(self) -> str:
         """Its name, method and size, for people."""
         return f"{self.name} · {self.model.method.title} {self.size[0]}x{self.size[1]}"
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """The frames to start from, as addresses of images for pages."""
+        return [data_url(frames[-1]) for frames in self.first]
+
+    @cached_property
+    def preview(self) -> bytes:
+        """The picture that represents the page where it is shared."""
+        return preview(self.first[:, -1])
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""

@@ -5,19 +5,19 @@ import logging
 import socket
 import threading
 import webbrowser
+from urllib.parse import quote
 
 import uvicorn
 
 from biflow.config import Serve
 from biflow.errors import UserError
+from biflow.serve import accepting
 from biflow.serve.app import app
-from biflow.serve.guard import Guard, is_loopback, parse_origin
+from biflow.serve.guard import is_loopback, parse_origin
 from biflow.serve.hall import Hall
-from biflow.serve.images import MAX_BYTES
 from biflow.serve.models import find
 
 log = logging.getLogger("biflow")
-GRACE = 2  # seconds for connections to close; everything is over within 5
 
 
 def serve(settings: Serve, *, open_page: bool = False) -> None:
@@ -39,7 +39,7 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
         log.warning("Anyone who can reach %s can use this server; set a token to restrict access.", host)
     hosts = {"localhost", "127.0.0.1", "::1", host} if is_loopback(host) else None
     guarded = app(folders, first=settings.first, hosts=hosts, token=token, origins=origins)
-    server = _server(guarded)
+    server = accepting.server(guarded)
     print(f"{', '.join(folders)} at {address} (Ctrl-C to stop)", flush=True)
     hall = guarded.app.state.hall
     threading.Thread(target=_when_ready, args=(server, hall, address if open_page else None), daemon=True).start()
@@ -68,23 +68,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int, token: str) -> str:
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
-
-
-def _server(guarded: Guard) -> uvicorn.Server:
-    config = uvicorn.Config(
-        guarded,
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws_max_size=MAX_BYTES + 2**20,  # an upload that is a little too large is answered with a sentence
-        ws_max_queue=1,  # messages that wait, which may be of that size
-        ws_per_message_deflate=False,  # pictures are compressed already, and no message can be a zip bomb
-        timeout_graceful_shutdown=GRACE,
-    )
-    return uvicorn.Server(config)
+    return f"http://{name}:{port}/" + (f"?token={quote(token, safe='', errors='surrogateescape')}" if token else "")
 
 
 def _when_ready(server: uvicorn.Server, hall: Hall, address: str | None) -> None:

@@ -35,8 +35,8 @@ STEPS = 8  # single frames that may wait
 class Session:
     """`run` is the worker; `advance` is one turn of it, for callers without a thread."""
 
-    def __init__(self, name: str, models: Mapping[str, Served], shelf: Shelf | None = None) -> None:
-        self.name, self.models = name, models
+    def __init__(self, name: str, models: Mapping[str, Served], shelf: Shelf | None = None, address: str = "") -> None:
+        self.name, self.models, self.address = name, models, address  # the address is that of who opened it
         self.controls = initial(models)
         self.version = 0  # of the controls
         self.viewers: list[Viewer] = []
@@ -76,6 +76,12 @@ class Session:
         """Whether the worker waits with nothing to do: nothing will change until a client does something."""
         with self._changed:
             return self._waiting and not self._jobs and not self._wanted
+
+    @property
+    def unwatched(self) -> float:
+        """Since when (`time.monotonic`) nobody has acknowledged the frames that are due; infinity if none are."""
+        with self._changed:
+            return max((viewer.silent for viewer in self.viewers), default=self.left)
 
     def join(self, viewer: Viewer) -> None:
         """Add a viewer, who sees the frame on screen first."""

@@ -1,5 +1,7 @@
 """The queue between a session and one client that watches it."""
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from threading import Lock
@@ -25,6 +27,7 @@ class Viewer:
         self._newest: bytes | None = None
         self._messages: deque[dict] = deque(maxlen=MESSAGES)
         self._credits = CREDITS
+        self.silent = math.inf  # since when it has acknowledged no frame, with as many outstanding as it may have
 
     @property
     def hungry(self) -> bool:
@@ -52,6 +55,8 @@ class Viewer:
                 return None
             frame, self._newest = self._newest, None
             self._credits -= 1
+            if not self._credits:
+                self.silent = time.monotonic()
             return frame
 
     def acknowledge(self) -> bool:
@@ -60,5 +65,6 @@ class Viewer:
             if self._credits >= CREDITS:
                 return False
             self._credits += 1
+            self.silent = math.inf
         self.wake()
         return True

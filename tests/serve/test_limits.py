@@ -1,0 +1,258 @@
+"""Floods, heads and shares: what is beyond the limits ends its own connection, and nobody else's."""
+
+import contextlib
+import logging
+import socket
+import time
+from types import SimpleNamespace
+
+import httpx
+import pytest
+
+from benchmarks.attacks import BAD, BINARY, CONT, PING, PONG, SET, TEXT, errors, frame, head, opened, reconnect, request
+from biflow.errors import UserError
+from biflow.serve import hall as hall_module
+from biflow.serve import limits
+from biflow.serve.app import app
+from biflow.serve.hall import Hall
+from biflow.serve.limits import Crowd, Link, network
+from biflow.serve.protocols import HEAD_BYTES, Scan
+from tests.serve.helpers import Client, running, until
+
+
+@pytest.fixture(scope="module")
+def address(folders):
+    with running(app({"bi": folders["bi"]}, hosts={"127.0.0.1", "localhost"})) as address:
+        host, port = address.split(":")
+        yield host, int(port)
+
+
+def ended(link: socket.socket) -> bool:
+    """Read until the server hangs up."""
+    link.settimeout(30)
+    try:
+        while link.recv(2**16):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+# Connections
+
+
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        (b"", frame(PING, bytes(4))),
+        (b"", frame(PONG)),
+        (frame(BINARY, last=False), frame(CONT, last=False)),
+        (frame(TEXT, last=False), frame(CONT, b"a", last=False)),
+        (b"", frame(TEXT, SET)),
+    ],
+)
+def test_a_flood_ends_its_connection_and_another_viewer_streams_on(address, once, again):
+    with Client(f"{address[0]}:{address[1]}") as other:
+        other.until("frame")
+        with opened(address) as link:
+            with contextlib.suppress(ConnectionError):
+                link.sendall(once + again * 20_000)
+            assert ended(link)
+        other.until("frame")
+
+
+def test_honest_use_never_meets_the_limits(address):
+    crowd = Crowd(100)
+    link = Link(crowd, "10.0.0.1")
+    for _ in range(60):  # frames per second, each acknowledged, and as many changes and actions
+        link.due += 1
+        assert all(link.message() for _ in range(3))
+    with Client(f"{address[0]}:{address[1]}") as client:  # a photo of 32 MB in fragments of 16 KiB
+        client.read()
+        client.link.send(bytes(2**14) for _ in range(2**11))
+        assert "PNG, JPEG" in client.until("error")["text"]
+
+
+def test_what_is_no_websocket_or_not_utf8_is_a_line_in_the_log(address, caplog):
+    with caplog.at_level(logging.INFO):
+        assert errors(address, time.monotonic() + 0.01) == len(BAD)
+        with opened(address) as link:
+            link.sendall(frame(TEXT, b"\xff"))
+            assert b"\x03\xef" in link.recv(2**16)[-200:] or ended(link)  # 1007, unless a frame came before
+        bad_handshake = head(address, "/ws", "Content-Length: 5")
+        for data in (bad_handshake, b"\x16\x03\x01" + bytes(50), b"GET / HTTP/9\r\n\r\n"):
+            with socket.create_connection(address) as link:
+                link.sendall(data)
+                assert ended(link)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b"a: " + b"b" * 1000 + b"\r\n", b"a" * 1000])
+def test_a_head_is_bounded_with_and_without_its_end(address, line):
+    for many, end in ((2 * HEAD_BYTES, b""), (HEAD_BYTES + 1000, b"\r\n\r\n")):
+        with socket.create_connection(address) as link:
+            link.sendall(b"GET / HTTP/1.1\r\n" + line * (many // len(line)) + end)
+            link.settimeout(30)
+            assert link.recv(2**10).startswith(b"HTTP/1.1 431")
+
+
+def test_a_body_is_refused_unread(address):
+    with socket.create_connection(address) as link:
+        link.sendall(request(address, "/", "Content-Length: 999999999"))
+        link.settimeout(30)
+        assert link.recv(2**10).startswith(b"HTTP/1.1 413")
+        assert ended(link)
+
+
+def test_slow_heads_and_closed_ends_are_overdue_and_make_room(monkeypatch, address):
+    monkeypatch.setattr(limits, "HEAD", 0.3)
+    with socket.create_connection(address) as link, Client(f"{address[0]}:{address[1]}") as client:
+        link.sendall(b"GET / HTTP/1.1\r\n")
+        assert ended(link)
+        client.until("frame")
+
+
+def test_the_longest_waiting_makes_room_when_there_are_too_many_connections(folders, monkeypatch):
+    monkeypatch.setattr("biflow.serve.accepting.CONNECTIONS", 8)
+    with running(app({"bi": folders["bi"]})) as address:
+        host, port = address.split(":")
+        silent = [socket.create_connection((host, int(port))) for _ in range(20)]
+        for _ in range(3):
+            assert httpx.get(f"http://{address}/healthz", timeout=30).status_code == 200
+        assert ended(silent[0])
+        with Client(address) as client:
+            client.until("frame")
+        for link in silent:
+            link.close()
+
+
+def test_sequential_reconnects_all_get_in(address):
+    assert reconnect(address, time.monotonic() + 1, request(address)) > 20
+    for _ in range(20):
+        assert httpx.get(f"http://{address[0]}:{address[1]}/healthz", timeout=30).status_code == 200
+
+
+def test_frames_are_found_however_they_are_cut():
+    sizes = [0, 1, 125, 126, 70_000, 3, 0]
+    data = b"".join(frame(TEXT, bytes(size)) for size in sizes) + frame(PING, b"ab")
+    for step in (1, 2, 7, 1000, len(data)):
+        scan = Scan()
+        found = [one for at in range(0, len(data), step) for one in scan.frames(data[at : at + step])]
+        assert found == [*((size, False) for size in sizes), (2, True)]
+
+
+# Budgets
+
+
+def test_who_takes_most_of_a_common_budget_meets_the_limit_first():
+    crowd = Crowd(1000)
+    links = [Link(crowd, "10.0.0.1") for _ in range(50)]
+    modest = Link(crowd, "10.0.0.1")
+    messages = sum(link.message() for _ in range(200) for link in links if not link.closed)
+    assert messages < 1500 + 50 * 200 / 5
+    assert all(modest.message() for _ in range(5))
+    assert all(Link(crowd, "10.0.0.2").message() for _ in range(100))
+
+
+def test_connections_have_a_share_by_address():
+    crowd = Crowd(8)
+    links = [Link(crowd, "10.0.0.1") for _ in range(6)]
+    share = crowd.share("10.0.0.1")
+    assert (share.full, crowd.everyone.full) == (True, False)
+    links[0].move("10.0.0.2")  # a proxy speaks for it
+    assert not share.full
+    for link in links:
+        link.leave()
+    assert not crowd.everyone.links
+    assert crowd.everyone.held == 0
+
+
+def test_the_oldest_unfinished_message_goes_when_an_address_holds_too_much():
+    crowd = Crowd(100)
+    links = [Link(crowd, "10.0.0.1") for _ in range(3)]
+    assert links[0].hold(30 * 2**20) is None
+    assert links[1].hold(30 * 2**20) is None
+    assert Link(crowd, "10.0.0.2").hold(30 * 2**20) is None
+    assert links[2].hold(30 * 2**20) is links[0]
+    links[0].leave()
+    assert links[2].hold(31 * 2**20) is None
+
+
+def test_unfinished_messages_end_with_a_reason(address, monkeypatch):
+    monkeypatch.setattr(limits, "UNFINISHED", 2**20)
+    with opened(address) as link:
+        link.sendall(frame(BINARY, last=False))
+        link.settimeout(30)
+        try:
+            for _ in range(64 * 2**4):
+                link.sendall(frame(CONT, bytes(2**16), last=False))
+        except OSError:
+            pass
+        assert ended(link)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::1"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_network_of_ipv6_has_one_share(host, name):
+    assert network(host) == name
+
+
+# Sessions
+
+
+def visitor(session, *, silent=False, left=False):
+    viewer = SimpleNamespace(silent=time.monotonic() - 100 if silent else float("inf"), hungry=False)
+    viewer.tell = lambda message: None
+    if not left:
+        session.viewers.append(viewer)
+    return session
+
+
+@pytest.fixture
+def hall(models, monkeypatch):
+    monkeypatch.setattr(hall_module, "SESSIONS", 4)
+    monkeypatch.setattr(hall_module, "SHARE", 3)
+    hall = Hall()
+    hall.models = models
+    yield hall
+    hall.close()
+
+
+def test_an_address_has_a_share_of_the_sessions(hall):
+    for _ in range(3):
+        visitor(hall.enter(None, "a")[0])
+    with pytest.raises(UserError, match="one address"):
+        hall.enter(None, "a")
+    visitor(hall.enter(None, "b")[0])
+    newest = [session for session in hall.sessions.values() if session.address == "a"][-1]
+    visitor(hall.enter(None, "c")[0])  # all are in use, and a has most
+    assert "Others wait" in newest.ended
+    with pytest.raises(UserError, match="in use"):
+        hall.enter(None, "b")
+
+
+def test_a_session_that_nobody_watches_makes_room(hall):
+    silent = visitor(hall.enter(None, "a")[0], silent=True)
+    others = [visitor(hall.enter(None, "a")[0]) for _ in range(2)]
+    hall.enter(None, "a")
+    assert silent.ended
+    assert not any(session.ended for session in others)
+
+
+def test_a_proxy_on_this_machine_says_for_whom_it_speaks(folders, monkeypatch):
+    monkeypatch.setattr(hall_module, "SHARE", 1)
+    with running(app({"bi": folders["bi"]})) as address, Client(address, **{"X-Forwarded-For": "10.0.0.1"}) as one:
+        until(lambda: one.read()["type"] == "hello")
+        with Client(address, **{"X-Forwarded-For": "6.6.6.6, 10.0.0.1"}) as two:
+            assert "one address" in two.read()["text"]
+        with Client(address, **{"X-Forwarded-For": "10.0.0.2"}) as three:
+            assert three.read()["type"] == "hello"
