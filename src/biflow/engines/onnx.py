@@ -18,7 +18,7 @@ from biflow.config import Solver
 from biflow.engines.pytorch import HALF_LEVEL
 from biflow.engines.queries import Positional, example, fingerprint
 from biflow.errors import UserError
-from biflow.files import cache_folder, replacing
+from biflow.files import cache_folder, replacing, write_json
 from biflow.model import Model
 from biflow.paths import Conditions, Fields, Network, State, present
 from biflow.rollout import generate
@@ -54,6 +54,24 @@ def write_frame(model: Model, path: Path, solver: Solver, eps: float) -> float:
     inputs = {"frame": frame, "noise": torch.randn(frame.shape, generator=generator)}
     inputs |= present(_random(model.conditions(2), generator))
     return _write(_Frame(model, solver, eps, tuple(inputs)[2:]), inputs, ["next"], path)
+
+
+def write_folder(model: Model, out: Path, solver: Solver) -> tuple[float, float]:
+    """Write both as `network.onnx` and `frame.onnx`, with `onnx.json` about them; the differences of the two.
+
+    Raises UserError as `write_network` does.
+    """
+    with replacing(out) as folder:
+        folder.mkdir()
+        network = write_network(model, folder / "network.onnx")
+        frame = write_frame(model, folder / "frame.onnx", solver, model.eps)
+        about = {
+            **model.config,
+            "network.onnx": {"inputs": list(present(example(model))), "largest_difference": network},
+            "frame.onnx": {"solver": str(solver), "eps": model.eps, "largest_difference": frame},
+        }
+        write_json(folder / "onnx.json", about)
+    return network, frame
 
 
 class _Frame(nn.Module):

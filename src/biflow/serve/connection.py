@@ -10,17 +10,13 @@ from fastapi import WebSocket
 
 from biflow.errors import UserError
 from biflow.serve import images
-from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
-from biflow.serve.dream import PAST_FRAMES
 from biflow.serve.guard import Rate
 from biflow.serve.hall import UPLOADS, Hall
-from biflow.serve.models import Served
+from biflow.serve.hello import hello
 from biflow.serve.session import Session
-from biflow.serve.steering import description
-from biflow.serve.viewer import CREDITS, Viewer
+from biflow.serve.viewer import Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
-STRIP = {"every": 8, "frames": PAST_FRAMES}  # which of the past frames a page shows
 UPLOAD_COST = 20.0  # an uploaded picture counts as this many messages
 
 
@@ -165,35 +161,11 @@ def _whole(message: dict, name: str) -> int:
 
 def _hello(hall: Hall, session: Session, new: bool) -> dict:
     return {
-        "type": "hello",
+        **hello(hall.models.values()),
         "session": session.name,
         "new": new,
         "recording": session.recorder.on,
         "version": session.version,
         "controls": asdict(session.controls),
-        "ranges": RANGES,
-        "solvers": SOLVERS,
-        "need_steps": NEED_STEPS,
-        "no_steps": NO_STEPS,
-        "formats": images.FORMATS,
-        "credits": CREDITS,
-        "strip": STRIP,
         "starts": session.starts.message,
-        "models": [_entry(served) for served in hall.models.values()],
-    }
-
-
-def _entry(served: Served) -> dict:
-    method = served.model.method
-    return {
-        "name": served.name,
-        "title": served.title,
-        "method": method.name,
-        "method_title": method.title,
-        "can": {"eps": method.takes_eps, "backward": method.backward, "in_between": method.in_between},
-        "eps": served.eps,
-        "fps": served.fps,
-        "actions": description(served.model.actions) if served.model.actions else None,
-        "size": served.size,
-        "first": [images.data_url(pictures[-1]) for pictures in served.first],
     }
