@@ -48,7 +48,8 @@ def write_frame(model: Model, path: Path, solver: Solver, eps: float) -> float:
     `solver` has fixed steps, which are unrolled. The next frame is within the model's limits. Returns the largest
     difference from PyTorch. Raises UserError if the file does not give what PyTorch gives.
     """
-    assert model.shape is not None and solver.steps is not None
+    assert model.shape is not None
+    assert solver.steps is not None, "a graph has a fixed number of steps"
     generator = torch.Generator().manual_seed(0)
     frame = torch.rand(2, *model.shape, generator=generator) * 2 - 1
     inputs = {"frame": frame, "noise": torch.randn(frame.shape, generator=generator)}

@@ -98,9 +98,7 @@ def check_method(model: Model) -> None:
     """Raise UserError for a method that the worker cannot solve frames by."""
     known = re.findall(r"^  (\w+): \{$", (HERE / "worker" / "methods.js").read_text("utf-8"), re.MULTILINE)
     if model.method.name not in known:
-        raise UserError(
-            f"{model.method.title} does not stream in the browser; the methods that do: {', '.join(known)}."
-        )
+        raise UserError(f"{model.method.title} does not stream in the browser; these do: {', '.join(known)}.")
 
 
 def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], folder: Path) -> tuple[Precision, float]:
@@ -112,10 +110,9 @@ def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], fol
     _write(folder / "network.onnx.gz", compressed(plain.read_bytes()))
     plain.unlink()
     _write(folder / "first.bin", first.numpy().tobytes())
-    for notice in sorted(
-        path for path in (model.folder or folder).glob("*") if re.match("NOTICE|LICEN[CS]E", path.name)
-    ):
-        shutil.copy(notice, folder)
+    for path in model.folder.glob("*") if model.folder else ():
+        if re.match("NOTICE|LICEN[CS]E", path.name):
+            shutil.copy(path, folder)
     loaded = ("network.onnx.gz", "first.bin", f"../onnxruntime/{runtime.BINARY}.gz")
     content = {
         "method": model.method.name,
