@@ -94,7 +94,7 @@ def description_of(model: Model) -> dict:
 def both(worker, tmp_path, model: Model, solver: Solver, *, past=0, actions=None, direction="forward", frames=3):
     """The frames of a stream by the worker and by Python."""
     first = torch.rand(1, past + 1, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    rows = None if actions is None else [[np.nan] * 2 if row is None else ACTIONS.row(**row) for row in actions]
+    rows = None if actions is None else [None if row is None else ACTIONS.row(**row) for row in actions]
     seed = frame_seed(3, 5)
     generator = torch.Generator().manual_seed(seed)
     how = {"eps": model.eps, "solver": solver, "direction": direction, "generators": [generator], "actions": rows}
@@ -142,7 +142,7 @@ def test_a_stream_runs_backward(eps, worker, tmp_path):
 @pytest.mark.parametrize("context_eps", [0.0, 0.2])
 def test_past_frames_and_actions_are_seen(context_eps, worker, tmp_path):
     model = Model(network, BIFLOW, SHAPE, eps=0.2, context=3, context_eps=context_eps, actions=ACTIONS)
-    actions = [{"turn": -2}, {}, None, {"turn": 0.5, "move": 1}]
+    actions = [{"turn": -2.0}, {}, None, {"turn": 0.5, "move": 1.0}]
     found, expected = both(worker, tmp_path, model, Solver(steps=2), past=1, actions=actions, frames=4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 

@@ -1,9 +1,10 @@
 // The worker of a page without a server. It loads the network, and then does what the server does.
 
 import * as ort from "../onnxruntime/ort.wasm.min.mjs";
+import { evaluator } from "./network.js";
 import { Session } from "./session.js";
 
-const SIDE = 4; // threads at most, since more do not help networks this small
+const THREADS = 4; // at most, since more do not help networks this small
 const waiting = []; // messages that came before the session
 let session;
 
@@ -60,26 +61,11 @@ async function begin() {
   const files = ["model/network.onnx.gz", "onnxruntime/ort-wasm-simd-threaded.wasm.gz", "model/first.bin"];
   const [network, wasm, pixels] = await Promise.all(files.map((name) => fetched(name, told)));
   tell({ type: "loading", text: "Starting the model…" });
-  ort.env.wasm.wasmBinary = wasm.buffer;
-  ort.env.wasm.wasmPaths = new URL("../onnxruntime/", import.meta.url).href;
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(SIDE, navigator.hardwareConcurrency || 1) : 1;
-  const run = await evaluator(network, model);
+  const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency || 1) : 1;
+  const run = await evaluator(ort, wasm, network, model, threads);
   session = new Session({ hello, model, first: starts(pixels, model), network: run, tell, show, breathe });
   for (const data of waiting.splice(0)) take(data);
   await session.run();
-}
-
-async function evaluator(bytes, { inputs, size }) { // a query's arrays and numbers → arrays
-  const graph = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
-  return async (query) => {
-    const feeds = {};
-    for (const [name, shape] of Object.entries(inputs)) {
-      const value = query[name];
-      feeds[name] = new ort.Tensor("float32", typeof value === "number" ? [value] : value, [1, ...shape]);
-    }
-    const answer = await graph.run(feeds);
-    return { v: answer.v.data, n: answer.n?.data };
-  };
 }
 
 function starts(pixels, { first: [count, length], size: [height, width] }) { // lists of pictures, each of pixels
