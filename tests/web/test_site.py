@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -59,7 +60,9 @@ def site(tmp_path_factory):
     generator = torch.Generator().manual_seed(2)
     first = torch.randint(0, 256, (3, 3, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     folder = tmp_path_factory.mktemp("pages") / "site"
+    jaxtyping.config.update("jaxtyping_disable", True)  # a tracer would trace the checks, for seconds
     built = build(one, "tiny", first, folder)
+    jaxtyping.config.update("jaxtyping_disable", False)
     assert built.precision == "fp16"
     assert built.error <= HALF_LEVEL
     assert built.bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,7 @@
 // Starts the page, or says why it cannot start. Written for any browser, however old.
 
 (function () {
+  var begun = false, PATIENCE = 5000; // milliseconds for the service worker
   var SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
 
   function say(text) {
@@ -9,6 +10,8 @@
   }
 
   function begin() {
+    if (begun) return;
+    begun = true;
     var script = document.createElement("script");
     script.type = "module";
     script.src = "main.js";
@@ -35,5 +38,8 @@
   } catch (error) {
     return begin();
   }
-  keeper.register("sw.js").then(function () { return keeper.ready; }).then(function () { location.reload(); }, begin);
+  setTimeout(begin, PATIENCE);
+  keeper.register("sw.js").then(function () { return keeper.ready; }).then(function () {
+    if (!begun) location.reload();
+  }, begin);
 })();
