@@ -39,7 +39,8 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
     """
     on_cpu = model.device.type == "cpu"
     if engine == "auto" and on_cpu and isinstance(model.network, nn.Module):
-        engine = next((name for name, packages in ON_CPU.items() if all(map(find_spec, packages))), "torch")
+        found: list[Engine] = [name for name, packages in ON_CPU.items() if all(map(find_spec, packages))]
+        engine = found[0] if found else "torch"
     try:
         if engine in ON_CPU and not on_cpu:
             raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
