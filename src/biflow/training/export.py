@@ -77,6 +77,8 @@ def _write_folder(settings: Export, out: Path, model: Model, evidence: dict | No
         write_tensors(folder / WEIGHTS, weights, {"step": str(evidence["step"])} if evidence else None)
         if evidence:
             write_json(folder / "evidence.json", evidence)
+        else:
+            (folder / "evidence.json").unlink(missing_ok=True)  # of another model
         own = settings.model / "first"
         if windows is not None:
             write_first(folder / "first", windows, model.context)

@@ -1,4 +1,5 @@
-// Keeps the page for use without a network, and adds the headers that let WebAssembly use several threads.
+// Keeps the page for use without a network, and adds the headers that let WebAssembly use several threads. A page that has
+// changed gets a worker of another version, which takes over once no tab shows the old one: files are never mixed.
 
 const VERSION = "{{version}}", PREFIX = `biflow ${registration.scope} `;
 const HEADERS = {
@@ -7,7 +8,6 @@ const HEADERS = {
   "cross-origin-resource-policy": "same-origin",
 };
 
-addEventListener("install", () => skipWaiting());
 addEventListener("activate", (event) => event.waitUntil(forgetOthers().then(() => clients.claim())));
 
 async function forgetOthers() { // of this page; others of the same origin have their own
