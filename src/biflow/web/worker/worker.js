@@ -4,7 +4,7 @@ import * as ort from "../onnxruntime/ort.wasm.min.mjs";
 import { evaluator } from "./network.js";
 import { Session } from "./session.js";
 
-const THREADS = 4; // at most, since more do not help networks this small
+const THREADS = 4; // at most, since more do not help networks this small; and the page needs some of the cores
 const waiting = []; // messages that came before the session
 let session;
 
@@ -61,7 +61,7 @@ async function begin() {
   const files = ["model/network.onnx.gz", "onnxruntime/ort-wasm-simd-threaded.wasm.gz", "model/first.bin"];
   const [network, wasm, pixels] = await Promise.all(files.map((name) => fetched(name, told)));
   tell({ type: "loading", text: "Starting the model…" });
-  const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency || 1) : 1;
+  const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil((navigator.hardwareConcurrency || 1) / 2)) : 1;
   const run = await evaluator(ort, wasm, network, model, threads);
   session = new Session({ hello, model, first: starts(pixels, model), network: run, tell, show, breathe });
   for (const data of waiting.splice(0)) take(data);
