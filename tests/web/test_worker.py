@@ -16,9 +16,10 @@ from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
 from biflow.model import Model
 from biflow.paths import Fields
 from biflow.rollout import frame_seed, generate
+from biflow.serve.models import Served
 from biflow.serve.steering import description
 from biflow.tableaus import TABLEAUS
-from biflow.web.build import FIXED, HERE
+from biflow.web.build import FIXED, HERE, page_hello
 from tests.serve.browser import unavailable
 
 SHAPE = (3, 4, 4)
@@ -145,6 +146,28 @@ def test_past_frames_and_actions_are_seen(context_eps, worker, tmp_path):
     actions = [{"turn": -2.0}, {}, None, {"turn": 0.5, "move": 1.0}]
     found, expected = both(worker, tmp_path, model, Solver(steps=2), past=1, actions=actions, frames=4)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_controls_are_what_is_possible(worker):
+    first = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8)
+    hello = page_hello(Served("mine", Model(network, CONDIFF, SHAPE), first))
+    wanted = {"eps": 0.3, "steps": None, "rtol": 7, "direction": "backward", "solver": "reference", "speed": 1}
+    wanted |= {"playing": False, "fps_cap": None, "in_between": 4, "seed": 12}
+    program = f"""
+        import {{ changed }} from "./controls.js";
+        const hello = {json.dumps(hello)};
+        console.log(JSON.stringify(changed(hello.controls, {json.dumps(wanted)}, hello)));
+    """
+    found = json.loads(node(worker, "--input-type=module", "-e", program))
+    changes = {"steps": 4, "rtol": 1, "playing": False, "fps_cap": None, "seed": 12}
+    assert found["controls"] == hello["controls"] | changes
+    assert found["notes"] == [
+        "rtol goes from 0.00001 to 1: took 1.",
+        'solver cannot be "reference".',
+        "There is no control speed.",
+        "In the browser, steps are fixed: took 4.",
+        "CONDIFF has no backward direction.",
+    ]
 
 
 def test_every_method_of_the_project_is_there(worker):

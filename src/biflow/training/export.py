@@ -74,7 +74,9 @@ def _write_folder(settings: Export, out: Path, model: Model, evidence: dict | No
         folder = out if out.exists() else stack.enter_context(replacing(out))
         folder.mkdir(exist_ok=True)
         write_json(folder / "config.json", model.config)
-        write_tensors(folder / WEIGHTS, weights, {"step": str(evidence["step"])} if evidence else None)
+        write_tensors(
+            folder / WEIGHTS, weights, {"step": str(evidence["step"])} if evidence and "step" in evidence else None
+        )
         if evidence:
             write_json(folder / "evidence.json", evidence)
         else:

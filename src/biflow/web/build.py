@@ -127,11 +127,11 @@ def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], fol
         "bytes": sum((folder / path).stat().st_size for path in loaded),
     }
     _write(folder / "model.json", json.dumps(content).encode())
-    _write(folder / "hello.json", json.dumps(_hello(Served(name, model, first))).encode())
+    _write(folder / "hello.json", json.dumps(page_hello(Served(name, model, first))).encode())
     return precision, error
 
 
-def _hello(served: Served) -> dict:
+def page_hello(served: Served) -> dict:
     """The first message to the page, without frames to start from, which the session adds."""
     message = hello([served])
     for entry in message["models"]:

@@ -8,7 +8,9 @@ export function changed(controls, wanted, { models: [{ can, method_title: title,
   const options = { model: [name], model_b: [name], direction: ["forward", "backward"], solver: solvers, format: [controls.format] };
   const notes = [], values = { ...controls };
   for (const [key, value] of Object.entries(wanted)) {
-    if (ranges[key] && Number.isFinite(value)) {
+    if (!(key in controls)) {
+      notes.push(`There is no control ${key}.`);
+    } else if (ranges[key] && Number.isFinite(value)) {
       const [low, high] = ranges[key];
       values[key] = Math.min(high, Math.max(low, value));
       if (values[key] !== value) notes.push(`${key} goes from ${low} to ${high}: took ${values[key]}.`);
