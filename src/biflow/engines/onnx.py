@@ -6,6 +6,7 @@ Every file is compared with PyTorch before it gets its name.
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from biflow.config import Solver
 from biflow.engines.pytorch import HALF_LEVEL
-from biflow.engines.queries import Positional, example, fingerprint
+from biflow.engines.queries import Positional, each, example, fingerprint
 from biflow.errors import UserError
 from biflow.files import cache_folder, replacing, write_json
 from biflow.model import Model
@@ -35,7 +36,7 @@ def write_network(model: Model, path: Path) -> float:
 
     Raises UserError if the file does not give what PyTorch gives.
     """
-    network, query = model.weights, _query(model)
+    network, query = model.weights, _random(example(model))
     evaluate = partial(_fields, network)
     module = Positional(query, evaluate, network)
     outputs = ["v", "n"][: model.method.heads]
@@ -53,7 +54,7 @@ def write_frame(model: Model, path: Path, solver: Solver, eps: float) -> float:
     generator = torch.Generator().manual_seed(0)
     frame = torch.rand(1, *model.shape, generator=generator) * 2 - 1
     inputs = {"frame": frame, "noise": torch.randn(frame.shape, generator=generator)}
-    inputs |= present(_random(model.conditions(1), generator))
+    inputs |= present(_random(model.conditions(1)))
     return _write(_Frame(model, solver, eps, tuple(inputs)[2:]), inputs, ["next"], path, any_batch=False)
 
 
@@ -95,18 +96,10 @@ def _fields(network: nn.Module, query: Any) -> tuple[Tensor, ...]:
     return tuple(present(network(query)).values())
 
 
-def _query(model: Model) -> Any:
-    """A query with numbers in it, so that no input can be mistaken for another."""
-    query = example(model)
+def _random(tensors: Any) -> Any:
+    """The same with other numbers in each, so that no input can be mistaken for another."""
     generator = torch.Generator().manual_seed(0)
-    numbers = {name: torch.rand(t.shape, generator=generator) for name, t in present(query).items() if t.ndim == 1}
-    return _random(query._replace(**numbers), generator)
-
-
-def _random(tensors: Any, generator: torch.Generator) -> Any:
-    """The same with random frames and vectors."""
-    large = {name: tensor for name, tensor in present(tensors).items() if tensor.ndim > 1}
-    return tensors._replace(**{name: torch.rand(t.shape, generator=generator) - 0.5 for name, t in large.items()})
+    return each(tensors, lambda t: torch.rand(t.shape, generator=generator) - 0.5 * (t.ndim > 1))
 
 
 def _write(
@@ -193,8 +186,6 @@ def write_small(model: Model, path: Path, first: State) -> tuple[Precision, floa
 
 
 def _stream_error(model: Model, network: Network, first: State) -> float:
-    from dataclasses import replace
-
     how: dict[str, Any] = {"frames": STREAM, "solver": Solver(steps=4)}
     ours, exact = (generate(one, first, **how) for one in (replace(model, network=network), model))
     return float((ours - exact).square().mean((0, 2, 3, 4)).sqrt().max())
