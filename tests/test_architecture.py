@@ -33,7 +33,7 @@ GROUPS = [
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],
-    ["outputs", "playback", "training", "evaluation", "serve", "pipeline"],
+    ["outputs", "playback", "training", "evaluation", "serve", "web", "pipeline"],
     ["options", "words"],
     ["cli"],
 ]

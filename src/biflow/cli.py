@@ -26,6 +26,7 @@ from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
 # The extras that bring the packages which are not part of the core.
 EXTRAS = {"accelerate": "train", "psutil": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
+EXTRAS |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx")
 EXTRAS |= {"openvino": "openvino", "fastapi": "serve", "starlette": "serve", "uvicorn": "serve"}
 FLAT = cyclopts.Parameter(name="*")  # the fields of the settings are the arguments of the command
 REPEATED = cyclopts.Parameter(name="*", consume_multiple=False)  # so that an option may stand before MODEL
@@ -136,11 +137,12 @@ def _report(settings: Annotated[config.Report, FLAT]) -> None:
 
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
     check_places(settings)
-    check_no_run(settings.out)
+    if settings.out:
+        check_no_run(settings.out)
     from biflow.training.export import export
 
-    export(settings)
-    print(f"Exported {settings.run} as {settings.out}.")
+    for line in export(settings):
+        print(line, flush=True)
 
 
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:

@@ -15,7 +15,7 @@ SETTINGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui
 PATIENCE = 120_000  # milliseconds, far more than a busy machine needs
 
 
-def _unavailable(reason: str) -> NoReturn:
+def unavailable(reason: str) -> NoReturn:
     """Skip the test; in CI, where a gap would go unnoticed, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
@@ -25,9 +25,9 @@ def _unavailable(reason: str) -> NoReturn:
 def chromium() -> str:
     """The path of Chromium, if the tests of the page can run here."""
     if not find_spec("playwright"):
-        _unavailable("playwright is not installed")
+        unavailable("playwright is not installed")
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return found or _unavailable("Chromium is not installed")
+    return found or unavailable("Chromium is not installed")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from biflow.errors import UserError, os_error
 
 READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive")  # settings of commands
-WRITTEN = ("dst", "out", "json")
+WRITTEN = ("dst", "out", "json", "onnx", "web")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 RATES = (0.1, 480.0)  # frames per second that are believed

@@ -9,7 +9,7 @@ from biflow.config.solver import Solver, SolverName
 from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
-Engine = Literal["auto", "torch", "compile", "openvino"]
+Engine = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Sample:
         steps: Number of fixed solver steps per frame, instead of adaptive steps.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance of adaptive steps; rtol by default.
-        engine: What evaluates the network. "auto" uses OpenVINO on a CPU where it is installed, else PyTorch.
+        engine: What evaluates the network. "auto" uses OpenVINO on a CPU where it is installed, else
+            onnxruntime where that is, else PyTorch.
         fps: Frame rate of the mp4 files. That of the training videos by default, or 25.
         fps_factor: Frames shown per step of the model; 4 shows three frames in between.
         samples: Number of videos. One per first frame by default, at most 8.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed, check_sides
+from biflow.config.solver import Solver, SolverName
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -191,23 +192,45 @@ class Train(TrainConfig):
 
 @dataclass(frozen=True)
 class Export:
-    """Write the model of a run as a small folder to share.
+    """Write a model as a small folder to share, as ONNX, or as a page that runs in the browser without a server.
 
-    It holds the averaged weights in bf16, a record of the training, and a few first frames.
+    The model folder holds the averaged weights in bf16, a record of the training, and a few first frames.
 
     Attributes:
-        run: A run of `biflow train`.
+        model: A run of `biflow train`, or a model folder.
         out: The model folder to write.
-        first: A prepared set whose test split gives other first frames than the run's own.
+        first: Other first frames than the model's own: those of a prepared set's test split.
+        onnx: A folder to write as ONNX: network.onnx, one evaluation; frame.onnx, a whole frame; and onnx.json, which
+            describes them. Each is compared with PyTorch.
+        web: A folder to write as a page that any web server can serve, and that streams the model in the browser.
+        solver: How frame.onnx solves a frame.
+        steps: Number of fixed solver steps in frame.onnx.
 
     Examples:
         biflow export runs/mine models/mine
+        biflow export runs/mine --web site
+        biflow export models/mine --onnx mine-onnx --steps 2
     """
 
-    run: Path
-    out: Path
+    model: Path
+    out: Path | None = None
     _: KW_ONLY
     first: Path | None = None
+    onnx: Path | None = None
+    web: Path | None = None
+    solver: SolverName = "adams"
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        if not (self.out or self.onnx or self.web):
+            raise UserError("Say what to write: a model folder as OUT, or set onnx or web to a folder.")
+        check(self, "be at least 1", lambda n: n >= 1, "steps")
+        _ = self.full_solver  # it raises UserError
+
+    @property
+    def full_solver(self) -> Solver:
+        """The solver of frame.onnx."""
+        return Solver.named(self.solver, steps=self.steps)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What evaluates a network: PyTorch as it is, torch.compile, or OpenVINO; the same fields from each.
+"""What evaluates a network: PyTorch as it is, torch.compile, OpenVINO or onnxruntime; the same fields from each.
 
 An engine is a function from a model to a callable that answers the same queries as its network. OpenVINO on a CPU,
 and PyTorch on a GPU, compute in bf16 where the hardware does and frames stay the same. The numbers behind "auto" are
@@ -14,6 +14,7 @@ from torch import nn
 from biflow.config import Engine
 from biflow.engines.compile import compiled
 from biflow.engines.cuda_graphs import graphed
+from biflow.engines.onnx import onnx_network
 from biflow.engines.openvino import openvino_network
 from biflow.engines.pytorch import FINE, HALF_LEVEL, bf16_network, frame_error
 from biflow.machine import computes_in_bf16
@@ -21,31 +22,39 @@ from biflow.model import Model
 
 __all__ = ["FINE", "HALF_LEVEL", "frame_error", "with_engine"]
 log = logging.getLogger("biflow")
+# For CPUs alone, the fastest first, with the packages that each needs.
+ON_CPU: dict[Engine, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnxscript", "onnx"),
+}
 
 
 def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) -> Model:
     """The same model with its network evaluated by `engine`, for any batch; its `engine` names what does so.
 
-    auto: OpenVINO on a CPU if it is installed, otherwise PyTorch, on a GPU in bf16 and on CUDA by graphs. An
+    auto: on a CPU OpenVINO if it is installed, else onnxruntime; PyTorch on a GPU, in bf16 and on CUDA by graphs. An
     engine that is missing or fails is replaced by PyTorch, and the logger says so in a sentence. `rtol` is the
     tolerance that frames will be solved to: a solver that looks closer than FINE would take bf16's roundings for the
     field's, and spend evaluations on them.
     """
     on_cpu = model.device.type == "cpu"
-    if engine == "auto" and on_cpu and isinstance(model.network, nn.Module) and find_spec("openvino"):
-        engine = "openvino"
+    if engine == "auto" and on_cpu and isinstance(model.network, nn.Module):
+        found: list[Engine] = [name for name, packages in ON_CPU.items() if all(map(find_spec, packages))]
+        engine = found[0] if found else "torch"
     try:
+        if engine in ON_CPU and not on_cpu:
+            raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
+        if engine == "onnxruntime":
+            return replace(model, network=onnx_network(model), engine="onnxruntime f32")
         if engine == "openvino":
-            if not on_cpu:
-                raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
             network, precision = openvino_network(model, "f32" if rtol < FINE else None)
             return replace(model, network=network, engine=f"openvino {precision}")
         if engine == "compile":
             return replace(model, network=compiled(model), engine=engine)
     except Exception as error:  # whatever a compiler may raise: the video matters more
         reason = _reason(error)
-        if engine == "openvino" and isinstance(error, ImportError):
-            reason = "it is not installed; pip install openvino"
+        if engine in ON_CPU and isinstance(error, ImportError):
+            reason = f"it is not installed; pip install {' '.join(ON_CPU[engine])}"
         log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
         return model
     return model if engine == "torch" or on_cpu else _on_gpu(model, rtol)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from biflow.documents import read_json
 from biflow.engines.pytorch import HALF_LEVEL, frame_error
-from biflow.engines.queries import each, example, fill
+from biflow.engines.queries import Positional, each, example, fill, fingerprint
 from biflow.errors import UserError
 from biflow.files import cache_folder, replacing, sha256, write_json
 from biflow.model import Model
@@ -65,21 +65,9 @@ def openvino_graphs(model: Model) -> _Graphs:
     inputs = tuple(present(query).values())
     shapes = [[-1, *value.shape[1:]] for value in inputs]
     kind = f"{model.config} {list(present(query))}"
-    modules = [_Part(query, evaluate, part) for part, evaluate in parts]
+    modules = [Positional(query, evaluate, part) for part, evaluate in parts]
     models = [kept_graph(module, inputs, shapes, f"{kind} {i}") for i, module in enumerate(modules)]
     return _Graphs(models, query, prepare, answer)
-
-
-class _Part(nn.Module):
-    """A network of positional tensors: what a tracer understands."""
-
-    def __init__(self, query: Any, evaluate: Callable[[Any], Any], network: nn.Module) -> None:
-        super().__init__()
-        self.kind, self.names = type(query), tuple(present(query))
-        self.evaluate, self.network = evaluate, network
-
-    def forward(self, *tensors: Tensor) -> Any:
-        return self.evaluate(self.kind(**dict(zip(self.names, tensors, strict=True))))
 
 
 def _compiled(graphs: _Graphs, precision: Precision) -> Network:
@@ -137,10 +125,7 @@ def kept_graph(network: nn.Module, inputs: tuple[Tensor, ...], shapes: list[list
     """
     import openvino
 
-    digest = hashlib.sha256(f"{openvino.__version__} {kind} {shapes}".encode())
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    folder = cache_folder() / "openvino" / digest.hexdigest()[:24]
+    folder = cache_folder() / "openvino" / fingerprint(network, f"{openvino.__version__} {kind} {shapes}")
     if graph := _read(folder):
         return graph
     with torch.no_grad(), warnings.catch_warnings():

@@ -1,10 +1,11 @@
 """What engines know of a query: that it is a NamedTuple of tensors."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from biflow.model import Model
 from biflow.paths import present
@@ -30,3 +31,23 @@ def fill(slots: Any, query: Any) -> None:
 def each(tensors: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A query, or fields, of the same kind, with `function` of each tensor."""
     return type(tensors)(**{name: function(tensor) for name, tensor in present(tensors).items()})
+
+
+class Positional(nn.Module):
+    """A network of positional tensors: what a tracer understands."""
+
+    def __init__(self, query: Any, evaluate: Callable[[Any], Any], network: nn.Module) -> None:
+        super().__init__()
+        self.kind, self.names = type(query), tuple(present(query))
+        self.evaluate, self.network = evaluate, network
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.evaluate(self.kind(**dict(zip(self.names, tensors, strict=True))))
+
+
+def fingerprint(network: nn.Module, words: str) -> str:
+    """A name for what is made of a network: other words, weights or names of weights give another one."""
+    digest = hashlib.sha256(words.encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]

@@ -1,14 +1,12 @@
 """BI-FLOW: an ODE from each frame to the next that also removes noise. Eq. (4) to (9)"""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
-from biflow.methods.noise import draw_noise, noise_like
+from biflow.methods.noise import Noise, draw_noise, noise_like
 from biflow.paths import NO_CONDITIONS, Conditions, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Field, Solution, solve
 
@@ -51,7 +49,7 @@ class BiFlow(Method):
         n = draw_noise(x0.shape, generator, coarse=config.coarse_noise)
         return Loss(biflow_loss(network, x0, x1, n, t, share * config.alpha_max), {"t": t, "alpha": share})
 
-    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
+    def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
         return frame + eps * noise_like(frame, generators) if eps else frame, ()
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:

@@ -1,13 +1,11 @@
 """CONDIFF: conditional diffusion, an ODE from noise to each frame given the last one. Eq. (1)"""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from biflow.config import TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error
-from biflow.methods.noise import noise_like
+from biflow.methods.noise import Noise, noise_like
 from biflow.paths import Network, PerSample, Query, State, linear
 from biflow.solvers import Field
 
@@ -34,7 +32,7 @@ class ConDiff(Method):
         n = torch.randn(x0.shape, generator=generator, device=x0.device)
         return Loss(condiff_loss(network, x0, x1, n, alpha), {"alpha": alpha})
 
-    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
+    def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
         return noise_like(frame, generators), (frame,)
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:

@@ -1,6 +1,6 @@
 """What a method is: everything that FLOW, BI-FLOW and CONDIFF differ in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import Solver, TrainConfig
+from biflow.methods.noise import Noise
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, Network, PerSample, State, conditioned, present
 from biflow.solvers import Field, Solution, solve
 
@@ -58,8 +59,11 @@ class Method:
         """The loss of clips in [-1, 1]; t, alpha and noise are drawn from `generator`, on its device."""
         raise NotImplementedError
 
-    def start(self, frame: State, eps: float, generators: Sequence[torch.Generator]) -> tuple[State, Given]:
-        """The state that the frame after (or before) `frame` is solved from, and what else `advance` needs (b, ...)."""
+    def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
+        """The state that the frame after (or before) `frame` is solved from, and what else `advance` needs (b, ...).
+
+        `generators` has one for each sample, or is the noise itself; `noise_like` takes either.
+        """
         return frame, ()
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:

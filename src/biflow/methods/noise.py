@@ -9,6 +9,8 @@ from torch import Tensor
 
 from biflow.paths import State
 
+Noise = Sequence[torch.Generator] | Tensor  # a generator for each sample, or the noise itself
+
 CELLS = (1, 4, 16)  # per side: a whole frame's colour, a corridor's, a texture's
 
 
@@ -28,7 +30,9 @@ def draw_noise(shape: Sequence[int], generator: torch.Generator, *, coarse: floa
     return n
 
 
-def noise_like(x: State, generators: Sequence[torch.Generator]) -> State:
+def noise_like(x: State, generators: Noise) -> State:
     """White noise of the shape of x, each sample's from its own generator, so that it does not depend on the batch."""
+    if isinstance(generators, Tensor):
+        return generators
     noise = [torch.randn(x.shape[1:], generator=generator, device=generator.device) for generator in generators]
     return torch.stack(noise).to(x.device, x.dtype)

@@ -9,19 +9,14 @@ from typing import Any
 from fastapi import WebSocket
 
 from biflow.errors import UserError
-from biflow.serve import images
-from biflow.serve.controls import NEED_STEPS, NO_STEPS, RANGES, SOLVERS
-from biflow.serve.dream import PAST_FRAMES
 from biflow.serve.hall import Hall
+from biflow.serve.hello import hello
 from biflow.serve.limits import Bucket
-from biflow.serve.models import Served
 from biflow.serve.session import Session
-from biflow.serve.steering import description
 from biflow.serve.uploads import Sender, Uploads
-from biflow.serve.viewer import CREDITS, Viewer
+from biflow.serve.viewer import Viewer
 
 TEXT_BYTES = 4096  # of one message of text; pictures are binary
-STRIP = {"every": 8, "frames": PAST_FRAMES}  # which of the past frames a page shows
 RATE, BURST = 40.0, 120.0  # messages that are handled, per second and at once; others are ignored
 UPLOAD_COST = 20.0  # an uploaded picture counts as this many messages
 
@@ -153,35 +148,11 @@ def _whole(message: dict, name: str) -> int:
 
 def _hello(hall: Hall, session: Session, new: bool) -> dict:
     return {
-        "type": "hello",
+        **hello(hall.models.values()),
         "session": session.name,
         "new": new,
         "recording": session.recorder.on,
         "version": session.version,
         "controls": asdict(session.controls),
-        "ranges": RANGES,
-        "solvers": SOLVERS,
-        "need_steps": NEED_STEPS,
-        "no_steps": NO_STEPS,
-        "formats": images.FORMATS,
-        "credits": CREDITS,
-        "strip": STRIP,
         "starts": session.starts.message,
-        "models": [_entry(served) for served in hall.models.values()],
-    }
-
-
-def _entry(served: Served) -> dict:
-    method = served.model.method
-    return {
-        "name": served.name,
-        "title": served.title,
-        "method": method.name,
-        "method_title": method.title,
-        "can": {"eps": method.takes_eps, "backward": method.backward, "in_between": method.in_between},
-        "eps": served.eps,
-        "fps": served.fps,
-        "actions": description(served.model.actions) if served.model.actions else None,
-        "size": served.size,
-        "first": served.pictures,
     }

@@ -58,9 +58,12 @@ def given_step(first_step: Tensor | float, k: Tensor) -> Tensor:
 
 
 def fixed_solution(x: Tensor, k1: float, *, steps: int, nfe: int, step: float) -> Solution:
-    """The Solution of `steps` fixed steps. Raises SolverError if x is not finite: the one look at it, at the end."""
+    """The Solution of `steps` fixed steps. Raises SolverError if x is not finite: the one look at it, at the end.
+
+    A graph that is traced cannot look.
+    """
     good = finite(x)
-    if not good.all():
+    if not torch.compiler.is_compiling() and not good.all():
         sample = int((~good).nonzero()[0])
         raise SolverError(f"Sample {sample} is NaN or inf at k = {k1:g}: take more steps, or look for it in the field.")
     count = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -1,46 +1,111 @@
-"""A finished run as a small folder to share: bf16 weights, their evidence, and a few first frames."""
+"""A model to share: as a small folder with bf16 weights, their evidence and first frames; as ONNX; as a page."""
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from biflow.config import Export
 from biflow.data.starts import held_out
+from biflow.data.windows import Windows
+from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
 from biflow.machine import hardware
-from biflow.model import WEIGHTS, load_model, load_weights
+from biflow.model import WEIGHTS, Model, load_model, load_weights
 from biflow.training.checkpoint import newest_whole
 from biflow.training.first import write_first
 
+MARKS = {"onnx": "onnx.json", "web": "sw.js"}  # the file by which an earlier export is known, and replaced
 
-def export(settings: Export) -> None:
-    """Write the run's averaged weights in bf16, with `evidence.json` and first frames: the run's, or those of a set.
 
-    The evidence states what was trained how long on what: step, samples, seconds, losses, config, commit, hardware.
+def export(settings: Export) -> Iterator[str]:
+    """Write what the settings ask for, and say what was written. Each folder is written whole, or not at all.
 
     Raises:
-        UserError: the run has no checkpoint yet, or the first frames cannot be had.
+        UserError: no model there, first frames that cannot be had, a folder of other content in the way, or a method
+            that a page cannot stream.
     """
-    checkpoint, out = newest_whole(settings.run), settings.out
-    if checkpoint is None:
-        raise UserError(f"{settings.run} has no checkpoint to export; give a run of biflow train.")
+    for name, mark in MARKS.items():
+        _check_replaceable(getattr(settings, name), mark, name)
     windows = held_out(settings.first) if settings.first else None
-    model = load_model(settings.run)
+    model, evidence = _load(settings.model)
+    if settings.web:
+        from biflow.web.build import check_method
+
+        check_method(model)
+    if settings.out:
+        _write_folder(settings, settings.out, model, evidence, windows)
+        yield f"Exported {settings.model} as {settings.out}."
+    if settings.onnx:
+        yield _write_onnx(settings, settings.onnx, model)
+    if settings.web:
+        yield _write_web(settings, settings.web, model)
+
+
+def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:
+    """Raise UserError for a folder that holds anything but an earlier export, which writing would remove."""
+    if folder and folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise UserError(f"{folder} holds other files, which would be lost. Name a new folder.", setting=setting)
+
+
+def _load(folder: Path) -> tuple[Model, dict | None]:
+    """The model, and what is on record of its training: step, samples, seconds, losses, config, commit, hardware."""
+    checkpoint = newest_whole(folder)
+    if checkpoint is None:
+        if not (folder / "config.json").exists() or (folder / "checkpoints").exists():
+            raise UserError(f"{folder} has no checkpoint to export; give a run of biflow train, or a model folder.")
+        record = folder / "evidence.json"
+        return load_model(folder), read_json(record) if record.exists() else None
+    model = load_model(folder)
     averaged = checkpoint.folder / "ema.safetensors"
     load_weights(model.weights, averaged if averaged.exists() else checkpoint.folder / "model.safetensors")
-    weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
     evidence: dict[str, Any] = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
     evidence["hours"] = round(evidence.pop("seconds") / 3600, 3)
     evidence["hardware"] = hardware()
-    with together(out) as new:
+    return model, evidence
+
+
+def _write_folder(settings: Export, out: Path, model: Model, evidence: dict | None, windows: Windows | None) -> None:
+    weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
+    about = {"step": str(evidence["step"])} if evidence and "step" in evidence else None
+    own = settings.model / "first"
+    with together(out) as new:  # of a folder that is there, other files stay
         write_json(new / "config.json", model.config)
-        write_tensors(new / WEIGHTS, weights, {"step": str(evidence["step"])})
-        write_json(new / "evidence.json", evidence)
+        write_tensors(new / WEIGHTS, weights, about)
+        if evidence:
+            write_json(new / "evidence.json", evidence)
         if windows is not None:
             write_first(new / "first", windows, model.context)
-        elif (settings.run / "first").is_dir():
-            shutil.copytree(settings.run / "first", new / "first")
+        elif own.is_dir():
+            shutil.copytree(own, new / "first")
         if (out / "first").exists():
             shutil.rmtree(out / "first")  # of another model
+        if not evidence:
+            (out / "evidence.json").unlink(missing_ok=True)  # of another model
+
+
+def _write_onnx(settings: Export, out: Path, model: Model) -> str:
+    from biflow.engines.onnx import write_folder
+
+    network, frame = write_folder(model, out, settings.full_solver)
+    errors = f"network.onnx by at most {network:.1g}, frame.onnx by {frame:.1g}"
+    return f"Exported {settings.model} as ONNX: {out}. From PyTorch differ {errors}."
+
+
+def _write_web(settings: Export, out: Path, model: Model) -> str:
+    from biflow.web.build import build
+
+    first = settings.first or settings.model / "first"
+    frames = torch.empty((0, 1, 3, *model.size), dtype=torch.uint8)
+    if first.is_dir():
+        frames = starts(first, model.size, past=model.context).frames
+    built = build(model, settings.model.resolve().name, frames, out)
+    levels = f"frames differ from PyTorch's by {127.5 * built.error:.2g} grey levels"
+    size = f"{built.bytes / 1e6:.1f} MB, {built.served / 1e6:.1f} MB compressed"
+    return (
+        f"Exported {settings.model} as a page: {out} ({size}; weights in {built.precision}, {levels}).\n"
+        f"Look at it: python -m http.server --directory {out}, then open http://localhost:8000"
+    )

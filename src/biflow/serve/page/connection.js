@@ -1,7 +1,10 @@
-// The WebSocket to the server, and connecting again when it is lost.
+// The WebSocket to the server, and connecting again when it is lost; or the link to a worker in place of a server.
 
 import { banner, note, status } from "./messages.js";
 import { state } from "./state.js";
+import { WorkerLink } from "./worker-link.js";
+
+const WORKER = document.querySelector("meta[name=worker]")?.content;
 
 let socket, retrying, attempt = 0, ended = false;
 let drawing = Promise.resolve();
@@ -14,10 +17,7 @@ export function start(both) {
 
 function connect() {
   clearTimeout(retrying);
-  const address = new URL("ws", location.href); // a proxy may have the page under another path
-  address.protocol = address.protocol.replace("http", "ws");
-  if (state.session) address.searchParams.set("session", state.session);
-  const link = socket = new WebSocket(address);
+  const link = socket = WORKER ? new WorkerLink(WORKER) : new WebSocket(serverAddress());
   let opened = false;
   link.binaryType = "arraybuffer";
   link.onopen = () => { opened = true; };
@@ -30,6 +30,13 @@ function connect() {
     const reason = opened ? "" : await refusal();
     if (link === socket) lost(reason || "The connection to the server was lost.", reason ? "Refused" : "Not connected");
   };
+}
+
+function serverAddress() {
+  const address = new URL("ws", location.href); // a proxy may have the page under another path
+  address.protocol = address.protocol.replace("http", "ws");
+  if (state.session) address.searchParams.set("session", state.session);
+  return address;
 }
 
 // A WebSocket does not say why it was refused. A POST to the same address carries the same origin, and gets the sentence.
@@ -75,6 +82,11 @@ export function wait(text) { // the server is not ready, or has no place: nothin
   later();
 }
 
+export function loading(text) { // the worker's files
+  note(text);
+  status("wait", "Loading");
+}
+
 export function end(text) {
   ended = true;
   state.session = null;
@@ -85,5 +97,6 @@ export function end(text) {
 export function retry() {
   ended = false;
   state.header = null;
+  socket?.close();
   connect();
 }

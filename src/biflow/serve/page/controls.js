@@ -3,7 +3,7 @@
 import { send } from "./connection.js";
 import { toast } from "./messages.js";
 import { caption } from "./pictures.js";
-import { $, model, state } from "./state.js";
+import { $, model, offers, state } from "./state.js";
 
 const UNCAPPED = 61; // the right end of the frame-rate slider
 const FIXED_STEPS = 4; // to begin with
@@ -114,6 +114,8 @@ export function furnish() { // options and ranges, as the server says
     [$(name).min, $(name).max] = ranges[name].map(sliders[name][0]);
   }
   [$("seed").min, $("seed").max] = ranges.seed;
+  $("format").parentElement.hidden = formats.length < 2;
+  for (const part of document.querySelectorAll("[data-offer]")) part.hidden = !offers(part.dataset.offer);
 }
 
 let firstsOf, ownOf; // the model and the pictures of viewers that are shown

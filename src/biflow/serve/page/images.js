@@ -2,7 +2,7 @@
 
 import { ask } from "./controls.js";
 import { toast } from "./messages.js";
-import { $, canvases, model, state, twoUp } from "./state.js";
+import { $, canvases, model, offers, state, twoUp } from "./state.js";
 
 const SIDE = 1024; // pixels of what is sent at most; models take far fewer
 const READABLE = /^image\/(png|jpeg|webp|gif)$/; // by the server
@@ -81,6 +81,7 @@ export function snapshot() {
 }
 
 export async function lastSeconds() { // of the stream, as the server has kept them
+  if (!offers("clip")) return;
   const answer = await fetch(`clip/${state.session}`).catch(() => null);
   if (!answer?.ok) return toast(answer ? await answer.text() : "The server does not answer.");
   save(await answer.blob(), "biflow-5s.mp4");

@@ -4,7 +4,7 @@ import { ask, render, restart, set, steps } from "./controls.js";
 import { camera, lastSeconds, snapshot } from "./images.js";
 import { speak, toast } from "./messages.js";
 import { frameBefore } from "./pictures.js";
-import { $, model, state } from "./state.js";
+import { $, model, offers, state } from "./state.js";
 import { WASD, actionOn, actions as steered, hold, release, releaseAll, reserve } from "./steering.js";
 import { tour } from "./tour.js";
 
@@ -59,7 +59,11 @@ const actions = {
   direction: () => turn(state.controls.direction === "forward" ? "backward" : "forward"),
   restart: () => restart(),
   two: () => set({ two_up: !state.controls.two_up }),
-  record() { saveMine = true; ask({ type: "record", on: !state.recording }); },
+  record() {
+    if (!offers("record")) return;
+    saveMine = true;
+    ask({ type: "record", on: !state.recording });
+  },
   snapshot,
   last: lastSeconds,
   full: fullScreen,

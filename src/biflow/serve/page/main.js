@@ -1,6 +1,6 @@
 // The page of `biflow serve`: what it does with the messages of the server.
 
-import { end, retry, send, start, wait, welcome } from "./connection.js";
+import { end, loading, retry, send, start, wait, welcome } from "./connection.js";
 import { answered, ask, confirm, furnish, listen, render, reset, sendControls } from "./controls.js";
 import { listenToGamepads } from "./gamepad.js";
 import { acceptDrops } from "./images.js";
@@ -9,11 +9,11 @@ import { note, toast } from "./messages.js";
 import { listenToPad, renderSteering } from "./pad.js";
 import { draw, fit, forgetPast } from "./pictures.js";
 import { pong, read } from "./readings.js";
-import { $, canvases, state } from "./state.js";
+import { $, canvases, offers, state } from "./state.js";
 import { again, forget } from "./steering.js";
 
-const NO_FIRST = "This model comes without pictures to start from. Choose an image of yours below, or have the server " +
-  "started with some: biflow serve … --first FOLDER";
+const NO_FIRST = "This model comes without pictures to start from. Choose an image of yours below";
+const SERVER_FIRST = ", or have the server started with some: biflow serve … --first FOLDER";
 
 function file(name, saved) { // a link to a file of the last recording
   return Object.assign(document.createElement("a"), {
@@ -23,6 +23,12 @@ function file(name, saved) { // a link to a file of the last recording
   });
 }
 
+function nameSession() { // in the address, which is the link to it
+  const address = new URL(location);
+  address.searchParams.set("session", state.session);
+  history.replaceState(null, "", address);
+}
+
 const receivers = {
   hello(message) {
     const before = state.hello && message.new ? { controls: state.controls, picture: state.header } : null;
@@ -30,9 +36,7 @@ const receivers = {
     state.session = message.session;
     state.recording = message.recording;
     state.steering = { by: null, autopilot: true };
-    const address = new URL(location);
-    address.searchParams.set("session", state.session);
-    history.replaceState(null, "", address);
+    if (state.session) nameSession();
     welcome();
     reset();
     state.starts = message.starts;
@@ -41,7 +45,7 @@ const receivers = {
     forget();
     confirm(message.controls, message.version);
     renderSteering();
-    if (message.starts.now === null) note(NO_FIRST);
+    if (message.starts.now === null) note(NO_FIRST + (offers("share") ? SERVER_FIRST : "."));
     if (before?.picture) { // the server has restarted: continue from the picture on screen
       sendControls(before.controls);
       canvases[0].toBlob(ask);
@@ -72,6 +76,7 @@ const receivers = {
   error: ({ text }) => toast(text),
   pong: ({ at }) => pong(at),
   wait: ({ text }) => wait(text),
+  loading: ({ text }) => loading(text),
   recording({ on, name, actions, frames, text }) {
     state.recording = on;
     render();

@@ -17,4 +17,5 @@ export const state = {
 };
 
 export const model = (name) => state.hello.models.find((one) => one.name === name) ?? state.hello.models[0];
+export const offers = (what) => state.hello.offers.includes(what); // sharing, recording or clips
 export const twoUp = () => !$("second").hidden;

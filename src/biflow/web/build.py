@@ -1,0 +1,158 @@
+"""The folder that any web server can serve: the live page, the model, and a worker in place of the server."""
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from biflow.config import SOLVERS
+from biflow.engines.onnx import Precision, write_small
+from biflow.engines.queries import example
+from biflow.errors import UserError
+from biflow.files import replacing
+from biflow.model import Model
+from biflow.paths import present
+from biflow.serve import images
+from biflow.serve.controls import initial
+from biflow.serve.hello import hello
+from biflow.serve.models import Served
+from biflow.serve.steering import description
+from biflow.tableaus import TABLEAUS
+from biflow.video import to_float
+from biflow.web import runtime
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "serve" / "page"
+STEPS = 4  # per frame, to begin with
+FIXED = tuple(name for name in SOLVERS if name == "adams" or name in TABLEAUS)
+POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; img-src 'self' data: blob:; "
+    "media-src 'self' blob:; base-uri 'none'; form-action 'none'"
+)
+# What differs from the page of a server; each is there once.
+CHANGES = {
+    '<script src="main.js" type="module"></script>': '<script src="start.js" defer></script>',
+    '<meta charset="utf-8">': '<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+    '<meta name="worker" content="worker/worker.js">',
+    '<p id="note" role="status">Connecting…</p>': '<p id="note" role="status">Starting…</p>'
+    '<noscript><p class="hint">This page needs JavaScript.</p></noscript>',
+    "<span>Connecting…</span>": "<span>Starting…</span>",
+    "{{base}}": "",
+}
+compressed = partial(gzip.compress, compresslevel=9, mtime=0)
+
+
+class Built(NamedTuple):
+    """What was written.
+
+    precision: of the weights.
+    error: rms of the worst frame of a short stream against PyTorch's, in [-1, 1].
+    bytes: of all files.
+    served: of all files, as a server that compresses them sends them.
+    """
+
+    precision: Precision
+    error: float
+    bytes: int
+    served: int
+
+
+def build(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], out: Path) -> Built:
+    """Write the folder, whole or not at all; `first` are frames to start from, each after those before it.
+
+    Raises:
+        UserError: a method that the worker does not know, or onnxruntime-web cannot be downloaded.
+    """
+    check_method(model)
+    module, glue, binary = runtime.read(runtime.MODULE, runtime.GLUE, runtime.BINARY)
+    with replacing(out) as folder:
+        shutil.copytree(PAGE, folder)
+        shutil.copytree(HERE / "worker", folder / "worker")
+        shutil.copy(HERE / "start.js", folder)
+        _write(folder / "index.html", _index((PAGE / "index.html").read_text("utf-8")).encode())
+        _write(folder / "preview.png", images.preview(first[:, -1]))
+        _write(folder / "onnxruntime" / runtime.MODULE, module)
+        _write(folder / "onnxruntime" / runtime.GLUE, glue)
+        _write(folder / "onnxruntime" / f"{runtime.BINARY}.gz", compressed(binary))
+        shutil.copy(runtime.LICENCE, folder / "onnxruntime" / "LICENSE")
+        precision, error = _write_model(model, name, first, folder / "model")
+        version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_files(folder)))).hexdigest()[:12]
+        _write(folder / "sw.js", (HERE / "sw.js").read_text("utf-8").replace("{{version}}", version).encode())
+        contents = {path: path.read_bytes() for path in _files(folder)}
+        size = sum(map(len, contents.values()))
+        served = sum(min(len(content), len(compressed(content))) for content in contents.values())
+    return Built(precision, error, size, served)
+
+
+def check_method(model: Model) -> None:
+    """Raise UserError for a method that the worker cannot solve frames by."""
+    known = re.findall(r"^  (\w+): \{$", (HERE / "worker" / "methods.js").read_text("utf-8"), re.MULTILINE)
+    if model.method.name not in known:
+        raise UserError(f"{model.method.title} does not stream in the browser; these do: {', '.join(known)}.")
+
+
+def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], folder: Path) -> tuple[Precision, float]:
+    """The network, first frames and what the worker has to know, in a folder `model`."""
+    folder.mkdir()
+    plain = folder / "network.onnx"
+    start = first[:2] if len(first) else torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
+    precision, error = write_small(model, plain, to_float(start))
+    _write(folder / "network.onnx.gz", compressed(plain.read_bytes()))
+    plain.unlink()
+    _write(folder / "first.bin", first.numpy().tobytes())
+    for path in model.folder.glob("*") if model.folder else ():
+        if re.match("NOTICE|LICEN[CS]E", path.name):
+            shutil.copy(path, folder)
+    loaded = ("network.onnx.gz", "first.bin", f"../onnxruntime/{runtime.BINARY}.gz")
+    content = {
+        "method": model.method.name,
+        "size": model.size,
+        "context": model.context,
+        "context_eps": model.context_eps,
+        "limits": model.limits,
+        "actions": description(model.actions) if model.actions else None,
+        "inputs": {key: list(value.shape[1:]) for key, value in present(example(model)).items()},
+        "first": list(first.shape[:2]),
+        "tableaus": {key: {**asdict(tableau), "fsal": tableau.fsal} for key, tableau in TABLEAUS.items()},
+        "bytes": sum((folder / path).stat().st_size for path in loaded),
+    }
+    _write(folder / "model.json", json.dumps(content).encode())
+    _write(folder / "hello.json", json.dumps(page_hello(Served(name, model, first))).encode())
+    return precision, error
+
+
+def page_hello(served: Served) -> dict:
+    """The first message to the page, without frames to start from, which the session adds."""
+    message = hello([served])
+    for entry in message["models"]:
+        entry["can"]["in_between"] = False
+    controls = asdict(initial({served.name: served})) | {"steps": STEPS, "format": "bmp"}
+    own = {"session": None, "new": False, "recording": False, "viewer": 1, "version": 0, "controls": controls}
+    fixed = {"offers": [], "solvers": FIXED, "need_steps": FIXED, "no_steps": [], "formats": ["bmp"]}
+    return message | own | fixed
+
+
+def _index(page: str) -> str:
+    for old, new in CHANGES.items():
+        assert page.count(old) == 1, f"the page has changed: {old}"
+        page = page.replace(old, new)
+    return page
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

@@ -1,0 +1,129 @@
+// The frames of a stream: what biflow.serve.dream is to the server. The model is what model.json says.
+
+import { toFloat, toPixels } from "./frames.js";
+import { methods } from "./methods.js";
+import { Generator, frameSeed } from "./random.js";
+import { solve } from "./solver.js";
+
+const PAST_FRAMES = 480, PAST_BYTES = 16 * 2 ** 20;
+
+export class Stale extends Error {} // the frame being solved is no longer wanted
+
+export async function nextFrame(model, network, x, { past = [], action = null, eps, contextEps, backward, generator, ...how }) {
+  // The frame after x: one turn of the loop in biflow.rollout. `past` are the frames before x, the newest first.
+  const method = methods[model.method];
+  const start = method.start(x, eps, () => generator.normal(x.length));
+  const conditions = conditionsOf(model, past, action, contextEps ?? model.context_eps, generator);
+  let nfe = 0;
+  const ask = (query) => {
+    nfe++;
+    return network({ ...query, ...conditions });
+  };
+  const field = method.field(ask, { eps, backward, frame: x });
+  const next = await solve(field, start, backward ? 1 : 0, backward ? 0 : 1, how, model.tableaus);
+  const [low, high] = model.limits;
+  return { x: next.map((value) => Math.min(high, Math.max(low, value))), nfe };
+}
+
+function conditionsOf(model, past, action, level, generator) { // as biflow.memory gives them
+  const found = {};
+  if (model.context) {
+    const area = 3 * model.size[0] * model.size[1], seen = past.slice(0, model.context);
+    found.past = new Float32Array(model.context * area);
+    found.past_noise = new Float32Array(model.context).fill(-1).fill(level, 0, seen.length);
+    seen.forEach((frame, i) => found.past.set(frame, i * area));
+    if (level && seen.length) generator.normal(seen.length * area).forEach((n, i) => { found.past[i] += level * n; });
+  }
+  if (model.actions) found.action = Float32Array.from([action ? 1 : 0, ...scaled(model.actions, action)]);
+  return found;
+}
+
+function scaled({ columns, neutral, ranges }, action) { // in the unit of the network; zeros where no action is known
+  return columns.map((name, i) => {
+    const [low, high] = ranges[i], unit = Math.max(high - neutral[i], neutral[i] - low);
+    return action ? ((action[name] ?? neutral[i]) - neutral[i]) / unit : 0;
+  });
+}
+
+export class Dream {
+  constructor(model, network) {
+    Object.assign(this, { model, network });
+    this.past = []; // moments, the one on screen last
+    this.ids = 0;
+    this.frames = []; // of each stream, the one on screen before rounding to pixels
+    this.streams = [];
+    this.settings = null; // that the streams run under; null: they cannot continue
+  }
+
+  get now() { return this.past.at(-1); }
+
+  begin(pictures, controls) { // from a picture and those before it, the newest last
+    const before = pictures.slice(0, -1).reverse().map((one) => [one]);
+    return this.jump(0, 0, Array(controls.two_up ? 2 : 1).fill(pictures.at(-1)), before);
+  }
+
+  goBack(id) {
+    const moment = this.past.find((one) => one.id === id);
+    return moment && this.jump(moment.index, moment.time, moment.pictures, moment.before);
+  }
+
+  jump(index, time, pictures, before) {
+    const moment = { id: ++this.ids, index, time, pictures, nfe: pictures.map(() => 0), seconds: 0, before: this.newest(before) };
+    this.frames = pictures.map(toFloat);
+    this.settings = null;
+    return this.keep(moment);
+  }
+
+  async advance(controls, action = null, unwanted = () => false) {
+    const begun = performance.now(), backward = controls.direction === "backward";
+    const network = async (query) => {
+      if (await unwanted()) throw new Stale();
+      return this.network(query);
+    };
+    const settings = streamSettings(controls);
+    if (settings !== this.settings) this.start(controls, backward);
+    this.settings = null; // until all streams have their frame
+    const solved = [];
+    for (const { x, past, eps } of this.streams) {
+      const generator = new Generator(frameSeed(controls.seed, this.now.index));
+      const { solver, steps } = controls;
+      solved.push(await nextFrame(this.model, network, x, { past, action, eps, backward, generator, solver, steps }));
+    }
+    this.streams.forEach((stream, i) => {
+      if (!backward) stream.past = [stream.x, ...stream.past].slice(0, this.model.context);
+      stream.x = this.frames[i] = solved[i].x;
+    });
+    this.frames.length = solved.length;
+    this.settings = settings;
+    const { index, time, pictures, before } = this.now;
+    return this.keep({
+      id: ++this.ids,
+      index: index + 1,
+      time: time + (backward ? -1 : 1),
+      pictures: this.frames.map(toPixels),
+      nfe: solved.map(({ nfe }) => nfe),
+      seconds: (performance.now() - begun) / 1000,
+      before: backward ? before.slice(1) : this.newest([pictures, ...before]),
+      action,
+    });
+  }
+
+  start({ eps, eps_b, two_up }, backward) { // streams from the frame on screen; a second one begins where the first is
+    this.streams = [eps, eps_b].slice(0, two_up ? 2 : 1).map((level, i) => {
+      const place = i < this.frames.length ? i : 0;
+      const past = backward ? [] : this.now.before.map((pictures) => toFloat(pictures[place] ?? pictures[0]));
+      return { x: this.frames[place], past, eps: level };
+    });
+  }
+
+  newest(before) { return before.slice(0, this.model.context); }
+
+  keep(moment) {
+    const bytes = moment.pictures.reduce((sum, picture) => sum + picture.length, 0);
+    while (this.past.length >= Math.max(1, Math.min(PAST_FRAMES, Math.floor(PAST_BYTES / bytes)))) this.past.shift();
+    this.past.push(moment);
+    return moment;
+  }
+}
+
+export const streamSettings = (c) => JSON.stringify([c.eps, c.two_up ? c.eps_b : null, c.direction, c.solver, c.steps]);

@@ -1,0 +1,75 @@
+"""`biflow export`: what it takes, what it refuses, and what it leaves alone."""
+
+import json
+
+import pytest
+import torch
+
+from biflow import load_model, save_model
+from biflow.engines import onnx
+from biflow.methods import BIFLOW
+from biflow.web import build as web
+from biflow.web.build import Built
+from tests.command_line import printed, refused
+from tests.engines.tiny import tiny
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder."""
+    save_model(tmp_path / "mine", tiny(BIFLOW, channels=(32,), attention=()))
+    (tmp_path / "mine" / "evidence.json").write_text('{"step": 7, "hours": 1.5}')
+    return tmp_path / "mine"
+
+
+def test_a_model_folder_is_exported_like_a_run(folder, tmp_path, capsys):
+    assert (
+        printed("export", folder, tmp_path / "small", capsys=capsys) == f"Exported {folder} as {tmp_path / 'small'}.\n"
+    )
+    assert json.loads((tmp_path / "small" / "evidence.json").read_text()) == {"step": 7, "hours": 1.5}
+    ours, theirs = (load_model(path).weights.state_dict() for path in (tmp_path / "small", folder))
+    assert all(torch.equal(ours[name], theirs[name].bfloat16().float()) for name in theirs)
+
+
+def test_a_folder_that_cannot_be_finished_is_not_there(folder, tmp_path, capsys):
+    words = ("export", folder, tmp_path / "small", "--first", folder)
+    assert "prepared" in refused(*words, capsys=capsys)
+    assert not (tmp_path / "small").exists()
+
+
+def test_something_to_write_is_needed(folder, capsys):
+    assert refused("export", folder, capsys=capsys).startswith(
+        "Say what to write: a model folder as OUT, or set onnx or web"
+    )
+
+
+@pytest.mark.parametrize("option", ["onnx", "web"])
+def test_a_folder_of_other_files_is_not_replaced(option, folder, tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    sentence = refused("export", folder, f"--{option}", tmp_path / "home", capsys=capsys)
+    assert sentence == f"--{option}: {tmp_path / 'home'} holds other files, which would be lost. Name a new folder."
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_what_is_no_model_is_refused(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    sentence = f"{tmp_path / 'empty'} has no checkpoint to export; give a run of biflow train, or a model folder."
+    assert refused("export", tmp_path / "empty", "--web", tmp_path / "site", capsys=capsys) == sentence
+    assert not (tmp_path / "site").exists()
+
+
+def test_steps_of_the_frame_are_fixed(folder, tmp_path, capsys):
+    words = ("export", folder, "--onnx", tmp_path / "onnx")
+    assert refused(*words, "--steps", 0, capsys=capsys) == "--steps is 0, but must be at least 1."
+    assert "adaptive Heun" in refused(*words, "--solver", "reference", capsys=capsys)
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_it_says_what_it_has_written_and_how_exact_it_is(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(onnx, "write_folder", lambda model, out, solver: (6e-6, 2e-7))
+    monkeypatch.setattr(web, "build", lambda model, name, first, out: Built("fp16", 0.5 / 127.5, 9_300_000, 9_100_000))
+    out = printed("export", folder, "--onnx", tmp_path / "onnx", "--web", tmp_path / "site", capsys=capsys)
+    assert "From PyTorch differ network.onnx by at most 6e-06, frame.onnx by 2e-07." in out
+    assert "(9.3 MB, 9.1 MB compressed; weights in fp16, frames differ from PyTorch's by 0.5 grey levels)" in out
+    assert f"python -m http.server --directory {tmp_path / 'site'}" in out

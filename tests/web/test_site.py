@@ -1,0 +1,269 @@
+"""An exported page: its files, its frames in node and in Chromium, and what it does without a network."""
+
+import functools
+import http.server
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biflow.config import NetworkConfig, Solver
+from biflow.engines.onnx import HALF_LEVEL
+from biflow.errors import UserError
+from biflow.files import cache_folder
+from biflow.methods import BIFLOW, Method
+from biflow.model import Model, empty_conditions
+from biflow.networks import VideoUNet
+from biflow.rollout import frame_seed, generate
+from biflow.serve.controls import initial
+from biflow.serve.dream import Dream
+from biflow.serve.models import Served
+from biflow.video import to_float
+from biflow.web import runtime
+from biflow.web.build import STEPS, build
+from tests.serve.browser import launched
+from tests.serve.helpers import until
+from tests.web.test_worker import ACTIONS, description_of, node, worker
+
+__all__ = ["worker"]  # a fixture
+SIDE = 16
+
+
+def model() -> Model:
+    """With everything that a model can have: past frames, actions, noise."""
+    torch.manual_seed(0)
+    shape = (3, SIDE, SIDE)
+    conditions = empty_conditions(1, (3, 1, 1), 2, ACTIONS)
+    config = NetworkConfig(channels=(32,), attention=(), patch=2)
+    network = VideoUNet(BIFLOW, config, v_scale=0.5, conditions=conditions).eval()
+    with torch.no_grad():
+        for weight in network.parameters():  # what is zero until it is trained would hide mistakes
+            weight.add_(0.02 * torch.randn_like(weight))
+            weight.copy_(weight.bfloat16())  # as models are exported, and so the same in fp16
+    return Model(network, BIFLOW, shape, eps=0.2, fps=50.0, context=2, context_eps=0.1, actions=ACTIONS)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of a tiny model's page, the model, and its first frames."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    if not (cache_folder() / "onnxruntime-web" / f"onnxruntime-web-{runtime.VERSION}.tgz").exists():
+        pytest.skip("onnxruntime-web is not in the cache: biflow export MODEL --web DIR downloads it")
+    one = model()
+    generator = torch.Generator().manual_seed(2)
+    first = torch.randint(0, 256, (3, 3, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    folder = tmp_path_factory.mktemp("pages") / "site"
+    jaxtyping.config.update("jaxtyping_disable", True)  # a tracer would trace the checks, for seconds
+    built = build(one, "tiny", first, folder)
+    jaxtyping.config.update("jaxtyping_disable", False)
+    assert built.precision == "fp16"
+    assert built.error <= HALF_LEVEL
+    assert built.bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return folder, one, first
+
+
+def test_frames_in_wasm_are_those_of_pytorch(site, worker, tmp_path):
+    folder, one, first = site
+    seed, frames = frame_seed(0, 0), 4
+    how = {"generators": [torch.Generator().manual_seed(seed)], "solver": Solver(steps=STEPS)}
+    expected = generate(one, to_float(first[:1]), frames=frames, **how)[0]
+    *past, newest = to_float(first[0]).flatten(1).tolist()
+    about = json.loads((folder / "model" / "model.json").read_text())
+    assert about.items() >= json.loads(json.dumps(description_of(one))).items()
+    settings = {"model": about, "first": newest, "past": past[::-1], "frames": frames, "seed": seed % 2**32}
+    settings |= {"actions": [{}] * frames, "eps": one.eps, "solver": "adams", "steps": STEPS}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    program = Path(__file__).parent / "stream.mjs"
+    (folder / "package.json").write_text('{"type": "module"}')
+    node(folder, program, folder / "worker", tmp_path / "settings.json", tmp_path / "frames", folder)
+    (folder / "package.json").unlink()
+    found = torch.from_numpy(np.fromfile(tmp_path / "frames", np.float32)).reshape(expected.shape)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the page is served, as `python -m http.server` does it."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=site[0])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched() as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, once it streams; `page.requests` are the addresses that it has asked for."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    page.errors, page.requests = [], []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda line: line.type == "error" and page.errors.append(line.text))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(address)
+    until(lambda: index(page) > 2)
+    yield page
+    assert page.errors == []
+    context.close()
+
+
+def index(page) -> int:
+    text = page.inner_text("#index")
+    return int(text) if text.isdigit() else -1
+
+
+def pixels(page, canvas="a") -> torch.Tensor:
+    """(3, h, w) of what is shown."""
+    script = """id => { const { height, width } = window[id], pen = window[id].getContext("2d");
+        return [height, width, ...pen.getImageData(0, 0, width, height).data]; }"""
+    height, width, *data = page.evaluate(script, canvas)
+    return torch.tensor(data, dtype=torch.uint8).reshape(height, width, 4)[:, :, :3].permute(2, 0, 1)
+
+
+def pause(page) -> None:
+    if page.inner_text("#play") == "Pause":
+        page.keyboard.press("Space")
+    until(lambda: page.inner_text("#play") == "Play")
+
+
+def dreamt(site, frames: int, *, number=0, action=None, **controls):
+    """The frame that the server would show after so many."""
+    _, one, first = site
+    models = {"tiny": Served("tiny", one, first)}
+    wanted = replace(initial(models), steps=STEPS, **controls)
+    dream = Dream(models)
+    dream.begin(first[number], wanted)
+    for _ in range(frames):
+        dream.advance(wanted, action=action)
+    return dream.now
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether pictures are the same, up to rounding."""
+    return bool((found.int() - expected.int()).abs().max() <= 1)
+
+
+def test_the_page_shows_the_frames_of_the_server_and_asks_for_nothing_more(page, site):
+    loaded = len(page.requests)
+    assert page.evaluate("crossOriginIsolated")
+    assert page.inner_text("#state") == "Live"
+    pause(page)
+    page.keyboard.press("2")
+    until(lambda: index(page) == 0)
+    assert close(pixels(page), site[2][1, -1])
+    for frame in (1, 2, 3):
+        page.keyboard.press(".")
+        until(lambda frame=frame: index(page) == frame)
+    assert page.inner_text("#nfe") == str(STEPS)
+    assert close(pixels(page), dreamt(site, 3, number=1).pictures[0])
+    assert len(page.requests) == loaded
+
+
+def test_two_streams_backward_and_another_seed(page, site):
+    pause(page)
+    page.keyboard.press("1")
+    page.keyboard.press("t")
+    page.keyboard.press("b")
+    page.click("#advanced summary")
+    page.fill("#seed", "77")
+    page.press("#seed", "Tab")
+    page.keyboard.press("1")
+    until(lambda: page.get_attribute("#pictures", "data-count") == "2" and index(page) == 0)
+    page.click("#step")
+    until(lambda: page.inner_text("#time") == "t = -1")
+    expected = dreamt(site, 1, seed=77, two_up=True, direction="backward")
+    assert close(pixels(page), expected.pictures[0])
+    assert close(pixels(page, "b"), expected.pictures[1])
+
+
+def test_keys_steer(page, site):
+    pause(page)
+    page.keyboard.press("1")
+    until(lambda: index(page) == 0)
+    page.keyboard.down("ArrowLeft")
+    until(lambda: page.inner_text("#steerer").startswith("You"))
+    page.keyboard.press(".")
+    until(lambda: index(page) == 1)
+    page.keyboard.up("ArrowLeft")
+    assert close(pixels(page), dreamt(site, 1, action={"turn": -2.0}).pictures[0])
+
+
+def test_a_picture_of_ones_own(page, tmp_path):
+    pause(page)
+    picture = Image.new("RGB", (90, 40), (200, 30, 60))
+    picture.paste((0, 0, 0), (0, 0, 20, 40))  # outside the middle, which is what is taken
+    picture.save(tmp_path / "own.png")
+    page.set_input_files("#file", tmp_path / "own.png")
+    until(lambda: index(page) == 0 and page.locator("#firsts button").count() == 4)
+    expected = torch.tensor([200, 30, 60], dtype=torch.uint8)[:, None, None].expand(3, SIDE, SIDE)
+    assert close(pixels(page), expected)
+    assert "now" in (page.locator("#firsts button").last.get_attribute("class") or "")
+
+
+def test_what_needs_a_server_is_not_there(page):
+    for part in ("#share", "#record", "#last", "#format"):
+        assert not page.is_visible(part)
+    page.keyboard.press("c")
+    page.keyboard.press("l")
+    assert page.inner_text("#toasts") == ""
+
+
+def test_the_page_works_without_a_network_once_it_was_loaded(page):
+    page.context.set_offline(True)
+    page.reload()
+    until(lambda: index(page) > 2)
+
+
+def test_a_browser_that_cannot_run_it_is_told_so(browser, address):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.add_init_script("WebAssembly.validate = () => false")
+    page.goto(address)
+    until(lambda: "needs WebAssembly SIMD" in page.inner_text("#note"))
+    context.close()
+
+
+def test_a_page_that_is_opened_as_a_file_says_how_to_serve_it(browser, site):
+    page = browser.new_page()
+    page.goto((site[0] / "index.html").as_uri())
+    until(lambda: "python -m http.server" in page.inner_text("#note"))
+    page.close()
+
+
+def test_a_page_streams_without_a_service_worker(browser, address):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.goto(address)
+    until(lambda: index(page) > 1)
+    assert not page.evaluate("crossOriginIsolated")
+    context.close()
+
+
+class Other(Method):
+    name, title = "other", "OTHER"
+
+
+def test_a_method_that_the_worker_does_not_know_is_refused_and_nothing_is_written(tmp_path):
+    one = Model(lambda query: query, Other(), (3, SIDE, SIDE))
+    with pytest.raises(UserError, match=r"OTHER does not stream in the browser; these do: flow, biflow, condiff\."):
+        build(one, "other", torch.zeros(0, 1, 3, SIDE, SIDE, dtype=torch.uint8), tmp_path / "site")
+    assert not list(tmp_path.iterdir())
