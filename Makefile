@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint presets bench
+.PHONY: setup demo test lint docs presets bench
 
 setup: .venv/.ready
 
@@ -23,6 +23,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The documentation as a site, in site/. A warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
 
 # Render the dataset and train the preset, on whatever device there is; resumes what was interrupted.
 presets: setup

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from biflow.config import Export
-from biflow.data.starts import held_out
+from biflow.data.starts import held_out, starts
 from biflow.data.windows import Windows
 from biflow.documents import read_json
 from biflow.errors import UserError
