@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from biflow.serve.guard import Guard
 from biflow.serve.images import MAX_BYTES
 from biflow.serve.limits import Bucket, Crowd, Link, Quiet, Share, log
 from biflow.serve.protocols import BLANK_LINE, HEAD_BYTES, Http, WebSocket
@@ -142,7 +142,7 @@ def _sift(share: Share) -> None:
     share.queue = deque(connection for way in (True, False) for connection in asked if asked[connection] is way)
 
 
-def server(guarded: Guard) -> Server:
+def server(guarded: ASGIApp) -> Server:
     """A server for the application. It runs with `run(sockets=[…])`."""
     config = uvicorn.Config(
         guarded,
