@@ -21,12 +21,17 @@ def guarded(folders):
         yield address
 
 
+@pytest.fixture(scope="module")
+def unguarded(folders):
+    with running(app({"bi": folders["bi"]})) as address:
+        yield address
+
+
 def answer(address: str, data: bytes) -> bytes:
     """The first bytes that the server sends back, or none."""
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), 30) as link:
         link.sendall(data)
-        link.shutdown(socket.SHUT_WR)
         try:
             return link.recv(2**16)
         except ConnectionError:
@@ -64,19 +69,10 @@ def test_no_path_leads_elsewhere(guarded, path, host):
             assert not value.startswith(("/", "\\"))
 
 
-NASTY = st.sampled_from(
-    [b"http://[", b"[", b"[::1", b"a b", b"\xff", b"http://[::1]:x", b"a" * 3000, b"%", b"=;=", b'"\\']
-)
+NASTY = [b"http://[", b"[", b"[::1", b"a b", b"\xff", b"http://[::1]:x", b"a" * 3000, b"%", b"=;=", b'"']
 VALUE = st.one_of(st.sampled_from(NASTY), st.binary(max_size=40))
 NAMES = [b"Host", b"Origin", b"Cookie", b"Content-Length", b"Transfer-Encoding", b"Range", b"If-None-Match"]
-NAMES += [
-    b"X-Forwarded-For",
-    b"X-Forwarded-Proto",
-    b"Upgrade",
-    b"Connection",
-    b"Sec-WebSocket-Key",
-    b"If-Modified-Since",
-]
+NAMES += [b"X-Forwarded-For", b"X-Forwarded-Proto", b"Upgrade", b"Connection", b"Sec-WebSocket-Key"]
 FIXED = b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n"
 FIXED += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 
@@ -88,10 +84,12 @@ FIXED += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     headers=st.lists(st.tuples(st.sampled_from(NAMES), VALUE), max_size=4),
     websocket=st.booleans(),
 )
-def test_a_request_of_any_bytes_is_answered_below_500(guarded, caplog, path, query, headers, websocket):
+def test_a_request_of_any_bytes_is_answered_below_500(guarded, unguarded, caplog, path, query, headers, websocket):
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
     if not any(name == b"Host" for name, _ in headers):
         lines = b"Host: 127.0.0.1\r\n" + lines
-    text = answer(guarded, b"GET /" + path + b"?" + query + b" HTTP/1.1\r\n" + lines + FIXED * websocket + b"\r\n")
-    assert not text or int(text.split()[1]) < 500
+    data = b"GET /" + path + b"?" + query + b" HTTP/1.1\r\n" + lines + FIXED * websocket + b"\r\n"
+    for address in (guarded, unguarded):
+        text = answer(address, data)
+        assert not text or int(text.split()[1]) < 500
     assert not [record for record in caplog.records if record.exc_info]

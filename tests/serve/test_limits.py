@@ -4,7 +4,6 @@ import contextlib
 import logging
 import socket
 import time
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,6 +16,7 @@ from biflow.serve.app import app
 from biflow.serve.hall import Hall
 from biflow.serve.limits import Crowd, Link, network
 from biflow.serve.protocols import HEAD_BYTES, Scan
+from biflow.serve.viewer import Viewer
 from tests.serve.helpers import Client, running, until
 
 
@@ -127,15 +127,15 @@ def test_the_longest_waiting_makes_room_when_there_are_too_many_connections(fold
 
 
 def test_sequential_reconnects_all_get_in(address):
-    assert reconnect(address, time.monotonic() + 1, request(address)) > 20
-    for _ in range(20):
+    assert reconnect(address, time.monotonic() + 0.3, request(address)) > 5
+    for _ in range(5):
         assert httpx.get(f"http://{address[0]}:{address[1]}/healthz", timeout=30).status_code == 200
 
 
 def test_frames_are_found_however_they_are_cut():
-    sizes = [0, 1, 125, 126, 70_000, 3, 0]
+    sizes = [0, 1, 125, 126, 3, 0]
     data = b"".join(frame(TEXT, bytes(size)) for size in sizes) + frame(PING, b"ab")
-    for step in (1, 2, 7, 1000, len(data)):
+    for step in (1, 2, 7, len(data)):
         scan = Scan()
         found = [one for at in range(0, len(data), step) for one in scan.frames(data[at : at + step])]
         assert found == [*((size, False) for size in sizes), (2, True)]
@@ -148,8 +148,7 @@ def test_who_takes_most_of_a_common_budget_meets_the_limit_first():
     crowd = Crowd(1000)
     links = [Link(crowd, "10.0.0.1") for _ in range(50)]
     modest = Link(crowd, "10.0.0.1")
-    messages = sum(link.message() for _ in range(200) for link in links if not link.closed)
-    assert messages < 1500 + 50 * 200 / 5
+    assert sum(link.message() for _ in range(80) for link in links) < 80 * 50  # alone, each could send 200
     assert all(modest.message() for _ in range(5))
     assert all(Link(crowd, "10.0.0.2").message() for _ in range(100))
 
@@ -209,11 +208,11 @@ def test_a_network_of_ipv6_has_one_share(host, name):
 # Sessions
 
 
-def visitor(session, *, silent=False, left=False):
-    viewer = SimpleNamespace(silent=time.monotonic() - 100 if silent else float("inf"), hungry=False)
-    viewer.tell = lambda message: None
-    if not left:
-        session.viewers.append(viewer)
+def visitor(session, *, silent=False):
+    viewer = Viewer(lambda: None)
+    if silent:
+        viewer.silent = time.monotonic() - 100
+    session.join(viewer)
     return session
 
 

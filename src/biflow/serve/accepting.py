@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from biflow.serve.guard import Guard
 from biflow.serve.images import MAX_BYTES
 from biflow.serve.limits import Bucket, Crowd, Link, Quiet, Share, log
 from biflow.serve.protocols import BLANK_LINE, HEAD_BYTES, Http, WebSocket
@@ -56,10 +56,16 @@ class Server(uvicorn.Server):
     def _start(self, work) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):  # a fault of ours: never go on deaf
+            log.error("The server has crashed.", exc_info=error)
+            self.should_exit = True
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop, pace = asyncio.get_running_loop(), Bucket(ACCEPTED, AT_ONCE)
+        loop, pace = asyncio.get_running_loop(), Bucket(ACCEPTED, float(AT_ONCE))
         while True:
             try:
                 self._arrived(*await loop.sock_accept(listening))
@@ -71,7 +77,7 @@ class Server(uvicorn.Server):
                 log.warning("Cannot accept connections: %s.", error.strerror or error)
                 self.crowd.everyone.evict()
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(pace.spend(AT_ONCE))
+            await asyncio.sleep(pace.spend(float(AT_ONCE)))
 
     def _arrived(self, connection: socket.socket, peer: tuple) -> None:
         connection.setblocking(False)
@@ -136,7 +142,7 @@ def _sift(share: Share) -> None:
     share.queue = deque(connection for way in (True, False) for connection in asked if asked[connection] is way)
 
 
-def server(guarded: Guard) -> Server:
+def server(guarded: ASGIApp) -> Server:
     """A server for the application. It runs with `run(sockets=[…])`."""
     config = uvicorn.Config(
         guarded,
