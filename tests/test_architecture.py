@@ -15,6 +15,7 @@ GROUPS = [
     [
         "errors",
         "files",
+        "limits",
         "machine",
         "paths",
         "solvers",

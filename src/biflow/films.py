@@ -20,6 +20,7 @@ from biflow.config.checks import RATES
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.film_filters import Filters
+from biflow.limits import OPENING, PIXELS, READING, check_pixels, open_regular
 from biflow.video import Bytes, over_black
 
 log = logging.getLogger("biflow")
@@ -36,9 +37,11 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,m4v,asf,flv,live_flv,ogg,dv,mxf,rm,yuv4mpegpipe,ivf,h264,hevc,"
     "obu,av1,mjpeg,nut,nsv,wtv,roq,bink,flic,vc1,amv,swf"
 )
+_DECODING = {"max_pixels": str(PIXELS)}  # options of all decoders
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
+_LARGE = 3840 * 2160  # pixels of a frame
 _PROBED = 100  # time stamps that tell the rate
 _BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
 
@@ -83,22 +86,26 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     if length is None and stream.average_rate and container.duration and fps:
         length = max(1, round(container.duration / 1e6 * min(fps, float(stream.average_rate))))
     times, changes = [], []
-    frames = _frames(container, Filters(stream, changes), name, fps, length, times)
+    frames = _frames(container, Filters(stream, changes, name), name, fps, length, times)
     return Video(frames, fps, length, times=times, changes=changes)
 
 
 def _open(file: str | Path | Bytes, name: str) -> Any:
     source = file
     if isinstance(file, str | Path):
-        path = Path(file)
-        with reading(name, "cannot be opened", "Check the path."), path.open("rb"):
-            pass
-        source = f"file:{path}"  # or "12:30.mp4" would be a protocol called 12
+        open_regular(Path(file), name).close()
+        source = f"file:{file}"  # or "12:30.mp4" would be a protocol called 12
     else:
         file.seek(0)
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
-        return av.open(source, "r", container_options=options, metadata_errors="replace")
+        return av.open(
+            source,
+            options=_DECODING,
+            container_options=options,
+            metadata_errors="replace",
+            timeout=(OPENING, READING),
+        )
 
 
 def _film(container: Any, name: str) -> Any:
@@ -117,8 +124,14 @@ def _film(container: Any, name: str) -> Any:
         return not still, stream.disposition & Disposition.default, stream.width * stream.height
 
     stream = max(films, key=likely)
-    stream.thread_type = "AUTO"
-    stream.codec_context.options = {"err_detect": "explode"}
+    try:
+        check_pixels(name, stream.width, stream.height)
+    except UserError:
+        container.close()
+        raise
+    large = stream.width * stream.height > _LARGE  # each thread of another kind holds a frame of its own
+    stream.thread_type = "SLICE" if large else "AUTO"
+    stream.codec_context.options = {"err_detect": "explode", **_DECODING}
     return stream
 
 
@@ -196,7 +209,9 @@ def _frames(
 
 
 def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
-    pixels = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
+    plane, (channels, height, width) = frame.planes[0], (len(frame.format.components), frame.height, frame.width)
+    rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[:height, : width * channels]
+    pixels = rows.view(height, width, channels).permute(2, 0, 1)  # not copied yet
     if len(pixels) == 4:  # over black. The filter premultiply does the same, but makes 254 of 255.
         pixels = over_black(pixels)
     return pixels.contiguous()

@@ -11,22 +11,28 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.files import os_error, reading, replacing
+from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+# Pillow's names of their formats. It would also run Ghostscript for a PostScript file that is called x.png.
+FORMATS = ["PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "GIF"]
+FORMATS += [name.upper() for name in ("webp", "avif") if name in features.modules and features.check(name)]
+STRIP = 512  # rows that are converted at once
 H264_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
@@ -42,7 +48,10 @@ def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
 
 def over_black(frame: UInt8[Tensor, "4 h w"]) -> UInt8[Tensor, "3 h w"]:
     """An RGBA frame over black, the ground of everything transparent in the project."""
-    return (frame[:3].float() * frame[3:].float() / 255).round().to(torch.uint8)
+    out = torch.empty_like(frame[:3])
+    for rows, part in zip(out.split(STRIP, 1), frame.split(STRIP, 1), strict=True):
+        rows.copy_((part[:3].float() * part[3:].float() / 255).round())
+    return out
 
 
 def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False) -> UInt8[Tensor, "n c _ _"]:
@@ -66,8 +75,10 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     """Decode one image as RGB. Also returns which kind it was ("grey", "RGBA", ...) if it was another, else None.
 
     Raises:
-        UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
+        UserError: not a file, an image that Pillow cannot read in full, or one of more pixels than `limits.PIXELS`.
     """
+    if isinstance(file, Path):
+        check_regular(file, name)
     with reading(name, "cannot be read as an image", "It is damaged or not an image."):
         image = ImageOps.exif_transpose(open_image(file, name))
         image.load()
@@ -78,11 +89,14 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
 def open_image(file: Bytes | Path, name: str) -> Image.Image:
     """Open an image with Pillow. Raises UserError for too many pixels or unknown values, and whatever Pillow raises."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit may be above ours
         try:
-            image = Image.open(file)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from error
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{name} has far more than {PIXELS:,} pixels. Make it smaller.") from error
+    check_pixels(name, *image.size)
+    if image.info.get("progressive") and _count(image.fp, b"\xff\xda") > SCANS:
+        raise UserError(f"{name} has more than {SCANS} scans, which takes too long. Save it again.")
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
     return image
@@ -96,10 +110,25 @@ def to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode != "RGB":
         converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return np.array(image.convert("RGB")), converted
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, STRIP):  # whole images in several forms may take more than 1 GiB
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        if strip.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in strip.info:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, (0, 0, 0, 255)), strip)
+        pixels[top : top + STRIP] = strip.convert("RGB")
+    return pixels, converted
+
+
+def _count(file: IO[bytes], marker: bytes) -> int:
+    """How often a marker occurs in a file, which stays where it is."""
+    place, count, rest = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        count += (rest + block).count(marker)
+        rest = block[-1:]
+    file.seek(place)
+    return count
 
 
 def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> UInt8[Tensor, "3 h w"]:

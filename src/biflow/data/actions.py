@@ -6,6 +6,7 @@ it may also have n, of which the last is not used. `docs/own-videos.md` shows th
 
 import csv
 import difflib
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
+from biflow.errors import UserError
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
@@ -118,15 +120,19 @@ def agree(tables: Iterable[Table]) -> None:
                 raise ActionsError(f"The {name} of {table.where} are {value}, but those of {where} are {other}.")
 
 
-def find_tables(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[PurePosixPath, Table]:
+def find_tables(
+    files: Iterable[File], clips: Iterable[PurePosixPath], unread: dict[PurePosixPath, UserError]
+) -> dict[PurePosixPath, Table]:
     """The tables of those clips that have one, from the files of a source. Clips and keys are paths inside the source.
+
+    Why files could not be read is added to `unread`.
 
     Raises UserError for a file that must hold actions, as its name says, and does not.
     """
     names = _Names(clips)
     tables: dict[PurePosixPath, Table] = {}
     for file in files:
-        for clip, found in _tables(file, names):
+        for clip, found in _tables(file, names, unread):
             if clip in tables:
                 raise ActionsError(f"{tables[clip].where} and {found.where} are actions of the same clip. Remove one.")
             tables[clip] = found
@@ -134,17 +140,17 @@ def find_tables(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[P
     return tables
 
 
-def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]]:
+def _tables(
+    file: File, names: "_Names", unread: dict[PurePosixPath, UserError]
+) -> Iterator[tuple[PurePosixPath, Table]]:
     """The tables in a file and their clips. A file that has neither the name actions nor that of a clip is skipped."""
     path, suffix = file.path, file.path.suffix.lower()
     if suffix not in (".csv", ".json") or not (path.stem == NAME or path.with_suffix("") in names.paths):
         return
-    with file.open() as opened:
-        content = opened.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ActionsError(f"{file.name} is not UTF-8 text ({error}).") from error
+    if (text := file.text(unread)) is None:
+        return
+    if "\ufffd" in text:
+        raise ActionsError(f"{file.name} is not UTF-8 text.")
     for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(text, file.name):
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)
@@ -180,7 +186,11 @@ def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
 def read_csv(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
     """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
+    try:
+        lines = [row for row in reader if any(map(str.strip, row))]
+    except csv.Error as error:  # a cell without end, or on old Pythons a NUL
+        raise ActionsError(f"{where} is not valid CSV in line {reader.line_num} ({error}).") from error
     header = None
     if lines and None in map(_number, lines[0]):
         header = [cell.strip() for cell in lines.pop(0)]

@@ -7,15 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from PIL import Image, features
+from PIL import Image
 
 from biflow import video
 from biflow.files import reading
 from biflow.films import Frames, Video, usual_interval
 
-MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | (
-    {".avif"} if "avif" in features.modules and features.check("avif") else set()
-)
+MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if "AVIF" in video.FORMATS else set())
 HEAD = 4096  # bytes
 LATE = 1 << 20  # bytes of a PNG before its pixels, such as a colour profile
 UNTIMED = 0.1  # seconds of a picture that states 0, as in browsers
@@ -48,7 +46,7 @@ def _several(file: Any) -> bool:
     """Whether a file holds several pictures. Pages of other sizes are copies of one picture, or parts of a document."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damage is reported when the file is read
-        image = Image.open(file)
+        image = Image.open(file, formats=video.FORMATS)
         count, size = getattr(image, "n_frames", 1), image.size
         if count > 1 and image.format == "TIFF":
             image.seek(1)
