@@ -20,7 +20,7 @@ from biflow.config.checks import RATES
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.film_filters import Filters
-from biflow.limits import OPENING, PIXELS, READING, check_pixels, open_regular
+from biflow.limits import OPENING, READING, check_pixels, length, most_pixels, open_regular
 from biflow.video import Bytes, over_black
 
 log = logging.getLogger("biflow")
@@ -37,7 +37,6 @@ _FORMATS = (
     "mov,mp4,matroska,webm,avi,gif,mpeg,mpegts,mpegvideo,m4v,asf,flv,live_flv,ogg,dv,mxf,rm,yuv4mpegpipe,ivf,h264,hevc,"
     "obu,av1,mjpeg,nut,nsv,wtv,roq,bink,flic,vc1,amv,swf"
 )
-_DECODING = {"max_pixels": str(PIXELS)}  # options of all decoders
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
@@ -91,17 +90,19 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
 
 
 def _open(file: str | Path | Bytes, name: str) -> Any:
-    source = file
+    source: Any = file
     if isinstance(file, str | Path):
-        open_regular(Path(file), name).close()
+        with open_regular(Path(file), name) as opened:
+            size = length(opened)
         source = f"file:{file}"  # or "12:30.mp4" would be a protocol called 12
     else:
+        size = length(file)
         file.seek(0)
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
         return av.open(
             source,
-            options=_DECODING,
+            options={"max_pixels": str(most_pixels(size))},
             container_options=options,
             metadata_errors="replace",
             timeout=(OPENING, READING),
@@ -125,13 +126,13 @@ def _film(container: Any, name: str) -> Any:
 
     stream = max(films, key=likely)
     try:
-        check_pixels(name, stream.width, stream.height)
+        check_pixels(name, stream.width, stream.height, container.size)
     except UserError:
         container.close()
         raise
     large = stream.width * stream.height > _LARGE  # each thread of another kind holds a frame of its own
     stream.thread_type = "SLICE" if large else "AUTO"
-    stream.codec_context.options = {"err_detect": "explode", **_DECODING}
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(most_pixels(container.size))}
     return stream
 
 
@@ -201,6 +202,8 @@ def _frames(
                     end = start + (lasting if interval / 2 < lasting < _BREAK else interval)
                     yield from map(_pixels, filters.push(frame))
             yield from map(_pixels, filters.flush())
+    except av.ArgumentError as error:  # what decoders say to frames beyond max_pixels
+        raise UserError(f"{name} is damaged, or has frames of far too many pixels.") from error
     except av.FFmpegError as error:
         raise UserError(f"{name} is damaged ({error.strerror}). Fetch or encode it again.") from error
     times.append(end)

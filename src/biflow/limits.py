@@ -17,6 +17,8 @@ MIB, GIB = 1 << 20, 1 << 30
 BLOCK = MIB  # bytes that are read at once
 
 PIXELS = 80_000_000  # of one frame
+# A frame of more pixels than 4K needs a file of a certain size. A frame of one colour in 8K stays below.
+SMALL_PIXELS, FRAME_PER_BYTE = 9_000_000, 50_000
 SCANS = 200  # of a progressive JPEG, each of which is decoded over the whole picture
 CLIPS = 100_000  # in one file
 # A clip may have so many frames and pixels, and so many more for each byte of its file. A black film in 8K stays below.
@@ -25,11 +27,12 @@ ALL_PIXELS, PIXELS_PER_BYTE = 5_000_000_000, 250_000
 REPEATS = 4  # times that a tensor may use each value of its file, as a grey film that was expanded to RGBA does
 
 ENTRIES = 1_000_000  # of an archive
+FEW_ENTRIES, ENTRY = 10_000, 16  # with more, each takes so many bytes of it
 DEPTH = 4  # archives in one another
 IN_MEMORY = 64 * MIB  # of a file in an archive; a larger one is unpacked into a temporary file
 TENSORS = 8 * GIB  # of a .pt file that cannot be mapped
 INNER = 256 * GIB  # of all archives in an archive, which are unpacked into temporary files
-RATIO = 2000  # of a compressed tar beyond its first gigabyte; deflate reaches 1032 for zeros
+RATIO = 500  # of what is compressed, beyond the first gigabyte; deflate reaches 1032 for zeros
 HEADERS = MIB  # of one entry of a tar
 
 TEXT = 64 * MIB  # of a file with actions, or with names of clips
@@ -104,7 +107,28 @@ class Allowance:
             raise UserError(f"{self.name} holds far more frames than its {self.size:,} bytes can. It is left out.")
 
 
-def check_pixels(name: str, width: int, height: int) -> None:
-    """Raises UserError for a frame that is too large."""
+def check_pixels(name: str, width: int, height: int, size: int | None = None) -> None:
+    """Raises UserError for a frame that is too large, or too large for a file of `size` bytes."""
     if width * height > PIXELS:
         raise UserError(f"{name} has frames of {width}x{height}, more than {PIXELS:,} pixels. Make it smaller.")
+    if size is not None and width * height > most_pixels(size):
+        raise UserError(f"{name} claims frames of {width}x{height}, which its {size:,} bytes cannot hold.")
+
+
+def most_pixels(size: int) -> int:
+    """The most pixels of a frame in a file of `size` bytes."""
+    return min(PIXELS, SMALL_PIXELS + FRAME_PER_BYTE * size)
+
+
+def check_ratio(name: str, unpacked: int, packed: int) -> None:
+    """Raises UserError for what unpacks to far more bytes than pictures do."""
+    if unpacked > GIB + RATIO * packed:
+        raise UserError(f"{name} unpacks to {unpacked:,} bytes, more than {RATIO} times its size. It is left out.")
+
+
+def length(file: Any) -> int:
+    """The bytes of an open file."""
+    place = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(place)
+    return end

@@ -15,7 +15,19 @@ from typing import Any
 
 from biflow.errors import UserError
 from biflow.files import reading
-from biflow.limits import BLOCK, DEPTH, ENTRIES, GIB, HEADERS, IN_MEMORY, INNER, RATIO, temporary
+from biflow.limits import (
+    BLOCK,
+    DEPTH,
+    ENTRIES,
+    ENTRY,
+    FEW_ENTRIES,
+    HEADERS,
+    IN_MEMORY,
+    INNER,
+    check_ratio,
+    length,
+    temporary,
+)
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 COMPRESSIONS: dict[bytes, Callable[[Any], Any]] = {
@@ -76,8 +88,8 @@ class Archive:
             archive = self._open()
             found = self._of_zip(archive) if isinstance(archive, zipfile.ZipFile) else self._of_tar(archive)
             for number, member in enumerate(found):
-                if number >= ENTRIES:
-                    raise UserError(f"{self.name} has more than {ENTRIES:,} files. Unpack it first.")
+                if number >= min(ENTRIES, FEW_ENTRIES + self.size // ENTRY):
+                    raise UserError(f"{self.name} has more than {number:,} files. Unpack it first.")
                 yield member
 
     def _of_zip(self, archive: zipfile.ZipFile) -> Iterator[tuple[str, Any]]:
@@ -99,7 +111,7 @@ class Archive:
             if (entry := archive.next()) is None:
                 break
             name = entry.name
-            self._check_ratio(entry.offset_data + entry.size)
+            check_ratio(self.name, entry.offset_data + entry.size, self.size)
             if entry.isfile():
                 yield name, entry
         # tarfile takes any header that it cannot read for the end, which is a block of zeros.
@@ -111,11 +123,7 @@ class Archive:
             raise UserError(f"{self.name} {what} after {name}. Fetch it again.")
         while block := stream.read(BLOCK):  # gzip and xz have a checksum behind the last block
             total += len(block)
-            self._check_ratio(total)
-
-    def _check_ratio(self, total: int) -> None:
-        if total > GIB and total > RATIO * self.size:
-            raise UserError(f"{self.name} unpacks to more than {RATIO} times its size, so it is left out.")
+            check_ratio(self.name, total, self.size)
 
     def fault(self, name: str, entry: Any) -> UserError | None:
         """What keeps a file in it from being read, as far as its headers tell."""
@@ -148,8 +156,7 @@ class Archive:
     def read(self, name: str, entry: Any) -> Any:
         """A file in it, in memory or, if it is large, as a temporary file. Raises UserError for damage."""
         size = entry.file_size if isinstance(entry, zipfile.ZipInfo) else entry.size
-        if not isinstance(entry, zipfile.ZipInfo) and size > IN_MEMORY + RATIO * self.bytes_of(entry):
-            raise UserError(f"{self.name}/{name} consists of holes: it has {size:,} bytes. It is left out.")
+        check_ratio(f"{self.name}/{name}", size, self.bytes_of(entry))
         with self._unpacking(name), self.head(entry) as member:
             file = io.BytesIO() if size <= IN_MEMORY else temporary(size, f"{self.name}/{name}")
             shutil.copyfileobj(member, file, BLOCK)
@@ -173,8 +180,7 @@ class Archive:
             while len(self.shared.opened) >= OPEN:
                 self.shared.opened.pop(0)._close()
             try:
-                self.size = file.seek(0, io.SEEK_END)
-                file.seek(0)
+                self.size = length(file)
                 stream = _unpacked(file) if self.is_tar else file
                 archive = tarfile.open(fileobj=stream, mode="r:") if self.is_tar else zipfile.ZipFile(file)  # noqa: SIM115
             except BaseException as error:

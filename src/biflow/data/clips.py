@@ -23,7 +23,7 @@ from biflow.data.arrays import read_arrays, spans
 from biflow.data.floats import Floats
 from biflow.data.names import shown
 from biflow.data.readers import IMAGES, READERS, read_animation, read_images
-from biflow.data.sources import File, source_files
+from biflow.data.sources import File, faulty, source_files
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
 from biflow.films import Video
@@ -132,8 +132,7 @@ def _item(
 
 def _refused(src: Path, path: PurePosixPath, fault: UserError) -> Item:
     """A file beside the clips that cannot be read. It is skipped by name, as a clip is."""
-    file = File(path, partial(open, "rb"), fault=fault)
-    return Item(str(path), str(src / path), None, partial(_refuse, file))
+    return Item(str(path), str(src / path), None, partial(_refuse, faulty(path, fault)))
 
 
 def _reader(file: File) -> Callable[[File, Counter], Iterator[Video]] | None:

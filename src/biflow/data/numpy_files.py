@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from biflow.data.archives import Archive
-from biflow.limits import BLOCK, IN_MEMORY, temporary
+from biflow.limits import BLOCK, IN_MEMORY, check_ratio, temporary
 
 HEADER = 1 << 16  # bytes of a header, at most; NumPy itself refuses more than 10,000 characters
 
@@ -28,6 +28,7 @@ def load_numpy(open_file: Callable[[], Any], name: str) -> np.ndarray | dict[str
     archive = Archive(name, open_file)
     members = dict(archive.members())
     size = sum(entry.file_size for entry in members.values())
+    check_ratio(name, size, archive.size)
     unpacked = io.BytesIO() if size <= IN_MEMORY else temporary(size, name)
     ends = []
     for part, entry in members.items():

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from biflow.data.archives import Archive, Shared, is_archive
 from biflow.data.moving import moves
 from biflow.data.names import hidden, in_order, shown
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError
+from biflow.files import reading
 from biflow.limits import check_regular, open_regular, read_text, size_of
 from biflow.video import Bytes
 
@@ -22,6 +24,7 @@ class File:
     Attributes:
         path: its path inside the source.
         open: opens it for reading; also where it is a member of an archive. Raises UserError.
+        head: opens it to be read from its start, and where it is a member of an archive, before others are.
         real: its path on disk; None for a member of an archive.
         moving: whether it is an image file that holds several pictures.
         fault: why it cannot be opened, or the files in it, if it is an archive or a folder.
@@ -30,6 +33,7 @@ class File:
 
     path: PurePosixPath
     open: Callable[[], Bytes]
+    head: Callable[[], Any]
     real: Path | None = None
     moving: bool = False
     fault: UserError | None = None
@@ -43,7 +47,7 @@ class File:
     def text(self, unread: dict[PurePosixPath, UserError]) -> str | None:
         """Its text. None, and the reason in `unread`, if it cannot be read or has too much of it."""
         try:
-            with self.open() as file:
+            with reading(self.name, "cannot be read", "It is damaged."), self.head() as file:
                 return read_text(file, self.name)
         except UserError as error:
             unread[self.path] = error
@@ -91,11 +95,11 @@ def _files(path: Path, place: PurePosixPath, seen: set[Path], shared: Shared) ->
         if is_archive(path.name):
             yield from _members(Archive(name, read, shared=shared), place)
         else:
-            yield File(place, read, path, moves(read, path.suffix), size=size_of(path))
+            yield File(place, read, read, path, moves(read, path.suffix), size=size_of(path))
     except OSError as error:
-        yield _faulty(place, UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}."))
+        yield faulty(place, UserError(f"{shown(str(path))} cannot be read: {error.strerror or error}."))
     except UserError as error:
-        yield _faulty(place, error)
+        yield faulty(place, error)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -118,19 +122,21 @@ def _members(archive: Archive, place: PurePosixPath) -> Iterator[File]:
         found = in_order(found, lambda member: member[0])
     for name, entry, path, moving, fault in found:
         if fault:
-            yield _faulty(place / path, fault)
+            yield faulty(place / path, fault)
         elif is_archive(path.name):
             try:
                 yield from _members(archive.inner(name, entry), place / path)
             except UserError as error:
-                yield _faulty(place / path, error)
+                yield faulty(place / path, error)
         else:
-            read, size = partial(archive.read, name, entry), archive.bytes_of(entry)
-            yield File(place / path, read, moving=moving, size=size)
+            read, head = partial(archive.read, name, entry), partial(archive.head, entry)
+            yield File(place / path, read, head, moving=moving, size=archive.bytes_of(entry))
 
 
-def _faulty(place: PurePosixPath, fault: UserError) -> File:
+def faulty(place: PurePosixPath, fault: UserError) -> File:
+    """A file that cannot be opened, and why."""
+
     def fail() -> Bytes:
         raise fault
 
-    return File(place, fail, fault=fault)
+    return File(place, fail, fail, fault=fault)
