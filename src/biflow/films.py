@@ -20,7 +20,7 @@ from biflow.config.checks import RATES
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.film_filters import Filters
-from biflow.limits import OPENING, READING, check_pixels, length, most_pixels, open_regular
+from biflow.limits import OPENING, READING, check_pixels, length, little_memory, most_pixels, open_regular
 from biflow.video import Bytes, over_black
 
 log = logging.getLogger("biflow")
@@ -99,7 +99,7 @@ def _open(file: str | Path | Bytes, name: str) -> Any:
         size = length(file)
         file.seek(0)
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
+    with reading(name, "cannot be opened as a video", "It is damaged or not a video."), little_memory():
         return av.open(
             source,
             options={"max_pixels": str(most_pixels(size))},
@@ -155,11 +155,21 @@ def _stamps(container: Any, stream: Any) -> Iterator[float]:
     """The time stamps of packets, which need no decoding; those of frames where a packet may hold one field of two."""
     fields = container.format.name in ("mpegts", "mpeg") and stream.codec_context.name in ("h264", "mpeg2video")
     with contextlib.suppress(av.FFmpegError):  # damage, as reading will say
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream):
             if not fields and packet.pts is not None and not packet.is_discard:
                 yield float(packet.pts * packet.time_base)
             elif fields:
                 yield from (frame.time for frame in packet.decode() if frame.time is not None)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    packets = container.demux(stream)
+    while True:
+        with little_memory():  # headers may come between packets
+            packet = next(packets, None)
+        if packet is None:
+            return
+        yield packet
 
 
 def usual_interval(gaps: Sequence[float]) -> float:
@@ -178,7 +188,7 @@ def _frames(
     joined = container.format.name == "mpegts"  # whose packets are also marked where recordings were joined
     try:
         with container:
-            for packet in container.demux(filters.stream):
+            for packet in _packets(container, filters.stream):
                 if packet.is_corrupt and not joined:
                     raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
                 packets += packet.size > 0 or packet.dts is not None  # an AVI has empty ones for dropped frames

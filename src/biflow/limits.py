@@ -8,10 +8,18 @@ import io
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from biflow.errors import UserError
+
+resource: Any = None
+with contextlib.suppress(ImportError, FileNotFoundError):
+    Path("/proc/self/statm").stat()
+    import resource
+
+    _DATA, _PAGE = resource.getrlimit(resource.RLIMIT_DATA), resource.getpagesize()
 
 MIB, GIB = 1 << 20, 1 << 30
 BLOCK = MIB  # bytes that are read at once
@@ -22,7 +30,7 @@ SMALL_PIXELS, FRAME_PER_BYTE = 9_000_000, 50_000
 SCANS = 200  # of a progressive JPEG, each of which is decoded over the whole picture
 CLIPS = 100_000  # in one file
 # A clip may have so many frames and pixels, and so many more for each byte of its file. A black film in 8K stays below.
-FRAMES, FRAMES_PER_BYTE = 100_000, 1
+FRAMES, FRAMES_PER_BYTE = 10_000, 1
 ALL_PIXELS, PIXELS_PER_BYTE = 5_000_000_000, 250_000
 REPEATS = 4  # times that a tensor may use each value of its file, as a grey film that was expanded to RGBA does
 
@@ -38,6 +46,7 @@ HEADERS = MIB  # of one entry of a tar
 TEXT = 64 * MIB  # of a file with actions, or with names of clips
 VALUES = 8_000_000  # in it
 
+INDEX = 384 * MIB  # of memory for what the headers of a film list: 24 bytes a frame, so that a day of film fits
 OPENING, READING = 120.0, 60.0  # seconds that FFmpeg waits for a file to be opened, and for a part of it
 
 
@@ -113,6 +122,26 @@ def check_pixels(name: str, width: int, height: int, size: int | None = None) ->
         raise UserError(f"{name} has frames of {width}x{height}, more than {PIXELS:,} pixels. Make it smaller.")
     if size is not None and width * height > most_pixels(size):
         raise UserError(f"{name} claims frames of {width}x{height}, which its {size:,} bytes cannot hold.")
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Let the process allocate only `INDEX` bytes more, where the system can do so (Linux).
+
+    FFmpeg has no limit of its own, and a kilobyte of headers may list a billion frames. Beyond it, opening fails.
+    """
+    if resource is None:
+        yield
+        return
+    with open("/proc/self/statm", "rb", buffering=0) as file:  # once per packet of a film
+        used = int(file.read().split()[5]) * _PAGE
+    soft, hard = _DATA
+    most = [limit for limit in (used + INDEX, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(most), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, _DATA)  # as at the start: threads may be here at the same time
 
 
 def most_pixels(size: int) -> int:
