@@ -73,15 +73,14 @@ def open_regular(path: Path, name: str) -> io.BufferedReader:
         raise UserError(f"{name} cannot be read: {error.strerror}. Check its permissions.") from error
 
 
-def read_text(file: Any, name: str) -> str:
-    """The UTF-8 text of an open file. What is not UTF-8 becomes "\\ufffd". Raises UserError for too much of it."""
+def read_text(file: Any, name: str) -> bytes:
+    """The text of an open file. Raises UserError for too much of it."""
     content = file.read(TEXT + 1)
     if len(content) > TEXT:
         raise UserError(f"{name} is larger than {TEXT >> 20} MiB, the most for a file of text.")
-    text = content.decode("utf-8-sig", errors="replace")
-    if max(map(text.count, ",;\t\n")) > VALUES:
+    if max(map(content.count, (b",", b";", b"\t", b"\n", b"\r"))) > VALUES:
         raise UserError(f"{name} holds more than {VALUES:,} values, the most for a file of text.")
-    return text
+    return content
 
 
 def temporary(size: int, name: str) -> Any:

@@ -20,7 +20,7 @@ from biflow.config.solver import Solver
 from biflow.data.actions import read_csv, table
 from biflow.data.starts import starts
 from biflow.errors import UserError
-from biflow.limits import open_regular, read_text
+from biflow.files import reading
 from biflow.model import Model
 from biflow.rollout import Frame, frame_seed
 from biflow.video import parse_image
@@ -116,8 +116,8 @@ def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], d
     There is a row for each step of the model; a recording has one for every frame in between as well. Its rows may be
     missing: NaN, where no action was known. Raises UserError.
     """
-    with open_regular(path, str(path)) as file:
-        text = read_text(file, str(path))
+    with reading(path, "cannot be read", "Check the path."):
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     recording: dict = {}
     if path.suffix.lower() == ".csv":
         clips = list(read_csv(text, str(path)))

@@ -85,8 +85,7 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
         image = open_image(file, name)
         ImageOps.exif_transpose(image, in_place=True)
         image.load()
-        pixels, converted = to_rgb(image)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), converted
+        return pixels_of(image)
 
 
 def open_image(file: Bytes | Path, name: str) -> Image.Image:
@@ -113,14 +112,19 @@ def to_rgb(image: Image.Image) -> tuple[UInt8[np.ndarray, "h w 3"], str | None]:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     elif image.mode != "RGB":
         converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, STRIP):  # whole images in several forms may take more than 1 GiB
-        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
-        if strip.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in strip.info:
-            strip = strip.convert("RGBA")
-            strip = Image.alpha_composite(Image.new("RGBA", strip.size, (0, 0, 0, 255)), strip)
-        pixels[top : top + STRIP] = strip.convert("RGB")
-    return pixels, converted
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("RGB")), converted
+
+
+def pixels_of(image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
+    """The pixels of an image over black, and which kind it was if it was not RGB, as `to_rgb`."""
+    out, converted = np.empty((3, image.height, image.width), np.uint8), None
+    for top in range(0, image.height, STRIP):  # copies of a whole image in each form may take more than 1 GiB
+        strip, converted = to_rgb(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+        out[:, top : top + STRIP] = np.asarray(strip).transpose(2, 0, 1)
+    return torch.from_numpy(out), converted
 
 
 def _count(file: IO[bytes], marker: bytes) -> int:

@@ -6,7 +6,6 @@ it may also have n, of which the last is not used. `docs/own-videos.md` shows th
 
 import csv
 import difflib
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -147,10 +146,12 @@ def _tables(
     path, suffix = file.path, file.path.suffix.lower()
     if suffix not in (".csv", ".json") or not (path.stem == NAME or path.with_suffix("") in names.paths):
         return
-    if (text := file.text(unread)) is None:
+    if (content := file.text(unread)) is None:
         return
-    if "\ufffd" in text:
-        raise ActionsError(f"{file.name} is not UTF-8 text.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ActionsError(f"{file.name} is not UTF-8 text ({error}).") from error
     for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(text, file.name):
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)
@@ -186,11 +187,7 @@ def _read_json(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
 def read_csv(text: str, where: str) -> Iterator[tuple[str | None, Any, dict]]:
     """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter)
-    try:
-        lines = [row for row in reader if any(map(str.strip, row))]
-    except csv.Error as error:  # a cell without end, or on old Pythons a NUL
-        raise ActionsError(f"{where} is not valid CSV in line {reader.line_num} ({error}).") from error
+    lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
     header = None
     if lines and None in map(_number, lines[0]):
         header = [cell.strip() for cell in lines.pop(0)]

@@ -215,7 +215,8 @@ def _lists(
     for file in files:
         name = SPLIT_NAME.fullmatch(file.path.stem)
         if name and file.path.suffix.lower() in (".csv", ".txt"):
-            lines = io.StringIO(file.text(unread) or "")
-            listed = names.intersection(PurePosixPath(line.split(",")[-1].strip()).name for line in lines)
+            lines = io.BytesIO(file.text(unread) or b"")
+            paths = (line.decode(errors="replace").split(",")[-1].strip() for line in lines)
+            listed = names.intersection(PurePosixPath(path).name for path in paths)
             lists[file.path] = dict.fromkeys(listed - {""}, _split(name))
     return {path: splits for path, splits in lists.items() if splits}

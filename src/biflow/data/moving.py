@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from PIL import Image
 
 from biflow import video
@@ -66,11 +65,11 @@ def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -
 
     def frames() -> Frames:
         for image in _pictures(open_file, name):
-            pixels, converted = video.to_rgb(image)
+            pixels, converted = video.pixels_of(image)
             if converted:
                 conversions[converted] += 1
             times.append(times[-1] + (_duration(image) or UNTIMED))
-            yield torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            yield pixels
 
     fps = round(1 / usual_interval([duration or UNTIMED for duration in durations]), 3) if timed else None
     yield Video(frames(), fps, len(durations), times=times if timed else None)

@@ -30,8 +30,9 @@ def load_numpy(open_file: Callable[[], Any], name: str) -> np.ndarray | dict[str
     size = sum(entry.file_size for entry in members.values())
     check_ratio(name, size, archive.size)
     unpacked = io.BytesIO() if size <= IN_MEMORY else temporary(size, name)
-    ends = []
+    starts, ends = [], []
     for part, entry in members.items():
+        starts.append(unpacked.tell())
         if fault := archive.fault(part, entry):
             raise fault
         with archive.head(entry) as member:
@@ -39,7 +40,6 @@ def load_numpy(open_file: Callable[[], Any], name: str) -> np.ndarray | dict[str
         unpacked.write(bytes(-unpacked.tell() % np.lib.format.ARRAY_ALIGN))  # so that arrays are aligned
         ends.append(unpacked.tell())
     buffer = _buffer(unpacked)
-    starts = [0, *ends[:-1]]
     names = [part.removesuffix(".npy") for part in members]
     parts = zip(names, starts, ends, strict=True)
     magic = np.lib.format.MAGIC_PREFIX  # other files in it are not arrays

@@ -44,7 +44,7 @@ class File:
         """Its path for messages."""
         return shown(str(self.real or self.path))
 
-    def text(self, unread: dict[PurePosixPath, UserError]) -> str | None:
+    def text(self, unread: dict[PurePosixPath, UserError]) -> bytes | None:
         """Its text. None, and the reason in `unread`, if it cannot be read or has too much of it."""
         try:
             with reading(self.name, "cannot be read", "It is damaged."), self.head() as file:
