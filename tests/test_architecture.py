@@ -19,6 +19,7 @@ GROUPS = [
         "tensors",
         "files",
         "downloads",
+        "limits",
         "machine",
         "paths",
         "pictures",

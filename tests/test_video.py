@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow import films, video
+from biflow import films, limits, video
 from biflow.errors import UserError
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 100, 30)]
@@ -75,8 +75,8 @@ def test_images_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
             video.read_image(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
         video.read_image(tmp_path / "none.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="1,000 pixels"):
+    monkeypatch.setattr(limits, "PIXELS", 1000)
+    with pytest.raises(UserError, match="64x64, more than 1,000 pixels"):
         video.read_image(tmp_path / "whole.jpg")
 
 

@@ -11,6 +11,8 @@ import av
 import numpy as np
 from av.filter import Graph
 
+from biflow.limits import check_pixels
+
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own drop alpha
 _SD = 576  # lines of standard definition; untagged film of more is BT.709
 _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as H.273 numbers them
@@ -31,8 +33,8 @@ _TURNS = {
 class Filters:
     """FFmpeg's decoder of a stream, and its filter graph, which is set up anew where the kind of frames changes."""
 
-    def __init__(self, stream: Any, changes: list[str]):
-        self.stream, self.changes = stream, changes
+    def __init__(self, stream: Any, changes: list[str], name: str):
+        self.stream, self.changes, self.name = stream, changes, name
         self.graph: Graph | None = None
         self.kind: tuple = ()
         self.interlaced = False
@@ -81,7 +83,9 @@ class Filters:
         elif frame.color_primaries == _BT2020:
             scale.append("out_primaries=bt709")
         if ratio and ratio != 1 and Fraction(1, 10) < ratio < 10:
-            scale.append(f"w={max(1, round(frame.width * ratio))}:h={frame.height}")
+            width = max(1, round(frame.width * ratio))
+            check_pixels(self.name, width, frame.height)
+            scale.append(f"w={width}:h={frame.height}")
             self.note("made square in its pixels")
         filters.append(("scale", ":".join(["flags=bicubic", *scale])))
         alpha = any(component.is_alpha for component in frame.format.components)

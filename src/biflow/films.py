@@ -20,6 +20,7 @@ from biflow.config.checks import RATES
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.film_filters import Filters
+from biflow.limits import OPENING, READING, check_pixels, length, little_memory, most_pixels, open_regular
 from biflow.video import Bytes, over_black
 
 log = logging.getLogger("biflow")
@@ -39,6 +40,7 @@ _FORMATS = (
 _NOT_THE_FILM = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
 _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are not marked as such
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
+_LARGE = 3840 * 2160  # pixels of a frame
 _PROBED = 100  # time stamps that tell the rate
 _BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
 
@@ -83,22 +85,28 @@ def decode(file: str | Path | Bytes, name: str | None = None) -> Video:
     if length is None and stream.average_rate and container.duration and fps:
         length = max(1, round(container.duration / 1e6 * min(fps, float(stream.average_rate))))
     times, changes = [], []
-    frames = _frames(container, Filters(stream, changes), name, fps, length, times)
+    frames = _frames(container, Filters(stream, changes, name), name, fps, length, times)
     return Video(frames, fps, length, times=times, changes=changes)
 
 
 def _open(file: str | Path | Bytes, name: str) -> Any:
-    source = file
+    source: Any = file
     if isinstance(file, str | Path):
-        path = Path(file)
-        with reading(name, "cannot be opened", "Check the path."), path.open("rb"):
-            pass
-        source = f"file:{path}"  # or "12:30.mp4" would be a protocol called 12
+        with open_regular(Path(file), name) as opened:
+            size = length(opened)
+        source = f"file:{file}"  # or "12:30.mp4" would be a protocol called 12
     else:
+        size = length(file)
         file.seek(0)
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-    with reading(name, "cannot be opened as a video", "It is damaged or not a video."):
-        return av.open(source, "r", container_options=options, metadata_errors="replace")
+    with reading(name, "cannot be opened as a video", "It is damaged or not a video."), little_memory():
+        return av.open(
+            source,
+            options={"max_pixels": str(most_pixels(size))},
+            container_options=options,
+            metadata_errors="replace",
+            timeout=(OPENING, READING),
+        )
 
 
 def _film(container: Any, name: str) -> Any:
@@ -117,8 +125,14 @@ def _film(container: Any, name: str) -> Any:
         return not still, stream.disposition & Disposition.default, stream.width * stream.height
 
     stream = max(films, key=likely)
-    stream.thread_type = "AUTO"
-    stream.codec_context.options = {"err_detect": "explode"}
+    try:
+        check_pixels(name, stream.width, stream.height, container.size)
+    except UserError:
+        container.close()
+        raise
+    large = stream.width * stream.height > _LARGE  # each thread of another kind holds a frame of its own
+    stream.thread_type = "SLICE" if large else "AUTO"
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(most_pixels(container.size))}
     return stream
 
 
@@ -141,11 +155,21 @@ def _stamps(container: Any, stream: Any) -> Iterator[float]:
     """The time stamps of packets, which need no decoding; those of frames where a packet may hold one field of two."""
     fields = container.format.name in ("mpegts", "mpeg") and stream.codec_context.name in ("h264", "mpeg2video")
     with contextlib.suppress(av.FFmpegError):  # damage, as reading will say
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream):
             if not fields and packet.pts is not None and not packet.is_discard:
                 yield float(packet.pts * packet.time_base)
             elif fields:
                 yield from (frame.time for frame in packet.decode() if frame.time is not None)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    packets = container.demux(stream)
+    while True:
+        with little_memory():  # headers may come between packets
+            packet = next(packets, None)
+        if packet is None:
+            return
+        yield packet
 
 
 def usual_interval(gaps: Sequence[float]) -> float:
@@ -164,7 +188,7 @@ def _frames(
     joined = container.format.name == "mpegts"  # whose packets are also marked where recordings were joined
     try:
         with container:
-            for packet in container.demux(filters.stream):
+            for packet in _packets(container, filters.stream):
                 if packet.is_corrupt and not joined:
                     raise UserError(f"{name} is damaged or cut short. Fetch or encode it again.")
                 packets += packet.size > 0 or packet.dts is not None  # an AVI has empty ones for dropped frames
@@ -188,6 +212,8 @@ def _frames(
                     end = start + (lasting if interval / 2 < lasting < _BREAK else interval)
                     yield from map(_pixels, filters.push(frame))
             yield from map(_pixels, filters.flush())
+    except av.ArgumentError as error:  # what decoders say to frames beyond max_pixels
+        raise UserError(f"{name} is damaged, or has frames of far too many pixels.") from error
     except av.FFmpegError as error:
         raise UserError(f"{name} is damaged ({error.strerror}). Fetch or encode it again.") from error
     times.append(end)
@@ -196,7 +222,9 @@ def _frames(
 
 
 def _pixels(frame: Any) -> UInt8[Tensor, "3 h w"]:
-    pixels = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
+    plane, (channels, height, width) = frame.planes[0], (len(frame.format.components), frame.height, frame.width)
+    rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[:height, : width * channels]
+    pixels = rows.view(height, width, channels).permute(2, 0, 1)  # not copied yet
     if len(pixels) == 4:  # over black. The filter premultiply does the same, but makes 254 of 255.
         pixels = over_black(pixels)
     return pixels.contiguous()

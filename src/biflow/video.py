@@ -11,23 +11,29 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import av
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.files import os_error, reading, replacing
+from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular, length
 from biflow.pictures import to_rgb
 
 log = logging.getLogger("biflow")
 Bytes = io.BufferedReader | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+# Pillow's names of their formats. It would also run Ghostscript for a PostScript file that is called x.png.
+FORMATS = ["PNG", "JPEG", "BMP", "DIB", "PPM", "TIFF", "GIF"]
+FORMATS += [name.upper() for name in ("webp", "avif") if name in features.modules and features.check(name)]
+STRIP = 512  # rows that are converted at once
 H264_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
@@ -43,7 +49,12 @@ def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
 
 def over_black(frame: UInt8[Tensor, "4 h w"]) -> UInt8[Tensor, "3 h w"]:
     """An RGBA frame over black, the ground of everything transparent in the project."""
-    return (frame[:3].float() * frame[3:].float() / 255).round().to(torch.uint8)
+    out = np.empty((3, *frame.shape[1:]), np.uint8)
+    for top in range(0, frame.shape[1], STRIP):
+        strip = np.ascontiguousarray(frame[:, top : top + STRIP].numpy()).astype(np.uint16)
+        product = strip[:3] * strip[3:] + 127
+        out[:, top : top + STRIP] = (product + 1 + (product >> 8)) >> 8  # product // 255, for any below 65535
+    return torch.from_numpy(out)
 
 
 def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False) -> UInt8[Tensor, "n c _ _"]:
@@ -67,26 +78,51 @@ def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], 
     """Decode one image as RGB. Also returns which kind it was ("grey", "RGBA", ...) if it was another, else None.
 
     Raises:
-        UserError: an image that Pillow cannot read in full, or of more pixels than Pillow regards as safe.
+        UserError: not a file, an image that Pillow cannot read in full, or one of more pixels than `limits.PIXELS`.
     """
+    if isinstance(file, Path):
+        check_regular(file, name)
     with reading(name, "cannot be read as an image", "It is damaged or not an image."):
-        image = ImageOps.exif_transpose(open_image(file, name))
+        image = open_image(file, name)
+        ImageOps.exif_transpose(image, in_place=True)
         image.load()
-        upright, converted = to_rgb(image)
-    return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous(), converted
+        return pixels_of(image)
 
 
 def open_image(file: Bytes | Path, name: str) -> Image.Image:
     """Open an image with Pillow. Raises UserError for too many pixels or unknown values, and whatever Pillow raises."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its limit may be above ours
         try:
-            image = Image.open(file)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UserError(f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.") from error
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{name} has far more than {PIXELS:,} pixels. Make it smaller.") from error
+    check_pixels(name, *image.size, file.stat().st_size if isinstance(file, Path) else length(file))
+    if image.info.get("progressive") and _count(image.fp, b"\xff\xda") > SCANS:
+        raise UserError(f"{name} has more than {SCANS} scans, which takes too long. Save it again.")
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
     return image
+
+
+def pixels_of(image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
+    """The pixels of an image over black, and which kind it was if it was not RGB, as `to_rgb` says."""
+    out, converted = np.empty((3, image.height, image.width), np.uint8), None
+    for top in range(0, image.height, STRIP):  # copies of a whole image in each form may take more than 1 GiB
+        strip, converted = to_rgb(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+        out[:, top : top + STRIP] = np.asarray(strip).transpose(2, 0, 1)
+    return torch.from_numpy(out), converted
+
+
+def _count(file: IO[bytes], marker: bytes) -> int:
+    """How often a marker occurs in a file, which stays where it is."""
+    place, count, rest = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        count += (rest + block).count(marker)
+        rest = block[-1:]
+    file.seek(place)
+    return count
 
 
 def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> UInt8[Tensor, "3 h w"]:

@@ -113,8 +113,8 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
     (tmp_path / "notes.txt").symlink_to(tmp_path / "nowhere")  # it describes clips, and is none
     items = {item.name: item for item in find_clips(tmp_path)}
     assert items.keys() == {"walk", "gone.mp4", "pipe.mp4"}
-    for name, text in (("gone.mp4", "is a link to nothing"), ("pipe.mp4", "is not a file")):
-        with pytest.raises(UserError, match=f"{name} cannot be read: it {text}"):
+    for name, text in (("gone.mp4", "cannot be read: it is a link to nothing"), ("pipe.mp4", "is a named pipe")):
+        with pytest.raises(UserError, match=f"{name} {text}"):
             next(items[name].read(Counter()))
     (tmp_path / "walk" / "3.png").symlink_to(tmp_path / "nowhere")  # a frame is missing, so there is no clip
     items = {item.name: item for item in find_clips(tmp_path)}

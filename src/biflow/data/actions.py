@@ -22,6 +22,7 @@ from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
 from biflow.data.sources import File
 from biflow.documents import parsed_json
+from biflow.errors import UserError
 
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
@@ -115,15 +116,19 @@ def agree(tables: Iterable[Table]) -> None:
                 raise ActionsError(f"The {name} of {table.where} are {value}, but those of {where} are {other}.")
 
 
-def find_tables(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[PurePosixPath, Table]:
+def find_tables(
+    files: Iterable[File], clips: Iterable[PurePosixPath], unread: dict[PurePosixPath, UserError]
+) -> dict[PurePosixPath, Table]:
     """The tables of those clips that have one, from the files of a source. Clips and keys are paths inside the source.
+
+    Why files could not be read is added to `unread`.
 
     Raises UserError for a file that must hold actions, as its name says, and does not.
     """
     names = _Names(clips)
     tables: dict[PurePosixPath, Table] = {}
     for file in files:
-        for clip, found in _tables(file, names):
+        for clip, found in _tables(file, names, unread):
             if clip in tables:
                 raise ActionsError(f"{tables[clip].where} and {found.where} are actions of the same clip. Remove one.")
             tables[clip] = found
@@ -131,13 +136,15 @@ def find_tables(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[P
     return tables
 
 
-def _tables(file: File, names: "_Names") -> Iterator[tuple[PurePosixPath, Table]]:
+def _tables(
+    file: File, names: "_Names", unread: dict[PurePosixPath, UserError]
+) -> Iterator[tuple[PurePosixPath, Table]]:
     """The tables in a file and their clips. A file that has neither the name actions nor that of a clip is skipped."""
     path, suffix = file.path, file.path.suffix.lower()
     if suffix not in (".csv", ".json") or not (path.stem == NAME or path.with_suffix("") in names.paths):
         return
-    with file.open() as opened:
-        content = opened.read()
+    if (content := file.text(unread)) is None:
+        return
     for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(content, file.name):
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)

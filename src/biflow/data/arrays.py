@@ -9,8 +9,10 @@ The shape says what an array holds. C is 1, 3 or 4 channels: grey, RGB or RGBA.
 """
 
 import contextlib
+import io
 import math
 import pickle
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -18,15 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from biflow import films, video
 from biflow.actions import ActionsError
 from biflow.data.floats import Floats, Range, span_of
+from biflow.data.numpy_files import load_numpy
 from biflow.data.sources import File
 from biflow.errors import UserError
 from biflow.files import reading
+from biflow.limits import CLIPS, REPEATS, TENSORS, Allowance, check_pixels
 
 CHANNELS = (1, 3, 4)
 CHUNK = 1 << 24  # values that are looked at together
@@ -39,7 +42,7 @@ def read_arrays(file: File, conversions: Counter, floats: Floats | None = None) 
     clips, actions = _clips(file)
     rows = [None] * len(clips) if actions is None else _rows_of_clips(actions, list(clips), file.name)
     for (part, array), row in zip(clips.items(), rows, strict=True):
-        frames = _frames(array, file.name + part, floats, conversions)
+        frames = _frames(array, file.name + part, file.size, floats, conversions)
         yield films.Video(frames, None, len(array), part, row)
 
 
@@ -49,21 +52,19 @@ def spans(files: Iterable[File]) -> Iterator[tuple[str, Range]]:
         with contextlib.suppress(UserError):
             for part, array in _clips(file)[0].items():
                 with contextlib.suppress(UserError):
-                    if _check(array, file.name + part):
+                    if _check(array, file.name + part, file.size):
                         yield file.name + part, _span(array, file.name + part)
 
 
 def _clips(file: File) -> tuple[dict[str, Array], Any]:
     """The arrays of single clips by part of the file ("" if it holds one), and its actions. Raises UserError."""
     try:
-        if file.path.suffix.lower() in (".npy", ".npz"):
-            loaded = np.load(file.content, mmap_mode="r" if file.real else None, allow_pickle=False)
-        else:
-            loaded = _load_torch(file)
+        numpy = file.path.suffix.lower() in (".npy", ".npz")
+        loaded = load_numpy(file.open, file.name) if numpy else _load_torch(file)
         if isinstance(loaded, list | tuple):
             loaded = dict(enumerate(loaded))
         parts = loaded.items() if hasattr(loaded, "items") else [("", loaded)]
-        arrays = {str(key): array for key, array in parts}
+        arrays = {str(key): array for key, array in parts if isinstance(key, str | int)}
     except UserError:
         raise
     except Exception as error:  # both loaders fail with many kinds of exception on a damaged file
@@ -73,7 +74,7 @@ def _clips(file: File) -> tuple[dict[str, Array], Any]:
         raise UserError(f"{file.name} {what}") from error
     actions = arrays.pop("actions", None)
     arrays = {f"[{key}]" if key else "": array for key, array in arrays.items() if isinstance(array, Array)}
-    films = {part: array for part, array in arrays.items() if array.ndim >= 3}
+    films = {part: array for part, array in arrays.items() if array.ndim >= 3 and not _nested(array)}
     if not films and len(arrays) == 1 and (shape := next(iter(arrays.values())).shape)[1:]:
         raise UserError(f"{file.name} holds one picture or table of {shape[0]}x{shape[1]}, not a film.")
     if not films:
@@ -82,18 +83,47 @@ def _clips(file: File) -> tuple[dict[str, Array], Any]:
         raise ActionsError(
             f"{file.name} has actions, but several arrays of frames: {', '.join(part[1:-1] for part in films)}."
         )
+    _check_amount(films, file)
     clips: dict[str, Array] = {}
     for part, array in films.items():
-        several = array.ndim == 5 and len(array) and not _repeats(array)
+        several = array.ndim == 5 and math.prod(array.shape)
         clips |= {f"{part}[{i}]": clip for i, clip in enumerate(array)} if several else {part: array}
     return clips, actions
 
 
+def _nested(array: Array) -> bool:
+    return isinstance(array, Tensor) and array.is_nested
+
+
+def _check_amount(films: dict[str, Array], file: File) -> None:
+    """Raises UserError for arrays that claim far more than a file holds. NumPy's were checked as they were read."""
+    count = sum(len(array) if array.ndim == 5 else 1 for array in films.values() if math.prod(array.shape))
+    if count > CLIPS:
+        raise UserError(f"{file.name} holds {count:,} clips, more than {CLIPS:,}. Save them in several files.")
+    tensors = [array for array in films.values() if isinstance(array, Tensor) and array.layout == torch.strided]
+    claimed = sum(array.numel() * array.element_size() for array in tensors)
+    held = sum({store.data_ptr(): store.nbytes() for store in (a.untyped_storage() for a in tensors)}.values())
+    if claimed > REPEATS * held:
+        what = f"has tensors of {claimed:,} bytes, but holds {held:,}, which they repeat"
+        raise UserError(f"{file.name} {what}. Save the frames of a film.")
+
+
 def _load_torch(file: File) -> Any:
-    if file.real:
-        with contextlib.suppress(RuntimeError):  # files from before torch 1.6 cannot be mapped
+    with file.open() as opened:
+        size = opened.seek(0, io.SEEK_END)
+        opened.seek(0)
+        packed = opened.read(2) == b"PK"
+        opened.seek(0)
+        entries = zipfile.ZipFile(opened).infolist() if packed else []
+        if sum(entry.file_size for entry in entries) > size:
+            raise UserError(f"{file.name} is damaged, or compressed. Save it again.")  # torch never compresses
+        if packed and file.real:
             return torch.load(file.real, map_location="cpu", weights_only=True, mmap=True)
-    return torch.load(file.content, map_location="cpu", weights_only=True)
+        if size > TENSORS:
+            what = f"{file.name} is too large to be read into memory"
+            raise UserError(f"{what}. Unpack it, or save it with a newer PyTorch.")
+        opened.seek(0)
+        return torch.load(opened, map_location="cpu", weights_only=True)
 
 
 def _rows_of_clips(actions: Any, clips: list[str], name: str) -> list[np.ndarray]:
@@ -114,13 +144,10 @@ def _numpy(values: Array) -> np.ndarray:
     return values
 
 
-def _repeats(array: Array) -> bool:
-    """Whether a tensor is one entry that a small file claims to hold many times."""
-    return isinstance(array, Tensor) and array.layout == torch.strided and len(array) > 1 and not array.stride(0)
-
-
-def _check(array: Array, name: str) -> bool:
-    """Whether the array holds floats. Raises UserError if it is not a clip of uint8 or floats."""
+def _check(array: Array, name: str, size: int) -> bool:
+    """Whether the array holds floats. Raises UserError if it is not a clip of uint8 or floats, or if that is too much
+    for a file of `size` bytes.
+    """
     shape = tuple(array.shape)
     if array.ndim == 3 and (shape[0] in CHANNELS or shape[-1] in CHANNELS):
         height, width = shape[:2] if shape[-1] in CHANNELS else shape[1:]
@@ -130,10 +157,9 @@ def _check(array: Array, name: str) -> bool:
         raise UserError(f"{name} has shape {shape}, not (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels.")
     if not all(shape):
         raise UserError(f"{name} has shape {shape}, so it has no pixels.")
-    if math.prod(shape[1:]) > 4 * (Image.MAX_IMAGE_PIXELS or math.inf):
-        raise UserError(f"{name} has frames of more than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller.")
-    if _repeats(array):
-        raise UserError(f"{name} holds a single frame, which it repeats {shape[0]} times. Save the frames of a film.")
+    height, width = shape[1:3] if array.ndim == 3 or shape[-1] in CHANNELS else shape[2:]
+    check_pixels(name, width, height)
+    Allowance(name, size).take(height, width, len(array))
     with reading(name, "cannot be read", "Save frames as uint8."):
         kind = _numpy(array[:0]).dtype
     if kind != np.uint8 and not np.issubdtype(kind, np.floating):
@@ -147,9 +173,9 @@ def _span(array: Array, name: str) -> Range:
         return span_of(_numpy(array[i : i + step]) for i in range(0, len(array), step))
 
 
-def _frames(array: Array, name: str, floats: Floats, conversions: Counter) -> films.Frames:
+def _frames(array: Array, name: str, size: int, floats: Floats, conversions: Counter) -> films.Frames:
     """The frames of one clip, over black if they have alpha. Raises UserError with the first one."""
-    low, high = floats.range_of(name, partial(_span, array, name)) if _check(array, name) else (0, 255)
+    low, high = floats.range_of(name, partial(_span, array, name)) if _check(array, name, size) else (0, 255)
     last = array.ndim == 3 or array.shape[-1] in CHANNELS
     with reading(name, "cannot be read", "It is damaged."):
         for i in range(len(array)):

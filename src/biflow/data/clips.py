@@ -8,6 +8,7 @@ A source is a folder, an archive (see `archives.ARCHIVE_SUFFIXES`; read in place
 Files with the actions of clips are read by `biflow.data.actions`.
 """
 
+import io
 import logging
 import re
 from collections import Counter
@@ -21,7 +22,7 @@ from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.arrays import read_arrays, spans
 from biflow.data.floats import Floats
 from biflow.data.readers import IMAGES, READERS, read_animation, read_images
-from biflow.data.sources import File, source_files
+from biflow.data.sources import File, faulty, source_files
 from biflow.data.windows import is_prepared
 from biflow.errors import UserError, shown
 from biflow.films import Video
@@ -47,6 +48,7 @@ class Item:
             are counted by kind in the `Counter`. Raises UserError for damage, then or while frames are read.
         actions: what was done after each frame, if a file beside it says so.
         timed: whether its clips may say how many frames per second they have.
+        size: the bytes of its files; 0 if unknown.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Item:
     read: Callable[[Counter], Iterator[Video]]
     actions: Table | None = None
     timed: bool = False
+    size: int = 0
 
 
 def find_clips(src: str | Path, *, images: bool = False, range: str | None = None) -> list[Item]:
@@ -85,12 +88,14 @@ def find_clips(src: str | Path, *, images: bool = False, range: str | None = Non
     if not groups:
         raise UserError(f"{src} holds no clips: {_nothing(other)}")
     _report(sum(map(len, beside.values())), other)
-    lists = _lists(files, groups)
+    unread: dict[PurePosixPath, UserError] = {}
+    lists = _lists(files, groups, unread)
     splits = {name: split for listed in lists.values() for name, split in listed.items()}
-    actions = find_tables([file for file in files if file.path not in lists], groups)
+    actions = find_tables([file for file in files if file.path not in {*lists, *unread}], groups, unread)
     arrays = [group[-1] for group in groups.values() if _reader(group[-1]) is read_arrays]
     floats = Floats(lambda: spans(arrays), range)
-    return [_item(src, path, group, splits, actions.get(path), floats) for path, group in groups.items()]
+    items = [_item(src, path, group, splits, actions.get(path), floats) for path, group in groups.items()]
+    return items + [_refused(src, path, fault) for path, fault in unread.items()]
 
 
 def _grouped(files: Iterable[File]) -> tuple[dict[PurePosixPath, list[File]], Counter[str]]:
@@ -120,7 +125,13 @@ def _item(
         read = partial(reader, files[-1]) if reader else partial(read_images, files)
     source = src if files[0].real == src else src / path
     timed = reader not in (None, read_arrays, _refuse)
-    return Item(str(path) if path.parts else src.name, str(source), split, read, actions, timed)
+    size = sum(file.size for file in files)
+    return Item(str(path) if path.parts else src.name, str(source), split, read, actions, timed, size)
+
+
+def _refused(src: Path, path: PurePosixPath, fault: UserError) -> Item:
+    """A file beside the clips that cannot be read. It is skipped by name, as a clip is."""
+    return Item(str(path), str(src / path), None, partial(_refuse, faulty(path, fault)))
 
 
 def _reader(file: File) -> Callable[[File, Counter], Iterator[Video]] | None:
@@ -190,19 +201,21 @@ def _split(name: re.Match) -> str:
     return name[1] or "test"
 
 
-def _lists(files: Iterable[File], clips: Iterable[PurePosixPath]) -> dict[PurePosixPath, dict[str, str]]:
+def _lists(
+    files: Iterable[File], clips: Iterable[PurePosixPath], unread: dict[PurePosixPath, UserError]
+) -> dict[PurePosixPath, dict[str, str]]:
     """Lists such as CARLA's video_train.csv, by path: the split of each clip of which they have a line.
 
     A line is a path, perhaps after an index. A file of such a name that names no clip is not a list: it may hold the
-    actions of a clip of its own name.
+    actions of a clip of its own name. Why files could not be read is added to `unread`.
     """
     names = {path.name for path in clips}
     lists = {}
     for file in files:
         name = SPLIT_NAME.fullmatch(file.path.stem)
         if name and file.path.suffix.lower() in (".csv", ".txt"):
-            with file.open() as opened:
-                lines = opened.read().decode(errors="replace").splitlines()
-            listed = names & {PurePosixPath(line.split(",")[-1].strip()).name for line in lines}
+            lines = io.BytesIO(file.text(unread) or b"")
+            paths = (line.decode(errors="replace").split(",")[-1].strip() for line in lines)
+            listed = names.intersection(PurePosixPath(path).name for path in paths)
             lists[file.path] = dict.fromkeys(listed - {""}, _split(name))
     return {path: splits for path, splits in lists.items() if splits}

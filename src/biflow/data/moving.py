@@ -6,18 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, features
+from PIL import Image
 
 from biflow import video
 from biflow.files import reading
 from biflow.films import Frames, Video, usual_interval
-from biflow.pictures import to_rgb
 
-MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | (
-    {".avif"} if "avif" in features.modules and features.check("avif") else set()
-)
+MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if "AVIF" in video.FORMATS else set())
 HEAD = 4096  # bytes
 LATE = 1 << 20  # bytes of a PNG before its pixels, such as a colour profile
 UNTIMED = 0.1  # seconds of a picture that states 0, as in browsers
@@ -50,7 +45,7 @@ def _several(file: Any) -> bool:
     """Whether a file holds several pictures. Pages of other sizes are copies of one picture, or parts of a document."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damage is reported when the file is read
-        image = Image.open(file)
+        image = Image.open(file, formats=video.FORMATS)
         count, size = getattr(image, "n_frames", 1), image.size
         if count > 1 and image.format == "TIFF":
             image.seek(1)
@@ -70,11 +65,11 @@ def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -
 
     def frames() -> Frames:
         for image in _pictures(open_file, name):
-            picture, converted = to_rgb(image)
+            pixels, converted = video.pixels_of(image)
             if converted:
                 conversions[converted] += 1
             times.append(times[-1] + (_duration(image) or UNTIMED))
-            yield torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+            yield pixels
 
     fps = round(1 / usual_interval([duration or UNTIMED for duration in durations]), 3) if timed else None
     yield Video(frames(), fps, len(durations), times=times if timed else None)

@@ -19,6 +19,7 @@ from biflow.data.clips import Item
 from biflow.data.rates import at_rate, uneven
 from biflow.errors import UserError, shown
 from biflow.films import Video
+from biflow.limits import Allowance
 from biflow.video import resize
 
 log = logging.getLogger("biflow")
@@ -51,7 +52,7 @@ class Writer:
                 with self._skipping(name):
                     actions = self._actions_of(item, video)
                     own = video.fps or (actions and actions.fps)
-                    kept, length, shape = self._write(video, own)
+                    kept, length, shape = self._write(video, own, Allowance(shown(name), item.size))
                     frames, fps = len(kept), self.fps or own
                     if frames < 2:
                         count = f"{frames} frame{'s' * (frames != 1)}"
@@ -82,7 +83,7 @@ class Writer:
             raise ActionsError(f"{item.actions.where} has actions for one clip, but {item.source} holds several.")
         return own or item.actions
 
-    def _write(self, video: Video, own: float | None) -> tuple[list[int], int, list[int]]:
+    def _write(self, video: Video, own: float | None, allowance: Allowance) -> tuple[list[int], int, list[int]]:
         """Append the frames of a clip that are to be kept.
 
         Returns their indices in the clip, its length and the shape (h, w) of its first frame.
@@ -93,6 +94,7 @@ class Writer:
             nonlocal length
             for frame in video.frames:
                 length += 1
+                allowance.take(*frame.shape[-2:])
                 yield frame
 
         def small() -> Iterator[torch.Tensor]:
