@@ -15,6 +15,7 @@ GROUPS = [
     [
         "errors",
         "files",
+        "hub",
         "machine",
         "paths",
         "solvers",

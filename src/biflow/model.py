@@ -20,11 +20,14 @@ from biflow.actions import Actions, described
 from biflow.config import NetworkConfig, parse
 from biflow.errors import UserError
 from biflow.files import read_tensors, write_json, write_tensors
+from biflow.hub import model_folder
 from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
+FORMAT = 1  # of config.json, raised when older versions could no longer read it rightly
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 # Parts of names from torch.compile, DataParallel and its like, FSDP, and activation checkpointing.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -87,6 +90,7 @@ class Model:
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
+            "format": FORMAT,
             "fps": self.fps,
             "method": self.method.name,
             "network": asdict(unet.network) if unet else None,
@@ -135,19 +139,21 @@ def load_model(
 ) -> Model:
     """The model in `folder` (a run, or a published model) on `device`, ready to stream, with its EMA weights if any.
 
-    `network` takes the weights of a folder whose network is not a `VideoUNet`.
+    `folder` may also be the id of a model on the Hugging Face Hub, `user/name` or `user/name@revision`, which is
+    downloaded once; a local folder of that name goes first. `network` takes the weights of a folder whose network is
+    not a `VideoUNet`.
 
     Raises:
-        UserError: no model there, weights that are not safetensors, or weights of another shape.
+        UserError: no model there, one of a newer format, weights that are not safetensors, or weights of another shape.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     path, weights = folder / "config.json", weights_file(folder, ema=ema)
     if not path.exists():
         raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
     if not weights.exists():
-        raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
+        raise UserError(f"No weights in {folder}: {weights.name} is missing. {_advice(folder)}")
+    settings = read_description(path)
     try:
-        settings = json.loads(path.read_text())
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
         context, context_eps = int(settings.get("context", 0)), float(settings.get("context_eps", 0.0))
         actions = described(settings.get("actions"), str(path))
@@ -166,6 +172,27 @@ def load_model(
     network.to(device).eval()
     shape, place = (3, height, width), torch.device(device)
     return Model(network, method, shape, eps, fps, context, context_eps, actions, device=place, folder=folder)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The content of a `config.json`. Raises UserError if it is that of another program, or of a later version."""
+    try:
+        settings = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} does not describe a biflow model: {error}") from error
+    if not isinstance(settings, dict) or not {"method", "network"} & settings.keys():
+        raise UserError(f"{path} does not describe a biflow model: it has neither a method nor a network.")
+    if (written := settings.get("format", FORMAT)) != FORMAT:
+        what = f"{path} describes a model of format {written!r}, and this biflow reads format {FORMAT}"
+        raise UserError(f"{what}. Install a newer one: pip install -U biflow")
+    return settings
+
+
+def _advice(folder: Path) -> str:
+    """What to do about missing weights."""
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        return f"{pickles[0]} is a pickle, which is never loaded: save its weights as safetensors."
+    return "Has the run written a checkpoint yet?"
 
 
 def save_model(

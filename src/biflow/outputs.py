@@ -21,6 +21,7 @@ from biflow.config import Demo, Sample
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
 from biflow.files import read_json, replacing, sha256, write_json
+from biflow.hub import repository
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
 from biflow.playback import UNKNOWN, Playback, playback, reseeded
@@ -164,7 +165,13 @@ def _write(
 def _stats(settings: Sample, play: Playback, model: Model, results: _Results, batch: int) -> dict:
     frames, how = sum(map(len, results.nfe)), play.how
     eps = float(model.eps if how["eps"] is None else how["eps"])
-    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
+    folder = model.folder or settings.model
+    used = {
+        "model": repository(folder) or folder.resolve().name,
+        "method": model.method.name,
+        "eps": eps,
+        "direction": how["direction"],
+    }
     used |= {
         "solver": asdict(how["solver"]),
         "fps_factor": how["in_between"],
@@ -186,7 +193,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
         "seconds": round(results.seconds, 3),
         "settings": used | made_on,
         "seed": settings.seed,
-        "model_sha256": sha256(weights_file(settings.model)),
+        "model_sha256": sha256(weights_file(folder)),
         "nfe": results.nfe,
     }
 

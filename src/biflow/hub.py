@@ -1,0 +1,98 @@
+"""Models of the Hugging Face Hub: from `user/name`, or `user/name@revision`, to a folder with the files of the model."""
+
+import os
+import re
+from pathlib import Path
+
+from biflow.errors import UserError, os_error
+
+ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+NEEDED = ("config.json", "diffusion_pytorch_model.safetensors")
+# All that is downloaded of a repository. Nothing in it is a program or a pickle.
+FILES = [*NEEDED, "diffusion_pytorch_model.ema.safetensors", "first/*.png", "evidence.json", "model_index.json"]
+FILES += ["README.md", "stream.webp", "LICENSE*", "NOTICE*"]
+
+
+def is_id(model: Path | str) -> bool:
+    """Whether this names a model of the Hub: it has the form `user/name`, and is no local file or folder."""
+    return not os.path.lexists(model) and ID.fullmatch(_text(model)) is not None
+
+
+def model_folder(model: Path | str) -> Path:
+    """The local folder of a model: `model` itself, or what the Hub holds under that id.
+
+    Files are downloaded into the cache of huggingface_hub. Without a network, what is there already is used.
+
+    Raises:
+        UserError: an id that cannot be read: no network, no such model or revision, or no permission.
+    """
+    if not is_id(model):
+        return Path(model)
+    found = ID.fullmatch(_text(model))
+    assert found
+    name, revision = found.groups()
+    folder = _downloaded(name, revision)
+    if missing := [file for file in NEEDED if not (folder / file).exists()]:
+        what = f"{_page(name)} is not a biflow model: it has no {missing[0]}"
+        raise UserError(f"{what}. (Weights are read as safetensors only, never as pickles.)")
+    return folder
+
+
+def repository(folder: Path) -> str | None:
+    """The id of the Hub's model, with its commit, that `folder` was downloaded from; None for other folders."""
+    parts = folder.absolute().parts
+    if len(parts) < 3 or parts[-2] != "snapshots" or not parts[-3].startswith("models--"):
+        return None
+    return f"{parts[-3].removeprefix('models--').replace('--', '/')}@{parts[-1][:12]}"
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES, library_name="biflow"))
+    except errors.GatedRepoError as error:
+        ask = f"Ask for access on {_page(name)}, then log in with `hf auth login`, or set HF_TOKEN."
+        raise UserError(f"{name} is a gated model, and you have no access yet. {ask}") from error
+    except errors.RepositoryNotFoundError as error:
+        none = f"There is no folder {name}, and no model {name} on the Hugging Face Hub that you may read"
+        raise UserError(f"{none}. Check the name; for a private one, log in with `hf auth login`.") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{name} has no revision {revision}; {_page(name)}/commits/main lists them.") from error
+    except errors.HFValidationError as error:
+        raise UserError(f"There is no folder {name}, and it is not the id of a model: {error}") from error
+    except Exception as error:  # of three HTTP libraries, depending on the version of huggingface_hub
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the network
+            raise os_error(error, error.filename or "the cache of huggingface_hub") from error
+        files = f"{', '.join(NEEDED)} and the folder first"
+        raise UserError(
+            f"There is no folder {name}, and the model {name}{at} cannot be downloaded from the Hugging Face Hub "
+            f"({_reason(error)}). With a network, get {files} from {_page(name)}/tree/{revision or 'main'}, put them "
+            "into a folder, and give that folder."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Why a download failed, in a few words."""
+    from huggingface_hub import errors
+
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    for one in causes:
+        if isinstance(one, errors.OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set"
+        if isinstance(one, errors.HfHubHTTPError) and getattr(one, "response", None) is not None:
+            return f"it answers {one.response.status_code}"
+    return "it cannot be reached"
+
+
+def _page(name: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
+def _text(model: Path | str) -> str:
+    return model.as_posix() if isinstance(model, Path) else model
