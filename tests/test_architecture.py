@@ -29,7 +29,7 @@ GROUPS = [
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],
-    ["outputs", "playback", "training", "evaluation", "serve", "pipeline"],
+    ["outputs", "playback", "exchange", "training", "evaluation", "serve", "pipeline"],
     ["options", "words"],
     ["cli"],
 ]

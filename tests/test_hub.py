@@ -101,7 +101,7 @@ def test_what_is_no_model_of_the_hub_is_refused_in_a_sentence(hub, folder, elsew
     hub.repositories["me/text"] = {"README.md": b"", "config.json": b'{"model_type": "gpt2"}', "pytorch_model.bin": b""}
     hub.repositories["me/set"] = {"README.md": b""}
     for name, part in {
-        "me/nothing": "There is no folder me/nothing, and no model me/nothing on the Hugging Face Hub that you may read.",
+        "me/nothing": "no folder me/nothing, and no model me/nothing on the Hugging Face Hub that you may read.",
         "me/gated": "me/gated is a gated model, and you have no access yet. Ask for access on",
         "me/squares@v9": "me/squares has no revision v9;",
         "me/text": "me/text is not a biflow model: it has no diffusion_pytorch_model.safetensors.",
@@ -166,7 +166,7 @@ def test_the_usual_variables_of_huggingface_hub_hold(hub, folder, elsewhere):
     hub.add("me/squares", folder)
     env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(elsewhere / "home")}
     env["PYTHONPATH"] = str(Path(hub_module.__file__).parents[1])
-    code = "import biflow; print(biflow.load_model('me/squares').folder)"
+    code = "from biflow.hub import model_folder; print(model_folder('me/squares'))"
     out = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stdout
     assert out.startswith(str(elsewhere / "home" / "hub" / "models--me--squares" / "snapshots" / COMMIT))
 
