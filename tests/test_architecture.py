@@ -21,6 +21,7 @@ GROUPS = [
         "solvers",
         "tableaus",
         "video",
+        "animation",
         "films",
         "film_filters",
         "config",
@@ -29,7 +30,7 @@ GROUPS = [
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],
-    ["outputs", "playback", "exchange", "training", "evaluation", "serve", "pipeline"],
+    ["outputs", "playback", "exchange", "card", "training", "evaluation", "serve", "pipeline"],
     ["options", "words"],
     ["cli"],
 ]

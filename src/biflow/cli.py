@@ -135,10 +135,20 @@ def _report(settings: Annotated[config.Report, FLAT]) -> None:
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
     check_places(settings)
     check_no_run(settings.out)
+    from biflow.hub import push
     from biflow.training.export import export
 
     export(settings)
-    print(f"Exported {settings.run} as {settings.out}.")
+    print(f"Exported {settings.run} as {settings.out}. {settings.out / 'README.md'} says what is known of it.")
+    if settings.push:
+        print(f"Uploaded: {push(settings.out, settings.push)}")
+
+
+def _info(settings: Annotated[config.Info, FLAT]) -> None:
+    check_places(settings)
+    from biflow.card import info
+
+    print(info(settings.model))
 
 
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:
@@ -181,7 +191,7 @@ def _completion(shell: Literal["bash", "zsh"]) -> None:
     print(application().generate_completion(shell=shell))
 
 
-RUNNERS = (_demo, _prepare, _train, _sample, _serve, _evaluate, _report, _fvd, _export, _completion)
+RUNNERS = (_demo, _prepare, _train, _sample, _serve, _evaluate, _report, _fvd, _export, _info, _completion)
 RUNNERS += (_data_fetch, _weights_fetch, _import_reference)
 COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run in RUNNERS}
 

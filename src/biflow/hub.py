@@ -14,9 +14,9 @@ FILES = ["diffusion_pytorch_model.ema.safetensors", "first/*.png", "evidence.jso
 FILES = [*NEEDED, *FILES, "stream.webp", "LICENSE*", "NOTICE*"]
 
 
-def is_id(model: Path | str) -> bool:
-    """Whether this names a model of the Hub: it has the form `user/name`, and is no local file or folder."""
-    return not os.path.lexists(model) and ID.fullmatch(_text(model)) is not None
+def is_id(model: Path | str, *, local: bool = True) -> bool:
+    """Whether this names a model of the Hub: it has the form `user/name`, and, if `local`, is no file or folder here."""
+    return not (local and os.path.lexists(model)) and ID.fullmatch(_text(model)) is not None
 
 
 def model_folder(model: Path | str, **settings: Any) -> Path:

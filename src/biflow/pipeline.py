@@ -54,7 +54,7 @@ class BiFlowPipeline(DiffusionPipeline):
     Arguments of a call:
         image: what to start from: a PIL image, an array (h, w, 3) or (b, h, w, 3), a tensor (3, h, w) or
             (b, 3, h, w), or a list of these. uint8, or floats in [0, 1]. Other sizes are resized. (b, j, 3, h, w)
-            also gives a model with context its past, the newest frame last. None: the first of the model's own first frames.
+            also gives a model with context its past, the newest frame last. None: the first of its own first frames.
         num_frames: as many as there are actions by default, or 64.
         noise_level: eps, for methods that take one; the model's own by default.
         num_inference_steps: fixed solver steps per frame; adaptive by default.

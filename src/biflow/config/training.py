@@ -6,6 +6,7 @@ from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed
 from biflow.errors import UserError
+from biflow.hub import is_id
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 
@@ -183,21 +184,49 @@ class Train(TrainConfig):
 class Export:
     """Write the model of a run as a small folder to share.
 
-    It holds the averaged weights in bf16, a record of the training, and a few first frames.
+    It holds the averaged weights in bf16, a record of the training, a few first frames, and a card (README.md) that says
+    what is known of the model, with a moving picture.
 
     Attributes:
         run: A run of `biflow train`.
         out: The model folder to write.
         first: A prepared set whose test split gives other first frames than the run's own.
+        license: The licence of the weights, as the Hugging Face Hub names it (mit, cc-by-4.0, other …), for the card.
+        evaluated: An evaluation of this run by `biflow evaluate`. Its results go on the card.
+        push: A repository on the Hugging Face Hub to upload the folder to as well.
 
     Examples:
         biflow export runs/mine models/mine
+        biflow export runs/mine models/mine --license cc-by-4.0 --push user/name
     """
 
     run: Path
     out: Path
     _: KW_ONLY
     first: Path | None = None
+    license: str | None = None
+    evaluated: Path | None = None
+    push: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.push is not None and not is_id(self.push, local=False):
+            form = "the id of a repository on the Hugging Face Hub: user/name"
+            raise UserError(f"push is {self.push!r}, but must be {form}.", setting="push")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print what is known of a model: what it is, how it was trained, its results and its licence.
+
+    Attributes:
+        model: A run of `biflow train`, a model folder, the id of a model on the Hugging Face Hub (user/name), or a
+            prepared set.
+
+    Examples:
+        biflow info runs/mine
+    """
+
+    model: Path
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from biflow.card import write_card
 from biflow.config import TrainConfig
 from biflow.errors import UserError
 from biflow.files import os_error, read_json, read_tensors, replacing, sha256, write_json, write_tensors
@@ -105,6 +106,7 @@ def publish(out: Path, model: Model, ema: Average | None, state: dict) -> None:
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
     save_model(out, model, averaged, {"step": str(state["step"]), "commit": state["commit"]})
+    write_card(out)
 
 
 def latest(out: Path) -> Path | None:

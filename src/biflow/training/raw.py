@@ -50,6 +50,12 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
         admit(partial)
 
 
+def name_of(data: Path) -> str:
+    """What a prepared set is called: its folder, or what it was prepared from if that happened in the run's own."""
+    record = read_json(data / RECORD) if (data / RECORD).exists() else {}
+    return Path(record["source"] if "source" in record else data.resolve()).name
+
+
 def _record(settings: Prepare) -> dict:
     """What a set is prepared from: the source, the settings, and a checksum of names, sizes and times of its files."""
     source, digest = settings.src, hashlib.sha256()
