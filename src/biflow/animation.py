@@ -3,6 +3,7 @@
 import contextlib
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -99,4 +100,5 @@ def _paletted(frame: Tensor, scale: int) -> av.VideoFrame:
     palette = np.full((256, 4), 255, np.uint8)  # alpha, then the colour
     palette[: len(colours), 1:] = colours
     indices = np.asarray(image).repeat(scale, 0).repeat(scale, 1)
-    return av.VideoFrame.from_ndarray((np.ascontiguousarray(indices), palette), format="pal8")
+    pair: Any = (np.ascontiguousarray(indices), palette)
+    return av.VideoFrame.from_ndarray(pair, format="pal8")

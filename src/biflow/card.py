@@ -25,9 +25,7 @@ from biflow.model import read_description, weights_file
 CARD, PICTURE, EVIDENCE = "README.md", "stream.webp", "evidence.json"
 MARK = "<!-- biflow wrote this card"
 UNKNOWN = "not recorded"
-NO_LICENCE = (
-    "Unknown: whoever published this model has not named one, so it gives you no rights beyond those of the law."
-)
+NO_LICENCE = "Unknown: none was named when the model was exported. Ask its authors before you use or share it."
 Rows = dict[str, str]
 
 
@@ -60,9 +58,7 @@ def info(model: Path) -> str:
     if is_prepared(folder):
         return _plain(name_of(folder), "A prepared set.", {"Data": {"folder": str(folder), **_of_set(folder)}})
     if not (folder / "config.json").exists():
-        raise UserError(
-            f"No model in {folder}: give a run, a model folder, the id of one on the Hub, or a prepared set."
-        )
+        raise UserError(f"No model in {folder}. Give a run, a model folder, a model's id on the Hub, or a prepared set.")
     description, known = read_description(folder / "config.json"), _record(folder)
     sections = _sections(folder, description, known)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -133,9 +129,8 @@ def _about(description: dict) -> str:
     height, width = description.get("size", (64, 64))
     rate = f" and {fps:g} frames per second" if fps else ""
     steered = ", and takes actions" if description.get("actions") else ""
-    return f"A {method.title} video model. It continues a picture as video, frame by frame, at {width}x{height}{rate}{steered}."
-
-
+    does = "It continues a picture as video, frame by frame"
+    return f"A {method.title} video model. {does}, at {width}x{height}{rate}{steered}."
 def _sections(folder: Path, description: dict, known: dict) -> dict[str, Rows]:
     sections = {"Model": _of_model(folder, description), "Training": _of_training(known), "Data": _of_data(known)}
     return sections | ({"Results": _of_results(known["results"])} if known.get("results") else {})
@@ -212,7 +207,8 @@ def _of_results(results: dict) -> Rows:
 
 def _limits(description: dict, known: dict) -> list[str]:
     height, width = description.get("size", (64, 64))
-    method, seen, data = (
+    method, data = methods.get(description.get("method", "biflow")), known.get("data")
+    seen = description.get("context", 0)
         methods.get(description.get("method", "biflow")),
         description.get("context", 0),
         known.get("data"),

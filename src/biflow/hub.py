@@ -15,7 +15,7 @@ FILES = [*NEEDED, *FILES, "stream.webp", "LICENSE*", "NOTICE*"]
 
 
 def is_id(model: Path | str, *, local: bool = True) -> bool:
-    """Whether this names a model of the Hub: it has the form `user/name`, and, if `local`, is no file or folder here."""
+    """Whether this has the form of an id of the Hub, `user/name`, and, if `local`, is no file or folder here."""
     return not (local and os.path.lexists(model)) and ID.fullmatch(_text(model)) is not None
 
 

@@ -11,19 +11,8 @@ from typing import Any
 from biflow.errors import UserError, os_error
 from biflow.hub import is_id
 
-READ = (
-    "src",
-    "model",
-    "run",
-    "weights",
-    "first",
-    "data",
-    "runs",
-    "real",
-    "fake",
-    "archive",
-    "evaluated",
-)  # settings of commands
+# Settings of commands that name what is read.
+READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive", "evaluated")
 MODELS = ("model", "run")  # those that may be models of the Hub
 WRITTEN = ("dst", "out", "json")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this

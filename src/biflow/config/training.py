@@ -184,8 +184,8 @@ class Train(TrainConfig):
 class Export:
     """Write the model of a run as a small folder to share.
 
-    It holds the averaged weights in bf16, a record of the training, a few first frames, and a card (README.md) that says
-    what is known of the model, with a moving picture.
+    It holds the averaged weights in bf16, a record of the training, a few first frames, and a card (README.md), with a
+    moving picture, that says what is known of the model.
 
     Attributes:
         run: A run of `biflow train`.

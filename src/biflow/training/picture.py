@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from biflow.animation import AnimationWriter
 from biflow.data.starts import starts
@@ -14,7 +15,7 @@ from biflow.rollout import drain, stream
 from biflow.video import to_float
 
 log = logging.getLogger("biflow")
-STREAMS, SECONDS, FRAMES = 4, 4.0, 96  # at most
+STREAMS, SECONDS, FRAMES = 4, 3.0, 64  # at most
 SIDE = 128  # pixels, that frames are enlarged to in whole steps
 
 
@@ -30,7 +31,8 @@ def draw(model: Model, path: Path) -> None:
         begin = to_float(starts(first, model.size, past=model.context).frames[:STREAMS]).to(model.device)
         side_by_side = (height, len(begin) * width)
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
-            for frame in islice(drain(stream(model, begin)), min(FRAMES, round(SECONDS * fps))):
+            frames = islice(drain(stream(model, begin)), total := min(FRAMES, max(2, round(SECONDS * fps))))
+            for frame in tqdm(frames, "moving picture", total, unit="frame"):
                 picture.write(torch.cat(list(frame.pixels), dim=2))
     except UserError as error:
         log.warning("The card has no moving picture: %s", error)
