@@ -35,7 +35,7 @@ class AnimationWriter:
         UserError: a file that cannot be written, a scale or fps out of range, or frames of another size.
     """
 
-    def __init__(self, path: str | Path, fps: float, size: tuple[int, int], *, scale: int = 1) -> None:
+    def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1) -> None:
         self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
         self._fps, self._kind, self._shown = fps, self.path.suffix.lower(), -1
         if self._kind not in TICKS:

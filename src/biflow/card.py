@@ -47,7 +47,7 @@ def write_card(folder: Path) -> None:
         "sections": _sections(folder, description, known),
         "results": bool(known.get("results")),
         "limits": _limits(description, known),
-        "licence": f"`{known['license']}`" if known.get("license") else NO_LICENCE,
+        "licence": (f"`{known['license']}`." if known.get("license") else NO_LICENCE) + _notices(folder),
     }
     write_text(path, template.render(content))
 
@@ -58,7 +58,7 @@ def info(model: Path) -> str:
     if is_prepared(folder):
         return _plain(name_of(folder), "A prepared set.", {"Data": {"folder": str(folder), **_of_set(folder)}})
     if not (folder / "config.json").exists():
-        raise UserError(f"No model in {folder}. Give a run, a model folder, a model's id on the Hub, or a prepared set.")
+        raise UserError(f"No model in {folder}. Give a run, a model folder, an id on the Hub, or a prepared set.")
     description, known = read_description(folder / "config.json"), _record(folder)
     sections = _sections(folder, description, known)
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -114,6 +114,11 @@ def _record(folder: Path) -> dict[str, Any]:
     return state | found
 
 
+def _notices(folder: Path) -> str:
+    links = [f"[{path.name}]({path.name})" for kind in ("LICENSE*", "NOTICE*") for path in sorted(folder.glob(kind))]
+    return f" See also {', '.join(links)}." if links else ""
+
+
 def _front(known: dict, description: dict) -> dict[str, Any]:
     """The header that the Hub reads."""
     front: dict[str, Any] = {"library_name": "biflow", "pipeline_tag": "image-to-video"}
@@ -131,6 +136,8 @@ def _about(description: dict) -> str:
     steered = ", and takes actions" if description.get("actions") else ""
     does = "It continues a picture as video, frame by frame"
     return f"A {method.title} video model. {does}, at {width}x{height}{rate}{steered}."
+
+
 def _sections(folder: Path, description: dict, known: dict) -> dict[str, Rows]:
     sections = {"Model": _of_model(folder, description), "Training": _of_training(known), "Data": _of_data(known)}
     return sections | ({"Results": _of_results(known["results"])} if known.get("results") else {})
@@ -209,10 +216,6 @@ def _limits(description: dict, known: dict) -> list[str]:
     height, width = description.get("size", (64, 64))
     method, data = methods.get(description.get("method", "biflow")), known.get("data")
     seen = description.get("context", 0)
-        methods.get(description.get("method", "biflow")),
-        description.get("context", 0),
-        known.get("data"),
-    )
     amount = f" ({data['clips']:,} clips, {data['frames']:,} frames)" if data else ""
     past = f"the {seen} frames before it" if seen else "nothing before it"
     limits = [

@@ -58,7 +58,8 @@ class Guard:
             if refusal:
                 await _refuse(scope, receive, send, *refusal)
                 return
-            if self.token and token and scope["type"] == "http":  # from the address bar into a cookie
+            stays = scope["path"] == "/stream.mjpg"  # which programs without cookies read, too
+            if self.token and token and scope["type"] == "http" and not stays:  # from the address bar into a cookie
                 query.pop("token")
                 # Relative, since a proxy may have the page under another path.
                 answer = RedirectResponse(f"?{urlencode(query, doseq=True)}", 303)

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from biflow.animation import AnimationWriter
@@ -29,10 +30,10 @@ def draw(model: Model, path: Path) -> None:
     (height, width), fps = model.size, model.fps or 25.0
     try:
         begin = to_float(starts(first, model.size, past=model.context).frames[:STREAMS]).to(model.device)
-        side_by_side = (height, len(begin) * width)
+        side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
             frames = islice(drain(stream(model, begin)), total := min(FRAMES, max(2, round(SECONDS * fps))))
             for frame in tqdm(frames, "moving picture", total, unit="frame"):
-                picture.write(torch.cat(list(frame.pixels), dim=2))
+                picture.write(torch.cat(list(F.pad(frame.pixels, (0, 1), value=255)), dim=2)[:, :, :-1])
     except UserError as error:
         log.warning("The card has no moving picture: %s", error)
