@@ -33,8 +33,6 @@ log = logging.getLogger("biflow")
 COLUMNS = 9  # of a contact sheet, the given frame included
 # What `sample` writes.
 OWN = re.compile(r"sample_\d{3,}\.(mp4|webp|gif)|sample_\d{3,}/\d{6,}\.png|sheet\.png|stats\.json")
-    r"sample_\d{3,}\.(mp4|webp|gif)|sample_\d{3,}/\d{6,}\.png|sheet\.png|stats\.json"
-)  # what `sample` writes
 
 
 def sample(settings: Sample) -> dict:

@@ -116,5 +116,4 @@ def test_it_ends_with_its_session(server):
         session = max(server.hall.sessions.values(), key=lambda one: len(one.viewers))
         server.hall.dismiss(session)
         with pytest.raises(StopIteration):
-            while True:
-                reader.picture()
+            until(lambda: reader.picture() is None)
