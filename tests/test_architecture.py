@@ -30,7 +30,7 @@ GROUPS = [
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "reference"],
-    ["outputs", "playback", "exchange", "card", "training", "evaluation", "serve", "pipeline"],
+    ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "pipeline"],
     ["options", "words"],
     ["cli"],
 ]

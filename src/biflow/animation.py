@@ -51,7 +51,7 @@ class AnimationWriter:
             codec = "gif" if self._kind == ".gif" else "libwebp_anim"
             stream = self._container.add_stream(codec, rate=Fraction(fps).limit_denominator(10_000))
             stream.height, stream.width = (side * scale for side in self.size)
-            stream.pix_fmt = "pal8" if self._kind == ".gif" else "yuv420p"
+            stream.pix_fmt = "pal8" if self._kind == ".gif" else "bgra"
             stream.options = {} if self._kind == ".gif" else {"quality": "80", "compression_level": "4"}
             stream.codec_context.time_base = Fraction(1, TICKS[self._kind])
             self._stream, self._file = stream, stack.pop_all()
@@ -89,8 +89,8 @@ class _Discarded(Exception):
 
 
 def _in_colour(frame: Tensor, scale: int) -> av.VideoFrame:
-    picture = av.VideoFrame.from_ndarray(enlarged(frame, scale), format="rgb24")
-    return picture.reformat(format="yuv420p")
+    """A frame in a format that libwebp itself converts: it keeps colours better than FFmpeg does."""
+    return av.VideoFrame.from_ndarray(enlarged(frame, scale), format="rgb24").reformat(format="bgra")
 
 
 def _paletted(frame: Tensor, scale: int) -> av.VideoFrame:
