@@ -1,6 +1,10 @@
 """Fixtures that many tests share."""
 
+import os
 from collections import Counter
+
+# Before huggingface_hub is imported: a port where nothing listens, so that no test reaches the real Hub.
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
 import jaxtyping
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from biflow.config import Prepare
 from biflow.data.prepare import prepare
 from biflow.methods import Method
+from tests.hub import Hub
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +28,21 @@ def prepared(tmp_path_factory):
         np.save(root / f"clip_{clip}.npy", frames)
     prepare(Prepare(root, root / "prepared", size=16), progress=False)
     return root / "prepared"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub on loopback, empty, and an empty cache of what is downloaded from it."""
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield hub
+    hub.close()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outermost, so that these are the last lines before the totals

@@ -39,6 +39,11 @@ def image(tmp_path):
     return tmp_path / "first.png"
 
 
+@pytest.fixture(autouse=True)
+def short_pictures(monkeypatch):
+    monkeypatch.setattr("biflow.training.picture.FRAMES", 2)
+
+
 @pytest.mark.parametrize("method", ["flow", "biflow", "condiff"])
 def test_prepare_train_sample_export_without_hand_holding(method, config, tmp_path, capsys):
     rng = np.random.default_rng(0)

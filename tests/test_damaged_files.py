@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -14,7 +16,7 @@ WEIGHTS = "model/diffusion_pytorch_model.safetensors"
 SAMPLE = ("sample", "model", "--first", "set", "--frames", 1, "--samples", 1, "--engine", "torch")
 TRAIN = ("train", "--data", "set", "--out", "run", "--processes", 1)
 EVALUATE = ("evaluate", "model", "--data", "set", "--out", "out")
-REPORT, EXPORT, SERVE = ("report", "evaluated"), ("export", "run", "exported"), ("serve", "model", "--port", 0)
+REPORT, EXPORT = ("report", "evaluated"), ("export", "run", "exported")
 PLAYED = (*SAMPLE[:2], "--engine", "torch", "--actions", "recording.json")
 
 
@@ -101,7 +103,6 @@ CASES = [
     (REPORT, "evaluated/metrics.json", ("fvd", "mean"), float("nan"), "fvd.mean must be a number"),
     (REPORT, "evaluated/metrics.json", ("fvd", "per_window"), [1.0], "fvd has 1 windows, but its settings give 2"),
     (REPORT, "evaluated/metrics.json", ("protocol", "data", "name"), "../x", "data.name must be text of another form"),
-    (SERVE, "model/config.json", ("fps",), -1, "fps must be a number of at least 1e-06, not -1"),
     ((*SAMPLE, "--actions", "actions.json"), "actions.json", ("actions", 0), ["x", 1], "row 0 has 'x' for move"),
     (PLAYED, "recording.json", ("recording", "first"), [], "recording.first|first must be a list of length at least 1"),
     (
@@ -126,8 +127,8 @@ def test_a_value_that_does_not_fit_is_named(words, file, keys, value, sentence, 
 @pytest.mark.parametrize(
     ("words", "file"),
     [
-        *((words, "model/config.json") for words in (SAMPLE, EVALUATE, SERVE)),
-        *((words, WEIGHTS) for words in (SAMPLE, EVALUATE, SERVE)),
+        *((words, "model/config.json") for words in (SAMPLE, EVALUATE)),
+        *((words, WEIGHTS) for words in (SAMPLE, EVALUATE)),
         *((words, f"set/{name}") for words in (SAMPLE, TRAIN, EVALUATE) for name in ("index.json", "frames.npy")),
         (TRAIN, "set/actions.npy"),
         *((words, f"{STEP}/{name}") for words in (TRAIN, EXPORT) for name in ("state.json", "model.safetensors")),
@@ -145,3 +146,12 @@ def test_a_value_that_does_not_fit_is_named(words, file, keys, value, sentence, 
 def test_a_file_that_is_something_else_is_named(words, file, content, folder, capsys):
     (folder / file).write_bytes(content)
     assert (folder / file).name in refused(*words, capsys=capsys)
+
+
+def test_a_model_that_cannot_be_served_ends_the_server_with_its_sentence(folder):
+    edited(folder / "model" / "config.json", "fps", value=-1)
+    command = [sys.executable, "-m", "biflow.cli", "serve", "model", "--port", "0"]  # a process: it has signals of its own
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert "fps must be a number of at least 1e-06, not -1" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr

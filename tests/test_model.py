@@ -97,6 +97,7 @@ def test_config_json_says_all_but_the_weights(tmp_path):
         "_class_name": "VideoUNet",
         "eps": 0.25,
         "fps": None,
+        "format": 1,
         "method": "biflow",
         "network": NETWORK,
         "size": [8, 8],

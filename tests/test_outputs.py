@@ -20,7 +20,7 @@ from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
-from biflow.outputs import demo, sample, summary
+from biflow.outputs import demo, demo_summary, sample, summary
 from biflow.rollout import drain
 from biflow.video import contact_sheet
 from tests.command_line import run
@@ -199,13 +199,14 @@ def test_an_interrupted_run_says_on_its_sheet_and_in_words_what_is_there(model, 
 
 def test_what_was_written_is_said_in_a_few_lines(model, prepared, tmp_path):
     stats = sample(Sample(model, first=prepared, frames=2, samples=3, png=True, out=tmp_path, **TWO_STEPS))
-    videos, others, cost = summary(tmp_path, stats).splitlines()
+    videos, others, cost, watch = summary(tmp_path, stats).splitlines()
     assert videos == (
         f"3 videos of 2 frames: {tmp_path / 'sample_000.mp4'} to {tmp_path / 'sample_002.mp4'}, "
         f"and each frame as a PNG in {tmp_path / 'sample_000'} to {tmp_path / 'sample_002'}"
     )
     assert others == f"Contact sheet: {tmp_path / 'sheet.png'}. Numbers: {tmp_path / 'stats.json'}."
     assert cost.startswith("4.0 NFE per frame, ")
+    assert watch == f"To watch, open {tmp_path / 'sample_000.mp4'} in a video player or a browser."
     assert "asked" not in stats
 
 
@@ -295,3 +296,39 @@ def test_the_demo_is_a_sample_of_the_model_that_comes_with_the_package(tmp_path)
     assert "nfe" not in summary
     assert (tmp_path / "demo.mp4").read_bytes() == (tmp_path / "demo" / "sample_000.mp4").read_bytes()
     assert (tmp_path / "demo.png").stat().st_size > 1000
+
+
+def test_a_video_is_also_written_as_gif_and_webp_at_the_scale_that_is_asked_for(model, prepared, tmp_path):
+    settings = {"first": prepared, "frames": 5, "out": tmp_path, **TWO_STEPS}
+    stats = sample(Sample(model, samples=2, scale=2, gif=True, webp=True, png=True, **settings))
+    for i in range(2):
+        frames, stream = frames_of(tmp_path / f"sample_{i:03d}.mp4")
+        assert (frames[0].shape, stream.average_rate) == ((32, 32, 3), 10)
+        for kind in ("gif", "webp"):
+            with Image.open(tmp_path / f"sample_{i:03d}.{kind}") as animation:
+                animation.seek(3)
+                animation.load()
+                assert (animation.n_frames, animation.size, animation.info["duration"]) == (5, (32, 32), 100)
+                shown = np.asarray(animation.convert("RGB")).astype(int)
+            right, other = (
+                np.asarray(Image.open(tmp_path / f"sample_{sample:03d}" / "000003.png")).repeat(2, 0).repeat(2, 1)
+                for sample in (i, 1 - i)
+            )
+            error = np.abs(shown - right).mean()  # of frames that are all noise, the worst case for WebP
+            assert error < (2 if kind == "gif" else np.abs(shown - other).mean() / 2)
+    assert ", and as webp and gif, and each frame as a PNG in " in summary(tmp_path, stats)
+    sample(Sample(model, samples=1, **settings))
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".gif", ".webp")]
+
+
+def test_the_demo_as_gif(tmp_path):
+    stats = demo(Demo(out=tmp_path, frames=2, samples=1, gif=True))
+    with Image.open(tmp_path / "demo.gif") as animation:
+        assert (animation.n_frames, sum(_durations(animation))) == (2, pytest.approx(2000 / 17.5, abs=10))
+    assert demo_summary(tmp_path, stats).splitlines()[1] == f"{tmp_path / 'demo.gif'}   the first video"
+
+
+def _durations(animation):
+    for i in range(animation.n_frames):
+        animation.seek(i)
+        yield animation.info["duration"]

@@ -143,7 +143,7 @@ def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
         (("serve", ".", "--first", "nowhere"), "--first"),
         (("train", "--data", "nowhere", "--out", "new"), "--data"),
         (("evaluate", ".", "--data", "nowhere", "--out", "new"), "--data"),
-        (("export", "nowhere", "new"), "--run"),
+        (("export", "nowhere", "new"), "--model"),
         (("export", ".", "new", "--first", "nowhere"), "--first"),
         (("prepare", "nowhere", "new"), "--src"),
         (("report", ".", "nowhere", "--out", "new"), "--runs"),

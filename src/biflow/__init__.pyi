@@ -28,6 +28,7 @@ from .paths import denoising_line as denoising_line
 from .paths import field_along as field_along
 from .paths import forward_line as forward_line
 from .paths import line as line
+from .pipeline import BiFlowPipeline as BiFlowPipeline
 from .rollout import Frame as Frame
 from .rollout import denoise as denoise
 from .rollout import drain as drain

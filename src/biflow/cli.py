@@ -145,6 +145,13 @@ def _export(settings: Annotated[config.Export, FLAT]) -> None:
         print(line, flush=True)
 
 
+def _info(settings: Annotated[config.Info, FLAT]) -> None:
+    check_places(settings)
+    from biflow.card import info
+
+    print(info(settings.model))
+
+
 def _import_reference(settings: Annotated[config.ImportReference, FLAT]) -> None:
     check_places(settings)
     check_no_run(settings.out)
@@ -185,7 +192,7 @@ def _completion(shell: Literal["bash", "zsh"]) -> None:
     print(application().generate_completion(shell=shell))
 
 
-RUNNERS = (_demo, _prepare, _train, _sample, _serve, _evaluate, _report, _fvd, _export, _completion)
+RUNNERS = (_demo, _prepare, _train, _sample, _serve, _evaluate, _report, _fvd, _export, _info, _completion)
 RUNNERS += (_data_fetch, _weights_fetch, _import_reference)
 COMMANDS: dict[str, Callable] = {run.__name__[1:].replace("_", " "): run for run in RUNNERS}
 

@@ -20,6 +20,7 @@ from biflow.config import NetworkConfig, parse
 from biflow.documents import read_document
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
+from biflow.hub import model_folder
 from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
@@ -28,6 +29,8 @@ from biflow.tensors import bare, mismatched, read_tensors, with_names
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
 NO_MODEL = "does not describe a biflow model"
+FORMAT = 1  # of config.json, raised when older versions could no longer read it rightly
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Model:
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
+            "format": FORMAT,
             "fps": self.fps,
             "method": self.method.name,
             "network": asdict(unet.network) if unet else None,
@@ -135,17 +139,19 @@ def load_model(
 ) -> Model:
     """The model in `folder` (a run, or a published model) on `device`, ready to stream, with its EMA weights if any.
 
-    `network` takes the weights of a folder whose network is not a `VideoUNet`.
+    `folder` may also be the id of a model on the Hugging Face Hub, `user/name` or `user/name@revision`, which is
+    downloaded once; a local folder of that name goes first. `network` takes the weights of a folder whose network is
+    not a `VideoUNet`.
 
     Raises:
-        UserError: no model there, weights that are not safetensors, or weights of another shape.
+        UserError: no model there, one of a newer format, weights that are not safetensors, or weights of another shape.
     """
-    folder = Path(folder)
+    folder = model_folder(folder)
     path, weights = folder / "config.json", weights_file(folder, ema=ema)
     if not path.exists():
         raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
     if not weights.exists():
-        raise UserError(f"No weights in {folder}: {weights.name} is missing. Has the run written a checkpoint yet?")
+        raise UserError(f"No weights in {folder}: {weights.name} is missing. {_advice(folder)}")
     settings = read_description(path)
     try:
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
@@ -171,7 +177,20 @@ def load_model(
 
 def read_description(path: Path) -> ModelFile:
     """The content of a `config.json`. Raises UserError if it does not describe a model."""
-    return read_document(path, ModelFile, NO_MODEL, "Get or write the folder of the model again.")
+    settings = read_document(path, ModelFile, NO_MODEL, "Get or write the folder of the model again.")
+    if not {"method", "network"} & settings.keys():
+        raise UserError(f"{path} {NO_MODEL}: it has neither a method nor a network.")
+    if (written := settings.get("format", FORMAT)) != FORMAT:
+        what = f"{path} describes a model of format {written!r}, and this biflow reads format {FORMAT}"
+        raise UserError(f"{what}. Install a newer one: pip install -U biflow")
+    return settings
+
+
+def _advice(folder: Path) -> str:
+    """What to do about missing weights."""
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        return f"{pickles[0]} is a pickle, which is never loaded: save its weights as safetensors."
+    return "Has the run written a checkpoint yet?"
 
 
 def save_model(

@@ -17,10 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biflow import __version__
+from biflow.animation import AnimationWriter
 from biflow.config import Demo, Sample
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
 from biflow.files import alone, sha256, together, write_json
+from biflow.hub import repository
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, read_description, shipped_model, weights_file
 from biflow.playback import UNKNOWN, Playback, playback, reseeded
@@ -29,7 +31,8 @@ from biflow.video import VideoWriter, contact_sheet, to_float
 
 log = logging.getLogger("biflow")
 COLUMNS = 9  # of a contact sheet, the given frame included
-OWN = re.compile(r"sample_\d{3,}\.mp4|sample_\d{3,}/\d{6,}\.png|sheet\.png|stats\.json")  # what `sample` writes
+# What `sample` writes.
+OWN = re.compile(r"sample_\d{3,}\.(mp4|webp|gif)|sample_\d{3,}/\d{6,}\.png|sheet\.png|stats\.json")
 
 
 def sample(settings: Sample) -> dict:
@@ -58,10 +61,12 @@ def summary(out: Path, stats: dict) -> str:
     """What `sample` has written into `out`, and what it cost, in a few lines."""
     videos = [f"sample_{sample:03d}.mp4" for sample in sorted({0, stats["samples"] - 1})]
     lines = [f"{_counts(stats)}: {' to '.join(str(out / video) for video in videos)}"]
+    if kinds := [kind for kind in ("webp", "gif") if stats["settings"][kind]]:
+        lines[0] += f", and as {' and '.join(kinds)}"
     if stats["settings"]["png"]:
         lines[0] += f", and each frame as a PNG in {' to '.join(str(out / Path(video).stem) for video in videos)}"
     lines.append(f"Contact sheet: {out / 'sheet.png'}. Numbers: {out / 'stats.json'}.")
-    return "\n".join([*lines, _cost(stats)])
+    return "\n".join([*lines, _cost(stats), f"To watch, open {out / videos[0]} in a video player or a browser."])
 
 
 def _counts(stats: dict) -> str:
@@ -137,19 +142,23 @@ def _write(
 ) -> None:
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
     out, columns, factor = results.out, _columns(play), play.how["in_between"]
-    rate, scale = (settings.fps or model.fps or 25.0) * factor, max(1, 256 // max(model.size))
+    rate, scale = (settings.fps or model.fps or 25.0) * factor, settings.scale or max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
     with ExitStack() as files:
-        writers: list[VideoWriter] = []
+        writers: list[list[VideoWriter | AnimationWriter]] = []
         try:
             for index, frame in enumerate(islice(frames, play.length * factor)):
                 if not writers:
-                    paths = [out / f"sample_{sample:03d}.mp4" for sample in part]
-                    writers = [files.enter_context(VideoWriter(path, rate, model.size, scale=scale)) for path in paths]
+                    paths = [[out / f"sample_{sample:03d}{kind}" for kind in _kinds(settings)] for sample in part]
+                    writers = [
+                        [files.enter_context(_writer(path)(path, rate, model.size, scale=scale)) for path in videos]
+                        for videos in paths
+                    ]
                 results.seconds += frame.seconds
                 for i, pixels in enumerate(frame.pixels):
-                    writers[i].write(pixels)
+                    for writer in writers[i]:
+                        writer.write(pixels)
                     nfe[i].append(frame.nfe[i])
                     if index in columns:
                         sheet[i].append(pixels)
@@ -163,15 +172,30 @@ def _write(
         results.sheet += sheet
 
 
+def _kinds(settings: Sample | Demo) -> list[str]:
+    """The suffixes of the files that each video is written to."""
+    return [".mp4", *([".webp"] if settings.webp else []), *([".gif"] if settings.gif else [])]
+
+
+def _writer(path: Path) -> type[VideoWriter] | type[AnimationWriter]:
+    return VideoWriter if path.suffix == ".mp4" else AnimationWriter
+
+
 def _stats(settings: Sample, play: Playback, model: Model, results: _Results, batch: int) -> dict:
     frames, how = sum(map(len, results.nfe)), play.how
     eps = float(model.eps if how["eps"] is None else how["eps"])
-    used = {"model": settings.model.name, "method": model.method.name, "eps": eps, "direction": how["direction"]}
+    folder = model.folder or settings.model
+    used = {
+        "model": repository(folder) or folder.resolve().name,
+        "method": model.method.name,
+        "eps": eps,
+        "direction": how["direction"],
+    }
     used |= {
         "solver": asdict(how["solver"]),
         "fps_factor": how["in_between"],
         "engine": model.engine,
-        "png": settings.png,
+        **{kind: getattr(settings, kind) for kind in ("webp", "gif", "png")},
     }
     used |= {"actions": settings.actions} if settings.actions else {}
     if model.context:
@@ -188,7 +212,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
         "seconds": round(results.seconds, 3),
         "settings": used | made_on,
         "seed": settings.seed,
-        "model_sha256": sha256(weights_file(settings.model)),
+        "model_sha256": sha256(weights_file(folder)),
         "nfe": results.nfe,
     }
 
@@ -216,10 +240,12 @@ def demo(settings: Demo) -> dict:
     acts = "actions" in read_description(shipped_model() / "config.json")
     actions = UNKNOWN if acts else None  # the model walks by itself
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
+    how |= {"webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:
         (new / "demo").mkdir()
         stats = _sample(Sample(shipped_model(), **how, out=folder), new / "demo")
-        for source, name in (("sample_000.mp4", "demo.mp4"), ("sheet.png", "demo.png")):
+        videos = [(f"sample_000{kind}", f"demo{kind}") for kind in _kinds(settings)]
+        for source, name in (*videos, ("sheet.png", "demo.png")):
             shutil.copyfile(new / "demo" / source, new / name)
         _remove_earlier(folder)
         write_json(new / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
@@ -230,7 +256,9 @@ def demo(settings: Demo) -> dict:
 
 def demo_summary(out: Path, stats: dict) -> str:
     """What `demo` has written into `out`, and what it cost, in a few lines."""
-    names = {"demo.mp4": "the first video", "demo.png": _counts(stats), "demo.json": _cost(stats)}
+    used = stats["settings"]
+    names = {f"demo.{kind}": "the first video" for kind in ("mp4", "webp", "gif") if used.get(kind, True)}
+    names |= {"demo.png": _counts(stats), "demo.json": _cost(stats)}
     width = max(len(str(out / name)) for name in names)
     return "\n".join(f"{out / name!s:{width}}  {what}" for name, what in names.items())
 

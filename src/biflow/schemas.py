@@ -91,6 +91,7 @@ class ModelFile(TypedDict, total=False):
     actions: NamedActions
     network: dict[str, Any] | None
     v_scale: Positive
+    format: Annotated[int, Meta(ge=1)]
 
 
 class Data(TypedDict):
@@ -123,6 +124,79 @@ class State(_State, total=False):
     v_scale: Positive
     data: Data
     sha256: dict[Literal["state.json", "model.safetensors", "ema.safetensors", "optimizer.safetensors"], Digest]
+
+
+class _Estimate(TypedDict):
+    mean: Real
+    interval: tuple[Real, Real]
+
+
+class _Solver(TypedDict):
+    method: Title
+    steps: int | None
+    rtol: Real
+
+
+class _Settings(TypedDict):
+    name: Title
+    samples: Count
+    frames: Count
+    eps: Level
+    solver: _Solver
+    direction: Title
+
+
+class _Compared(TypedDict):
+    name: Title
+    split: Title
+    clips: Count
+    frames: Count
+
+
+class _Protocol(TypedDict):
+    settings: _Settings
+    data: _Compared
+    hardware: Title
+    engine: Title
+    commit: Title | None
+
+
+class Results(TypedDict):
+    """The results of an evaluation, as they stand on a card."""
+
+    numbers: dict[str, _Estimate]
+    nfe: Real
+    seconds_per_frame: Real
+    protocol: _Protocol
+
+
+class _Known(TypedDict, total=False):
+    name: Title
+
+
+class KnownData(_Known):
+    """What is on record of the data of a training."""
+
+    clips: Count
+    frames: Count
+    size: tuple[Side, Side]
+    fps: Rate | None
+    columns: list[Title]
+
+
+class Evidence(TypedDict, total=False):
+    """`evidence.json` of a model folder: what is on record of its training."""
+
+    step: Count
+    samples: Count
+    hours: Annotated[float, Meta(ge=0, le=1e9)]
+    hardware: Title
+    commit: Title | None
+    losses: dict[str, Real]
+    config: dict[str, Any]
+    data: KnownData
+    license: Title | None
+    results: Results
 
 
 class LogLine(TypedDict):

@@ -182,7 +182,7 @@ class VideoWriter:
         """Append one frame, uint8 (3, h, w) or (1, h, w), on any device. Raises UserError for another size."""
         if frame.dtype != torch.uint8 or tuple(frame.shape[-2:]) != self.size:
             raise UserError(f"{self.path} takes uint8 frames of {self.size}, not {frame.dtype} {tuple(frame.shape)}.")
-        pixels = _enlarged(frame, self.scale)
+        pixels = enlarged(frame, self.scale)
         pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
@@ -212,7 +212,8 @@ class _Discarded(Exception):
     """Makes `replacing` remove a video. The exception that ended the writer's `with` block is passed on as it is."""
 
 
-def _enlarged(frame: UInt8[Tensor, "c h w"], scale: int) -> UInt8[np.ndarray, "new_h new_w 3"]:
+def enlarged(frame: UInt8[Tensor, "c h w"], scale: int) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    """A frame as an RGB array, each pixel a block of the side `scale`."""
     pixels = frame.expand(3, -1, -1).permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(pixels.repeat(scale, 0).repeat(scale, 1))
 
@@ -235,7 +236,7 @@ def contact_sheet(
         raise UserError(f"There are no frames to put on {path}.")
     font, line = ImageFont.load_default(14), 20
     captions = [caption] if isinstance(caption, str) else caption
-    tiles = [[_enlarged(frame, scale) for frame in row] for row in rows]
+    tiles = [[enlarged(frame, scale) for frame in row] for row in rows]
     height, width, _ = next(row for row in tiles if row)[0].shape
     left = gap + max((round(font.getlength(label)) + 2 * gap for label in row_labels), default=0)
     top = gap + line * len(captions) + (gap if captions else 0)

@@ -11,7 +11,7 @@ from biflow.config import Solver
 from biflow.engines import onnx, with_engine
 from biflow.engines.onnx import write_folder, write_network
 from biflow.errors import UserError
-from biflow.files import read_json
+from biflow.documents import read_json
 from biflow.methods import BIFLOW, CONDIFF, FLOW
 from biflow.model import Model
 from biflow.paths import Fields, Query, present

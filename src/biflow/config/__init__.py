@@ -9,4 +9,4 @@ from biflow.config.evaluation import Evaluate, FetchWeights, Fvd, Network, Repor
 from biflow.config.parsing import parse, preset, read_yaml
 from biflow.config.solver import SOLVERS, Solver, SolverName
 from biflow.config.streaming import Demo, Direction, Engine, Sample, Serve
-from biflow.config.training import NORM_GROUPS, Export, ImportReference, NetworkConfig, Train, TrainConfig
+from biflow.config.training import NORM_GROUPS, Export, ImportReference, Info, NetworkConfig, Train, TrainConfig

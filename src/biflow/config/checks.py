@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from biflow.errors import UserError, os_error
+from biflow.hub import is_id
 
-READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive")  # settings of commands
+# Settings of commands that name what is read.
+READ = ("src", "model", "run", "weights", "first", "data", "runs", "real", "fake", "archive", "evaluated")
+MODELS = ("model", "run")  # those that may be models of the Hub
 WRITTEN = ("dst", "out", "json", "onnx", "web")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
@@ -53,7 +56,7 @@ def check_places(settings: object) -> None:
     for name in READ:
         value = getattr(settings, name, None) or ()
         for path in value if isinstance(value, tuple) else (value,):
-            if not os.path.exists(path):
+            if not os.path.exists(path) and not (name in MODELS and is_id(path)):
                 raise UserError(f"{path} does not exist. Check the path.", setting=name)
     for name in WRITTEN:
         if isinstance(path := getattr(settings, name, None), Path):

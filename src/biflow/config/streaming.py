@@ -39,6 +39,10 @@ class Sample:
         samples: Number of videos. One per first frame by default, at most 8.
         batch: Videos solved at once. It does not change them.
         seed: Seed of the noise and of the choice of first frames.
+        scale: Side of the block that each pixel becomes in videos, as they are sharp in that way. By default as much as
+            makes 256 pixels.
+        webp: Also write each video as an animated WebP.
+        gif: Also write each video as an animated GIF.
         png: Also write every frame as a PNG.
         out: The folder for the results. Those of an earlier run in it are replaced.
 
@@ -68,11 +72,15 @@ class Sample:
     samples: int | None = None
     batch: int = 8
     seed: int = 0
+    scale: int | None = None
+    webp: bool = False
+    gif: bool = False
     png: bool = False
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
+        check(self, "be from 1 to 32", lambda n: 1 <= n <= 32, "scale")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
         check_level(self, "eps", "context_eps")
         check_seed(self)
@@ -93,6 +101,8 @@ class Demo:
         frames: Frames per video.
         samples: Number of videos.
         seed: Seed of the noise.
+        webp: Also write the first video as an animated WebP, demo.webp.
+        gif: Also write it as an animated GIF, demo.gif.
         live: Open a page that streams the model live, instead of writing files.
         port: Port of that page; 0 for any free one.
         origin: An address besides its own where that page may be opened, as https://HOST; may be repeated.
@@ -107,6 +117,8 @@ class Demo:
     frames: int = 200
     samples: int = 4
     seed: int = 0
+    webp: bool = False
+    gif: bool = False
     live: bool = False
     port: int = 8000
     origin: tuple[str, ...] = ()

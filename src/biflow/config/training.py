@@ -7,6 +7,7 @@ from typing import Literal
 from biflow.config.checks import check, check_level, check_seed, check_sides
 from biflow.config.solver import Solver, SolverName
 from biflow.errors import UserError
+from biflow.hub import is_id
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 WIDEST, DEEPEST, CONTEXT = 8192, 16, 256  # widths, resolutions and blocks in each, and past frames of a network
@@ -194,7 +195,8 @@ class Train(TrainConfig):
 class Export:
     """Write a model as a small folder to share, as ONNX, or as a page that runs in the browser without a server.
 
-    The model folder holds the averaged weights in bf16, a record of the training, and a few first frames.
+    The model folder holds the averaged weights in bf16, a record of the training, a few first frames, and a card
+    (README.md), with a moving picture, that says what is known of the model.
 
     Attributes:
         model: A run of `biflow train`, or a model folder.
@@ -205,9 +207,13 @@ class Export:
         web: A folder to write as a page that any web server can serve, and that streams the model in the browser.
         solver: How frame.onnx solves a frame.
         steps: Number of fixed solver steps in frame.onnx.
+        license: The licence of the weights, as the Hugging Face Hub names it (mit, cc-by-4.0, other …), for the card.
+        evaluated: An evaluation of this model by `biflow evaluate`. Its results go on the card.
+        push: A repository on the Hugging Face Hub to upload the model folder to as well.
 
     Examples:
         biflow export runs/mine models/mine
+        biflow export runs/mine models/mine --license cc-by-4.0 --push user/name
         biflow export runs/mine --web site
         biflow export models/mine --onnx mine-onnx --steps 2
     """
@@ -220,17 +226,40 @@ class Export:
     web: Path | None = None
     solver: SolverName = "adams"
     steps: int = 4
+    license: str | None = None
+    evaluated: Path | None = None
+    push: str | None = None
 
     def __post_init__(self) -> None:
         if not (self.out or self.onnx or self.web):
             raise UserError("Say what to write: a model folder as OUT, or set onnx or web to a folder.")
+        if not self.out and (self.push or self.license or self.evaluated):
+            raise UserError("A licence, results and an upload belong to a model folder: name one as OUT.")
         check(self, "be at least 1", lambda n: n >= 1, "steps")
         _ = self.full_solver  # it raises UserError
+        if self.push is not None and not is_id(self.push, local=False):
+            form = "the id of a repository on the Hugging Face Hub: user/name"
+            raise UserError(f"push is {self.push!r}, but must be {form}.", setting="push")
 
     @property
     def full_solver(self) -> Solver:
         """The solver of frame.onnx."""
         return Solver.named(self.solver, steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print what is known of a model: what it is, how it was trained, its results and its licence.
+
+    Attributes:
+        model: A run of `biflow train`, a model folder, the id of a model on the Hugging Face Hub (user/name), or a
+            prepared set.
+
+    Examples:
+        biflow info runs/mine
+    """
+
+    model: Path
 
 
 @dataclass(frozen=True)

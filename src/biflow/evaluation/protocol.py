@@ -21,6 +21,7 @@ from biflow.evaluation.networks.features import Features
 from biflow.evaluation.networks.weights import tensors_sha256
 from biflow.evaluation.schemas import Checksums
 from biflow.files import cache_folder, sha256, write_json
+from biflow.hub import repository
 from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
 
@@ -157,7 +158,8 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
         digest = tensors_sha256(model.network.state_dict()) if isinstance(model.network, nn.Module) else None
     else:
         file = weights_file(model.folder)
-        name, weights, digest = model.folder.resolve().name, file.name, sha256(file)
+        name = repository(model.folder) or model.folder.resolve().name
+        weights, digest = file.name, sha256(file)
     context = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
     size_and_weights = {"size": list(size), "weights": weights, "sha256": digest}
     return {"name": name, "method": model.method.name, **size_and_weights, **context}

@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 
 from biflow import __version__
 from biflow.errors import UserError
+from biflow.serve import mjpeg
 from biflow.serve.connection import refuse, watch
 from biflow.serve.guard import Guard
 from biflow.serve.hall import LINGER, Hall
@@ -62,6 +63,7 @@ def app(
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.state.hall, api.state.origins = hall, origins
     api.include_router(routes)
+    api.include_router(mjpeg.routes)
     api.mount("/", StaticFiles(directory=PAGE))
     return Guard(api, hosts=hosts, token=token, origins=origins)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from biflow.data.starts import starts
 from biflow.engines import with_engine
 from biflow.errors import UserError
+from biflow.hub import is_id, model_folder
 from biflow.machine import device
 from biflow.model import Model, load_model
 from biflow.rollout import drain, sample_generators, stream
@@ -82,7 +83,9 @@ class Served:
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The model folders at or directly under `folder`, by name. Raises UserError if there is none."""
+    """The model folders at or directly under `folder`, or that of a Hub id, by name. Raises UserError for none."""
+    if is_id(folder):
+        return {folder.name: model_folder(folder)}
     if (folder / "config.json").is_file():
         return {folder.resolve().name: folder}
     inside = sorted(folder.iterdir()) if folder.is_dir() else []

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from biflow.card import write_card
 from biflow.config import TrainConfig
 from biflow.documents import read_document
 from biflow.errors import UserError
@@ -85,6 +86,7 @@ def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, An
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
     save_model(out, model, averaged, {"step": str(state["step"]), "commit": state["commit"]})
+    write_card(out)
 
 
 def latest(out: Path) -> Path | None:

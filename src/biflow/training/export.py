@@ -1,4 +1,4 @@
-"""A model to share: as a small folder with bf16 weights, their evidence and first frames; as ONNX; as a page."""
+"""A model to share: as a small folder with bf16 weights, what is known of them, and a card; as ONNX; as a page."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
+from biflow.card import EVIDENCE, PICTURE, read_evidence, results_of, write_card
 from biflow.config import Export
 from biflow.data.starts import held_out, starts
 from biflow.data.windows import Windows
-from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
-from biflow.machine import hardware
-from biflow.model import WEIGHTS, Model, load_model, load_weights
+from biflow.hub import model_folder, push
+from biflow.model import WEIGHTS, Model, load_model, load_weights, weights_file
 from biflow.training.checkpoint import newest_whole
 from biflow.training.first import write_first
+from biflow.training.picture import draw
 
 MARKS = {"onnx": "onnx.json", "web": "sw.js"}  # the file by which an earlier export is known, and replaced
 
@@ -25,24 +26,31 @@ def export(settings: Export) -> Iterator[str]:
     """Write what the settings ask for, and say what was written. Each folder is written whole, or not at all.
 
     Raises:
-        UserError: no model there, first frames that cannot be had, a folder of other content in the way, or a method
-            that a page cannot stream.
+        UserError: no model there, first frames that cannot be had, a folder of other content in the way, a method that
+            a page cannot stream, an evaluation of other weights, or a failed upload.
     """
     for name, mark in MARKS.items():
         _check_replaceable(getattr(settings, name), mark, name)
     windows = held_out(settings.first) if settings.first else None
-    model, evidence = _load(settings.model)
+    source = model_folder(settings.model)
+    model, evidence = _load(source)
+    given: dict[str, Any] = {"license": settings.license}
+    if settings.evaluated:
+        given["results"] = results_of(settings.evaluated, weights_file(source))
+    evidence |= {key: value for key, value in given.items() if value}
     if settings.web:
         from biflow.web.build import check_method
 
         check_method(model)
     if settings.out:
-        _write_folder(settings, settings.out, model, evidence, windows)
-        yield f"Exported {settings.model} as {settings.out}."
+        _write_folder(source, settings.out, model, evidence, windows)
+        yield f"Exported {settings.model} as {settings.out}. {settings.out / 'README.md'} says what is known of it."
     if settings.onnx:
         yield _write_onnx(settings, settings.onnx, model)
     if settings.web:
-        yield _write_web(settings, settings.web, model)
+        yield _write_web(settings, settings.web, source, model)
+    if settings.out and settings.push:
+        yield f"Uploaded: {push(settings.out, settings.push)}"
 
 
 def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:
@@ -51,40 +59,37 @@ def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:
         raise UserError(f"{folder} holds other files, which would be lost. Name a new folder.", setting=setting)
 
 
-def _load(folder: Path) -> tuple[Model, dict | None]:
-    """The model, and what is on record of its training: step, samples, seconds, losses, config, commit, hardware."""
+def _load(folder: Path) -> tuple[Model, dict]:
+    """The model, and what is on record of its training: steps, samples, hours, losses, settings, hardware, data."""
     checkpoint = newest_whole(folder)
     if checkpoint is None:
         if not (folder / "config.json").exists() or (folder / "checkpoints").exists():
             raise UserError(f"{folder} has no checkpoint to export; give a run of biflow train, or a model folder.")
-        record = folder / "evidence.json"
-        return load_model(folder), read_json(record) if record.exists() else None
+        return load_model(folder), dict(read_evidence(folder))
     model = load_model(folder)
     averaged = checkpoint.folder / "ema.safetensors"
     load_weights(model.weights, averaged if averaged.exists() else checkpoint.folder / "model.safetensors")
-    evidence: dict[str, Any] = {key: value for key, value in checkpoint.state.items() if key != "sha256"}
-    evidence["hours"] = round(evidence.pop("seconds") / 3600, 3)
-    evidence["hardware"] = hardware()
-    return model, evidence
+    evidence = {key: value for key, value in checkpoint.state.items() if key not in ("sha256", "seconds")}
+    return model, {**evidence, "hours": round(checkpoint.state["seconds"] / 3600, 3)}
 
 
-def _write_folder(settings: Export, out: Path, model: Model, evidence: dict | None, windows: Windows | None) -> None:
+def _write_folder(source: Path, out: Path, model: Model, evidence: dict, windows: Windows | None) -> None:
     weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
-    about = {"step": str(evidence["step"])} if evidence and "step" in evidence else None
-    own = settings.model / "first"
     with together(out) as new:  # of a folder that is there, other files stay
         write_json(new / "config.json", model.config)
-        write_tensors(new / WEIGHTS, weights, about)
+        write_tensors(new / WEIGHTS, weights, {"step": str(evidence["step"])} if "step" in evidence else None)
         if evidence:
-            write_json(new / "evidence.json", evidence)
+            write_json(new / EVIDENCE, evidence)
         if windows is not None:
             write_first(new / "first", windows, model.context)
-        elif own.is_dir():
-            shutil.copytree(own, new / "first")
+        elif (source / "first").is_dir():
+            shutil.copytree(source / "first", new / "first")
+        draw(load_model(new), new / PICTURE)
         if (out / "first").exists():
             shutil.rmtree(out / "first")  # of another model
         if not evidence:
-            (out / "evidence.json").unlink(missing_ok=True)  # of another model
+            (out / EVIDENCE).unlink(missing_ok=True)  # of another model
+    write_card(out)
 
 
 def _write_onnx(settings: Export, out: Path, model: Model) -> str:
@@ -95,14 +100,14 @@ def _write_onnx(settings: Export, out: Path, model: Model) -> str:
     return f"Exported {settings.model} as ONNX: {out}. From PyTorch differ {errors}."
 
 
-def _write_web(settings: Export, out: Path, model: Model) -> str:
+def _write_web(settings: Export, out: Path, source: Path, model: Model) -> str:
     from biflow.web.build import build
 
-    first = settings.first or settings.model / "first"
+    first = settings.first or source / "first"
     frames = torch.empty((0, 1, 3, *model.size), dtype=torch.uint8)
     if first.is_dir():
         frames = starts(first, model.size, past=model.context).frames
-    built = build(model, settings.model.resolve().name, frames, out)
+    built = build(model, source.resolve().name, frames, out)
     levels = f"frames differ from PyTorch's by {127.5 * built.error:.2g} grey levels"
     size = f"{built.bytes / 1e6:.1f} MB, {built.served / 1e6:.1f} MB compressed"
     return (

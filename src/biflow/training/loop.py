@@ -25,7 +25,7 @@ from biflow.data.windows import Past, Windows, is_prepared, window_order
 from biflow.engines.queries import each
 from biflow.errors import UserError
 from biflow.files import alone
-from biflow.machine import computes_in_bf16, keep_compiled
+from biflow.machine import computes_in_bf16, hardware, keep_compiled
 from biflow.networks import check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint, raw
@@ -125,7 +125,8 @@ class _Run:
         resumed: checkpoint.Resumed | None,
         data: dict,
     ) -> None:
-        self.config, self.out, self.accelerator, self.data = config, out, accelerator, data
+        self.config, self.out, self.accelerator = config, out, accelerator
+        self.data = {**data, "name": raw.name_of(windows.root)}
         parts = accelerator.num_processes * config.accumulate
         if config.batch % parts:
             raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
@@ -167,7 +168,7 @@ class _Run:
         self.history.update(step=step, seconds=seconds, losses=self.log.means, processes=processes)
         if self.accelerator.is_main_process:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-            record = {**self.history, "v_scale": self.v_scale, "data": self.data}
+            record = {**self.history, "v_scale": self.v_scale, "data": self.data, "hardware": hardware()}
             checkpoint.save(self.out, step, self.model, optimizer, self.ema, self.config, record)
         self.accelerator.wait_for_everyone()
 

@@ -56,6 +56,12 @@ def _read_record(path: Path) -> MadeFrom:
     return read_document(path, MadeFrom, "does not describe a source", f"Remove {path.parent} to prepare it anew.")
 
 
+def name_of(data: Path) -> str:
+    """What a prepared set is called: its folder, or what it was prepared from if that happened in the run's own."""
+    record = _read_record(data / RECORD) if (data / RECORD).exists() else {}
+    return Path(record["source"] if "source" in record else data.resolve()).name
+
+
 def _record(settings: Prepare) -> dict:
     """What a set is prepared from: the source, the settings, and a checksum of names, sizes and times of its files."""
     source, digest = settings.src, hashlib.sha256()

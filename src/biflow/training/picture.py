@@ -1,0 +1,39 @@
+"""The moving picture on a model's card: streams from its first frames, side by side."""
+
+import logging
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from biflow.animation import AnimationWriter
+from biflow.data.starts import starts
+from biflow.errors import UserError
+from biflow.model import Model
+from biflow.rollout import drain, stream
+from biflow.video import to_float
+
+log = logging.getLogger("biflow")
+STREAMS, SECONDS, FRAMES = 4, 3.0, 64  # at most
+SIDE = 128  # pixels, that frames are enlarged to in whole steps
+
+
+def draw(model: Model, path: Path) -> None:
+    """Write the picture of a model with first frames; without them, or if it cannot stream, the logger says why not."""
+    path.unlink(missing_ok=True)  # of another model
+    first = (model.folder or path.parent) / "first"
+    if not first.is_dir():
+        log.warning("The card has no moving picture, for %s has no first frames.", path.parent)
+        return
+    (height, width), fps = model.size, model.fps or 25.0
+    try:
+        begin = to_float(starts(first, model.size, past=model.context).frames[:STREAMS]).to(model.device)
+        side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
+        with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
+            frames = islice(drain(stream(model, begin)), total := min(FRAMES, max(2, round(SECONDS * fps))))
+            for frame in tqdm(frames, "moving picture", total, unit="frame"):
+                picture.write(torch.cat(list(F.pad(frame.pixels, (0, 1), value=255)), dim=2)[:, :, :-1])
+    except UserError as error:
+        log.warning("The card has no moving picture: %s", error)
