@@ -150,7 +150,7 @@ def test_a_file_that_is_something_else_is_named(words, file, content, folder, ca
 
 def test_a_model_that_cannot_be_served_ends_the_server_with_its_sentence(folder):
     edited(folder / "model" / "config.json", "fps", value=-1)
-    command = [sys.executable, "-m", "biflow.cli", "serve", "model", "--port", "0"]  # a process: it has signals of its own
+    command = [sys.executable, "-m", "biflow.cli", "serve", "model", "--port", "0"]  # it has signals of its own
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "fps must be a number of at least 1e-06, not -1" in ended.stderr.splitlines()[-1]
