@@ -4,6 +4,7 @@ What is known comes from the files of the folder: `config.json`, the weights, `e
 the newest checkpoint of a run, and evaluations of exactly these weights.
 """
 
+import contextlib
 import re
 from dataclasses import asdict
 from math import prod
@@ -29,12 +30,15 @@ NO_LICENCE = "Unknown: none was named when the model was exported. Ask its autho
 Rows = dict[str, str]
 
 
-def write_card(folder: Path) -> None:
-    """Write README.md of a model folder, unless somebody has made it theirs. Raises UserError."""
+def write_card(folder: Path, state: dict | None = None) -> None:
+    """Write README.md of a model folder, unless somebody has made it theirs. Raises UserError.
+
+    `state` is that of a run whose weights were just written.
+    """
     path = folder / CARD
     if path.exists() and MARK not in path.read_text("utf-8", errors="replace"):
         return
-    known = _record(folder)
+    known = _record(folder) if state is None else _of_run(folder, state)
     description = read_description(folder / "config.json")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = environment.from_string((Path(__file__).parent / "card.md").read_text("utf-8"))
@@ -100,18 +104,19 @@ def _record(folder: Path) -> dict[str, Any]:
     """What was written down when the model was trained: evidence.json, or the state of a run's newest checkpoint."""
     if (folder / EVIDENCE).exists():
         return read_json(folder / EVIDENCE)
-    states = sorted((folder / "checkpoints").glob("step_*/state.json"), key=lambda path: path.parent.name)
-    if not states:
-        return {}
-    state = read_json(states[-1])
-    state["hours"] = state.pop("seconds", 0.0) / 3600
-    found = {}
+    for path in sorted((folder / "checkpoints").glob("step_*/state.json"), reverse=True):
+        with contextlib.suppress(UserError):  # a damaged checkpoint, which the next training replaces
+            return _of_run(folder, read_json(path))
+    return {}
+
+
+def _of_run(folder: Path, state: dict) -> dict[str, Any]:
+    """What is known of a run with this state, with an evaluation in its folder of the weights that it has."""
+    known = {**state, "hours": state.get("seconds", 0.0) / 3600}
     for path in sorted(folder.glob("*/metrics.json")):
-        try:
-            found = {"results": results_of(path.parent, weights_file(folder))}
-        except UserError:
-            continue  # of weights that the run has left behind
-    return state | found
+        with contextlib.suppress(UserError):  # of weights that the run has left behind
+            known["results"] = results_of(path.parent, weights_file(folder))
+    return known
 
 
 def _notices(folder: Path) -> str:

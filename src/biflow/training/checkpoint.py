@@ -48,7 +48,7 @@ KEEP = 2  # checkpoints; the older one is for the case that the newer one is dam
 STATE, LOCK = "state.json", ".lock"
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
-FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
+FREE_TO_CHANGE = {"steps", "log_every", "logger", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
 FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames"}
 
 
@@ -106,7 +106,7 @@ def publish(out: Path, model: Model, ema: Average | None, state: dict) -> None:
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
     save_model(out, model, averaged, {"step": str(state["step"]), "commit": state["commit"]})
-    write_card(out)
+    write_card(out, state)
 
 
 def latest(out: Path) -> Path | None:
