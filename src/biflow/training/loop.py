@@ -148,10 +148,8 @@ class _Run:
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
         flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
         peak = peak and peak * accelerator.num_processes
-        self.log = TrainingLog(
         rates = {"flops": flops, "peak": peak, "active": main}
         self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
-        )
         self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
