@@ -4,7 +4,9 @@ What is known comes from the files of the folder: `config.json`, the weights, `e
 the newest checkpoint of a run, and evaluations of exactly these weights.
 """
 
+import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -31,12 +33,15 @@ NO_LICENCE = "Unknown: none was named when the model was exported. Ask its autho
 Rows = dict[str, str]
 
 
-def write_card(folder: Path) -> None:
-    """Write README.md of a model folder, unless somebody has made it theirs. Raises UserError."""
+def write_card(folder: Path, state: Mapping[str, Any] | None = None) -> None:
+    """Write README.md of a model folder, unless somebody has made it theirs. Raises UserError.
+
+    `state` is that of a run whose weights were just written.
+    """
     path = folder / CARD
     if path.exists() and MARK not in path.read_text("utf-8", errors="replace"):
         return
-    known = _record(folder)
+    known = _record(folder) if state is None else _of_run(folder, state)
     description = read_description(folder / "config.json")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = environment.from_string((Path(__file__).parent / "card.md").read_text("utf-8"))
@@ -111,18 +116,19 @@ def _record(folder: Path) -> dict[str, Any]:
     """What was written down when the model was trained: evidence.json, or the state of a run's newest checkpoint."""
     if (folder / EVIDENCE).exists():
         return dict(read_evidence(folder))
-    states = sorted((folder / "checkpoints").glob("step_*/state.json"), key=lambda path: path.parent.name)
-    if not states:
-        return {}
-    state: dict[str, Any] = dict(read_document(states[-1], State, "is not the state of a run", "Resume the run."))
-    state["hours"] = state.pop("seconds") / 3600
-    found = {}
+    for path in sorted((folder / "checkpoints").glob("step_*/state.json"), reverse=True):
+        with contextlib.suppress(UserError):  # a damaged checkpoint, which the next training replaces
+            return _of_run(folder, read_document(path, State, "is not the state of a run", ""))
+    return {}
+
+
+def _of_run(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run with this state, with an evaluation in its folder of the weights that it has."""
+    known: dict[str, Any] = {**state, "hours": state["seconds"] / 3600}
     for path in sorted(folder.glob("*/metrics.json")):
-        try:
-            found = {"results": results_of(path.parent, weights_file(folder))}
-        except UserError:
-            continue  # of weights that the run has left behind
-    return state | found
+        with contextlib.suppress(UserError):  # of weights that the run has left behind
+            known["results"] = results_of(path.parent, weights_file(folder))
+    return known
 
 
 def _notices(folder: Path) -> str:
@@ -158,11 +164,12 @@ def _of_model(folder: Path, description: ModelFile) -> Rows:
     method, actions = methods.get(description.get("method", "biflow")), description.get("actions")
     shape = description.get("network") or {}
     rows = {"method": method.title, "frames": "{1}x{0}".format(*description.get("size", (64, 64)))}
-    rows["rate"] = f"{description['fps']:g} frames per second" if description.get("fps") else "unknown"
+    fps, context = description.get("fps"), description.get("context")
+    rows["rate"] = f"{fps:g} frames per second" if fps else "unknown"
     if method.takes_eps:
         rows["noise level"] = f"{description.get('eps', 0.1):g}"
-    if description.get("context"):
-        rows["past frames"] = str(description["context"])
+    if context:
+        rows["past frames"] = str(context)
     if actions:
         rows["actions"] = ", ".join([*actions["columns"]])
     weights = weights_file(folder)

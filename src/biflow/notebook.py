@@ -35,10 +35,6 @@ def show(
 
     Raises:
         UserError: outside a notebook, where IPython is missing, or a frame that cannot be solved.
-
-    Examples:
-        >>> from biflow.notebook import show
-        >>> show(biflow.stream(model, first), fps=model.fps or 25)  # doctest: +SKIP
     """
     try:
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
@@ -77,7 +73,7 @@ def _picture(pixels: Tensor, scale: int) -> str:
         return _image(file.read(), "png")
 
 
-def _animation(frames: list[Tensor], fps: float, scale: int) -> str:
+def _animation(frames: list[Tensor], fps: float | int, scale: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path, (height, width) = Path(folder) / "stream.webp", frames[0].shape[1:]
         with AnimationWriter(path, fps, (height, width), scale=scale) as animation:

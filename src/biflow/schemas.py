@@ -199,6 +199,12 @@ class Evidence(TypedDict, total=False):
     results: Results
 
 
+class BoardRun(TypedDict):
+    """`wandb.json` of a run: its name at Weights & Biases."""
+
+    id: Name
+
+
 class LogLine(TypedDict):
     """A line of `log.jsonl`."""
 

@@ -110,6 +110,8 @@ def refusal(error: cyclopts.CycloptsError, commands: Iterable[str]) -> str:
         option = (error.token.keyword or error.token.value).partition("=")[0]
         known = [name for one in error.argument_collection if one.parse and not one.children for name in one.names]
         options = [name for name in known if name.startswith("--")]
+        if len(option) == 2:  # -f is short for something that begins with it
+            options = [name for name in options if name[2] == option[1]] or options
         return f"There is no option {option}. The nearest is {nearest(option.replace('_', '-'), options)}. {see}"
     if isinstance(error, cyclopts.CoercionError) and error.token and error.token.keyword:  # of a switch: --png=maybe
         return f"{error.token.keyword} must be {TYPES['bool']}, not {error.token.value!r}."

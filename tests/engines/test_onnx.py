@@ -8,10 +8,10 @@ from torch import nn
 
 from biflow import engines
 from biflow.config import Solver
+from biflow.documents import read_json
 from biflow.engines import onnx, with_engine
 from biflow.engines.onnx import write_folder, write_network
 from biflow.errors import UserError
-from biflow.documents import read_json
 from biflow.methods import BIFLOW, CONDIFF, FLOW
 from biflow.model import Model
 from biflow.paths import Fields, Query, present

@@ -1,4 +1,7 @@
+import importlib.machinery
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from biflow.model import Model
 from biflow.networks import VideoUNet
 from biflow.paths import Query
 from biflow.training.log import TrainingLog, training_flops
+from tests.command_line import refused
 
 SMALL = NetworkConfig(channels=(32,), attention=(), patch=2)
 
@@ -96,3 +100,41 @@ def test_the_log_takes_in_a_batch_in_parts(tmp_path):
     line = json.loads((tmp_path / "log.jsonl").read_text())
     assert line["v"] == 2
     assert (line["v_against_t"][2], line["v_against_t"][7]) == (1, 3)
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in for the package, which keeps what it is given."""
+    module = types.ModuleType("wandb")
+    module.begun, module.logged = [], []
+    run = types.SimpleNamespace(log=lambda scalars, step: module.logged.append((step, scalars)))
+    module.init = lambda **settings: module.begun.append(settings) or run
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_the_log_goes_to_weights_and_biases_and_a_resumed_run_to_the_same_one(tmp_path, wandb):
+    for step in (0, 10):
+        log = TrainingLog(tmp_path / "mine", step, 4, active=True, logger="wandb") if step else _first(tmp_path)
+        log.add(Loss({"v": torch.ones(4)}, {"t": torch.tensor([0.05, 0.15, 0.15, 1.0])}))
+        log.write(step + 10, 1e-3, 1.0, 40)
+    first, second = wandb.begun
+    assert (first["project"], first["name"], first["resume"]) == ("biflow", "mine", "allow")
+    assert first["id"] == second["id"]
+    assert [step for step, _ in wandb.logged] == [10, 20]
+    scalars = wandb.logged[0][1]
+    assert (scalars["v"], scalars["lr"], scalars["v_against_t/0.0"]) == (1.0, 1e-3, 1.0)
+    assert not {"step", "v_against_t/0.5"} & scalars.keys()  # no sample had such a t
+
+
+def _first(tmp_path):
+    (tmp_path / "mine").mkdir()
+    return TrainingLog(tmp_path / "mine", 0, 4, active=True, logger="wandb")
+
+
+def test_a_run_that_asks_for_it_without_the_package_is_refused_before_anything_is_written(prepared, tmp_path, capsys):
+    words = ("train", "--data", prepared, "--out", tmp_path / "run", "--logger", "wandb", "--processes", 1)
+    sentence = "--logger: Weights & Biases is not installed: pip install wandb"
+    assert refused(*words, "--network.channels", "[32]", "--network.attention", "[]", capsys=capsys) == sentence
+    assert not (tmp_path / "run").exists()

@@ -99,6 +99,8 @@ class TrainConfig:
         compile: Compile the network with torch.compile. The first step then takes minutes.
         seed: Seed of the initial weights, the order of the samples and the noise.
         log_every: Steps between lines of the log.
+        logger: Where the log goes besides log.jsonl: TensorBoard, or Weights & Biases (wandb, which has to be installed
+            and knows the modes WANDB_MODE=online, offline and disabled).
         save_every: Steps between checkpoints.
         preview_every: Steps between previews; 0 for none. The first ones come earlier: after 50, 100, 200, 400 … steps.
         eps: Noise level of the previews, and the model's default for streaming, for methods that take one.
@@ -128,6 +130,7 @@ class TrainConfig:
     compile: bool = False
     seed: int = 0
     log_every: int = 50
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
     save_every: int = 1000
     preview_every: int = 5000
     eps: float = 0.1

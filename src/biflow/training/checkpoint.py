@@ -54,7 +54,7 @@ STATE = "state.json"
 NAME = re.compile(r"step_[0-9]{1,15}")
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
-FREE_TO_CHANGE = {"steps", "log_every", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
+FREE_TO_CHANGE = {"steps", "log_every", "logger", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
 FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames"}
 
 
@@ -86,7 +86,7 @@ def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, An
     names = [name for name, _ in model.weights.named_parameters()]
     averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
     save_model(out, model, averaged, {"step": str(state["step"]), "commit": state["commit"]})
-    write_card(out)
+    write_card(out, state)
 
 
 def latest(out: Path) -> Path | None:

@@ -1,10 +1,12 @@
-"""The log of a training run, log.jsonl and TensorBoard, and the arithmetic that it reaches."""
+"""The log of a training run, log.jsonl and TensorBoard or Weights & Biases, and the arithmetic that it reaches."""
 
 import json
 import logging
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -12,24 +14,25 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from biflow.documents import checked, read_bytes
+from biflow.documents import checked, read_bytes, read_document
 from biflow.engines.queries import example
-from biflow.errors import os_error
-from biflow.files import write_text
+from biflow.errors import UserError, os_error
+from biflow.files import write_json, write_text
 from biflow.methods import Loss
 from biflow.model import Model
-from biflow.schemas import LogLine
+from biflow.schemas import BoardRun, LogLine
 
 log = logging.getLogger("biflow")
 
 MOST = 1 << 30  # bytes of a log: a million lines
+Board = Callable[[dict[str, float], int], object]  # takes numbers by name, and the step
 BINS = 10  # of the losses against t and alpha
 # Dense bf16 in FLOP/s, from the makers' data sheets; the SXM form where there are several.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "RTX 4090": 165e12}
 
 
 class TrainingLog:
-    """Means between two lines of the log, in `log.jsonl` and TensorBoard; losses also against t and alpha.
+    """Means between two lines of the log, in `log.jsonl` and a `logger`; losses also against t and alpha.
 
     `flops` is what a sample takes. Each line holds the rate that this makes (`tflops`), and its share of the hardware's
     `peak` where that is known (`mfu`, model-FLOPs utilisation).
@@ -40,33 +43,43 @@ class TrainingLog:
     """
 
     def __init__(
-        self, out: Path, step: int, batch: int, *, flops: int = 0, peak: float | None = None, active: bool
+        self,
+        out: Path,
+        step: int,
+        batch: int,
+        *,
+        flops: int = 0,
+        peak: float | None = None,
+        active: bool,
+        logger: str = "tensorboard",
     ) -> None:
         self._step, self._batch, self._flops, self._peak = step, batch, flops, peak
         self.means: dict[str, float] = {}
-        self._active, self._file, self._board = active, out / "log.jsonl", None
+        self._active, self._file = active, out / "log.jsonl"
+        self._board: Board | None = None
         self._reset()
         if not active:
             return
         _trim(self._file, step)
+        self._name = {"tensorboard": "TensorBoard"}.get(logger, logger)
         with self._optional():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+            self._board = _wandb(out) if logger == "wandb" else _tensorboard(out, step)
 
     @contextmanager
     def _optional(self) -> Iterator[None]:
-        """What fails in the body, of whatever kind, costs the TensorBoard log and a line, not the run."""
+        """What fails in the body, of whatever kind, costs the log of the logger and a line, not the run."""
         try:
             yield
         except KeyboardInterrupt:
             raise
         except ModuleNotFoundError as error:
             self._board = None
-            tqdm.write(f"No TensorBoard log, for {error.name} is not installed: pip install tensorboard for one.")
+            missing = f"{error.name} is not installed: pip install {self._name.lower()} for one."
+            tqdm.write(f"No {self._name} log, for {missing}")
         except BaseException as error:  # packages that are broken also raise SystemExit and worse
             self._board = None
-            log.warning("No TensorBoard log from here on: %s: %s.", type(error).__name__, str(error).rstrip("."))
+            what = (self._name, type(error).__name__, str(error).rstrip("."))
+            log.warning("No %s log from here on: %s: %s.", *what)
 
     def _reset(self) -> None:
         self._losses: list[Loss] = []
@@ -106,11 +119,47 @@ class TrainingLog:
         return {name: f"{value:.4f}" for name, value in self.means.items()} | {"samples/s": f"{rate:.1f}"}
 
     def _draw(self, line: dict, step: int) -> None:
+        scalars = {}
         for name, value in line.items():
             bins = {f"{name}/{i / BINS:.1f}": v for i, v in enumerate(value)} if isinstance(value, list) else {}
             for tag, number in (bins or {name: value}).items():
-                if self._board and tag != "step" and number is not None:
-                    self._board.add_scalar(tag, number, step)
+                if tag != "step" and number is not None:
+                    scalars[tag] = number
+        if self._board:
+            self._board(scalars, step)
+
+
+def check_logger(name: str) -> None:
+    """Raise UserError for Weights & Biases where it is not installed. TensorBoard, the default, may be missing."""
+    if name == "wandb" and find_spec("wandb") is None:
+        raise UserError("Weights & Biases is not installed: pip install wandb", setting="logger")
+
+
+def _tensorboard(out: Path, step: int) -> Board:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def add(scalars: dict[str, float], step: int) -> None:
+        for tag, number in scalars.items():
+            writer.add_scalar(tag, number, step)
+
+    return add
+
+
+def _wandb(out: Path) -> Board:
+    """A run of Weights & Biases of the name of the folder. It is the same one when the run is resumed."""
+    import wandb  # pyright: ignore[reportMissingImports]
+
+    path = out / "wandb.json"
+    kept = path.exists() and read_document(
+        path, BoardRun, "names no run of W&B", "Remove it to begin another run there."
+    )
+    run = kept["id"] if kept else secrets.token_hex(8)
+    # Steps that a killed run logs again are left out by wandb; those of log.jsonl are what counts.
+    started = wandb.init(project="biflow", name=out.resolve().name, dir=str(out), id=run, resume="allow")
+    write_json(path, {"id": run})
+    return lambda scalars, step: started.log(scalars, step=step)
 
 
 def _trim(file: Path, step: int) -> None:

@@ -34,7 +34,7 @@ from biflow.training.begin import new_model, rms_change
 from biflow.training.conditions import conditions, frames_before
 from biflow.training.fingerprint import admitted
 from biflow.training.first import write_first
-from biflow.training.log import TrainingLog, peak_flops, training_flops
+from biflow.training.log import TrainingLog, check_logger, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.overview import overview
 from biflow.training.preview import is_due, preview
@@ -70,6 +70,7 @@ def train(
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the first process prepares data
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
     main, prepared = accelerator.is_main_process, is_prepared(data)
+    check_logger(config.logger)
     if network is None:  # before anything is written
         check_size(config.network, *(Windows(data).size if prepared else (size, size)))
     with alone(out) if main else nullcontext():
@@ -148,7 +149,8 @@ class _Run:
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
         flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
         peak = peak and peak * accelerator.num_processes
-        self.log = TrainingLog(out, self.history["step"], config.batch, flops=flops, peak=peak, active=main)
+        rates = {"flops": flops, "peak": peak, "active": main}
+        self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
         self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
