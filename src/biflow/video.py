@@ -26,7 +26,7 @@ from biflow.files import os_error, reading, replacing
 from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular, length
 
 log = logging.getLogger("biflow")
-Bytes = io.BufferedReader | io.BytesIO
+Bytes = io.BufferedReader | io.BufferedRandom | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 # Pillow's names of their formats. It would also run Ghostscript for a PostScript file that is called x.png.

@@ -28,7 +28,7 @@ FINDINGS = Path("fuzz-findings")
 
 
 class Cases:
-    """Runs cases of a reader and counts them. `report` is the file that tells the parent process, also after a crash."""
+    """Runs cases of a reader and counts them, in the file `report`, which is there after a crash too."""
 
     def __init__(self, reader: str, report: Path):
         self.harness = importlib.import_module(f"tests.fuzz.{reader}")

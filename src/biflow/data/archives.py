@@ -98,6 +98,8 @@ class Archive:
             raise UserError(f"{self.name} is encrypted. Unpack it first.")
         if sum(entry.compress_size for entry in entries) > self.size:
             raise UserError(f"{self.name} is damaged: files in it overlap. Fetch it again.")
+        if not _counted(archive.fp, len(entries)):
+            raise UserError(f"{self.name} is damaged: files are missing from its list. Fetch it again.")
         for entry in entries:
             name = entry.filename.replace("\\", "/")  # as some programs for Windows write it
             if not name.endswith("/") or entry.file_size:
@@ -196,6 +198,14 @@ class Archive:
         for handle in self._handles or ():
             handle.close()
         self._handles = None
+
+
+def _counted(file: Any, entries: int) -> bool:
+    """Whether a zip has as many entries as its end says. A flipped bit in the length of one may hide those behind it."""
+    file.seek(-min(length(file), 22 + 65535), io.SEEK_END)
+    _, found, end = file.read().rpartition(b"PK\5\6")
+    count = int.from_bytes(end[6:8], "little")
+    return not found or count in (entries % 65536, 65535)  # 65535: another record has the number
 
 
 class _Metered:
