@@ -201,7 +201,7 @@ class Archive:
 
 
 def _counted(file: Any, entries: int) -> bool:
-    """Whether a zip has as many entries as its end says. A flipped bit in the length of one may hide those behind it."""
+    """Whether a zip has as many entries as its end says: a damaged length of one may hide those behind it."""
     file.seek(-min(length(file), 22 + 65535), io.SEEK_END)
     _, found, end = file.read().rpartition(b"PK\5\6")
     count = int.from_bytes(end[6:8], "little")
