@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint presets bench
+.PHONY: setup demo test lint fuzz presets bench
 
 setup: .venv/.ready
 
@@ -23,6 +23,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Damaged files for every reader, for 10 minutes. What was not refused in a sentence lies in fuzz-findings/.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run
 
 # Render the dataset and train the preset, on whatever device there is; resumes what was interrupted.
 presets: setup

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.fuzz.reading import changed, read
 from tests.fuzz.run import READERS
 
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -41,6 +41,7 @@ with contextlib.suppress(ImportError):  # from Python 3.14 on
     TAR_SUFFIXES += (".tar.zst", ".tzst")
     COMPRESSIONS[b"\x28\xb5\x2f\xfd"] = zstd.ZstdFile
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+METHODS = {9: "Deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA", 93: "Zstandard"}
 OPEN = 2 * DEPTH  # archives of a source that are open at the same time
 DICTIONARY = 256 << 20  # bytes that an xz file may need in memory; the highest setting needs 65 MiB
 
@@ -133,7 +134,7 @@ class Archive:
             with self._unpacking(name):
                 methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if isinstance(entry, zipfile.ZipInfo) and entry.compress_type not in methods:
-                    method = zipfile.compressor_names.get(entry.compress_type, entry.compress_type)
+                    method = METHODS.get(entry.compress_type, f"method {entry.compress_type}")
                     raise UserError(f"{self.name}/{name} is compressed by {method}, not by deflate. Unpack it first.")
                 if isinstance(entry, zipfile.ZipInfo):
                     self.head(entry).close()  # compares the two headers that it has
@@ -183,7 +184,7 @@ class Archive:
                 self.shared.opened.pop(0)._close()
             try:
                 self.size = length(file)
-                stream = _unpacked(file) if self.is_tar else file
+                stream: Any = _unpacked(file) if self.is_tar else file
                 archive = tarfile.open(fileobj=stream, mode="r:") if self.is_tar else zipfile.ZipFile(file)  # noqa: SIM115
             except BaseException as error:
                 file.close()
