@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint docs presets bench
+.PHONY: setup demo test lint docs fuzz presets bench
 
 setup: .venv/.ready
 
@@ -28,6 +28,11 @@ lint: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "site/index.html"
+
+# Damaged files for every reader, for 10 minutes. What was not refused in a sentence lies in fuzz-findings/.
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run
 
 # Render the dataset and train the preset, on whatever device there is; resumes what was interrupted.
 presets: setup

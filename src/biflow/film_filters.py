@@ -38,10 +38,10 @@ class Filters:
         self.graph: Graph | None = None
         self.kind: tuple = ()
         self.interlaced = False
-        name = _ALPHA_DECODERS.get(stream.codec_context.name)
+        other = _ALPHA_DECODERS.get(stream.codec_context.name)
         self.decoder: Any = None
-        if name and stream.metadata.get("alpha_mode") == "1":
-            self.decoder = av.CodecContext.create(name, "r")
+        if other and stream.metadata.get("alpha_mode") == "1":
+            self.decoder = av.CodecContext.create(other, "r")
             self.decoder.extradata = stream.codec_context.extradata
 
     def decode(self, packet: Any) -> list:

@@ -42,7 +42,7 @@ _STILLS = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of covers that are no
 _NTSC = (24000 / 1001, 30000 / 1001, 60000 / 1001)
 _LARGE = 3840 * 2160  # pixels of a frame
 _PROBED = 100  # time stamps that tell the rate
-_BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
+BREAK = 60.0  # seconds without a frame that are left out: the clock was set, or the recorder was off
 
 
 @dataclass
@@ -203,13 +203,13 @@ def _frames(
                         continue  # before the beginning, as after a cut without encoding anew
                     usual = times[-1] + interval if times else 0.0
                     start = usual if start is None else start - shift
-                    if times and not -1 < start - usual < _BREAK:
+                    if times and not -1 < start - usual < BREAK:
                         shift, start = shift + start - usual, usual
                         filters.note("taken without breaks in its time stamps")
                     start = usual if times and start <= times[-1] else start
                     times.append(start)
                     lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-                    end = start + (lasting if interval / 2 < lasting < _BREAK else interval)
+                    end = start + (lasting if interval / 2 < lasting < BREAK else interval)
                     yield from map(_pixels, filters.push(frame))
             yield from map(_pixels, filters.flush())
     except av.ArgumentError as error:  # what decoders say to frames beyond max_pixels

@@ -32,6 +32,7 @@ CLIPS = 100_000  # in one file
 # A clip may have so many frames and pixels, and so many more for each byte of its file. A black film in 8K stays below.
 FRAMES, FRAMES_PER_BYTE = 10_000, 1
 ALL_PIXELS, PIXELS_PER_BYTE = 5_000_000_000, 250_000
+KEPT, KEPT_PER_BYTE = 100_000, 10  # frames at the rate of the set; a screen recording may hold one for a minute
 REPEATS = 4  # times that a tensor may use each value of its file, as a grey film that was expanded to RGBA does
 
 ENTRIES = 1_000_000  # of an archive
@@ -105,6 +106,7 @@ class Allowance:
 
     def __init__(self, name: str, size: int):
         self.name, self.size = name, size
+        self.kept = KEPT + KEPT_PER_BYTE * size
         self.frames, self.pixels = FRAMES + FRAMES_PER_BYTE * size, ALL_PIXELS + PIXELS_PER_BYTE * size
 
     def take(self, height: int, width: int, frames: int = 1) -> None:
@@ -113,6 +115,12 @@ class Allowance:
         self.pixels -= frames * height * width
         if self.frames < 0 or self.pixels < 0:
             raise UserError(f"{self.name} holds far more frames than its {self.size:,} bytes can. It is left out.")
+
+    def keep(self) -> None:
+        """Count a frame that is written, perhaps again. Raises UserError beyond what is allowed."""
+        self.kept -= 1
+        if self.kept < 0:
+            raise UserError(f"{self.name} has time stamps that would repeat its frames far too often. It is left out.")
 
 
 def check_pixels(name: str, width: int, height: int, size: int | None = None) -> None:

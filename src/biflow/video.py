@@ -27,7 +27,7 @@ from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular, len
 from biflow.pictures import to_rgb
 
 log = logging.getLogger("biflow")
-Bytes = io.BufferedReader | io.BytesIO
+Bytes = io.BufferedReader | io.BufferedRandom | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 # Pillow's names of their formats. It would also run Ghostscript for a PostScript file that is called x.png.
@@ -98,7 +98,7 @@ def open_image(file: Bytes | Path, name: str) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise UserError(f"{name} has far more than {PIXELS:,} pixels. Make it smaller.") from error
     check_pixels(name, *image.size, file.stat().st_size if isinstance(file, Path) else length(file))
-    if image.info.get("progressive") and _count(image.fp, b"\xff\xda") > SCANS:
+    if image.info.get("progressive") and image.fp and _count(image.fp, b"\xff\xda") > SCANS:
         raise UserError(f"{name} has more than {SCANS} scans, which takes too long. Save it again.")
     if image.mode in ("I", "F"):
         raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")

@@ -15,7 +15,7 @@ FILES = {
     "ride.npy": npy(clip(2)),
     "test.txt": b"ride.npy\n",
     "walk.csv": b"turn\n1\n2\n",
-    "ride.json": b"[1,2]",
+    "ride.json": b'{"columns": ["turn"], "actions": [1, 2]}',
 }
 
 

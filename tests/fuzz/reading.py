@@ -1,7 +1,7 @@
 """What the harnesses of the readers share: reading as `biflow prepare` does, and changing files."""
 
-import io
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,24 +18,25 @@ SETTINGS = Prepare(Path(FOLDER.name, "src"), Path(FOLDER.name, "dst"), size=8)
 BOUNDS = [0, 1, 2, 127, 128, 255, 256, 8900, 32767, 32768, 65535, 65536, 10**6, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1]
 
 
-def read(files: dict[str, bytes]) -> list[list[int]]:
-    """Prepare a source that consists of these files, and return the lengths of clips that were read, and of those skipped.
+def read(files: dict[str, bytes]) -> tuple[list[int], int]:
+    """Prepare a source of these files. Return the numbers of frames of the clips, and how many were skipped.
 
     Whatever is raised but UserError is a fault.
     """
-    SETTINGS.src.mkdir(exist_ok=True)
+    shutil.rmtree(SETTINGS.src, ignore_errors=True)
+    SETTINGS.src.mkdir()
     for name, data in files.items():
         (SETTINGS.src / name).write_bytes(data)
     try:
         items = find_clips(SETTINGS.src)
         fps = _usual_rate(items)
-        with tqdm(disable=True) as bar:
-            writer = Writer(io.BytesIO(), (8, 8), SETTINGS, fps, bar)
+        with tqdm(disable=True) as bar, Path(FOLDER.name, "frames").open("w+b") as file:
+            writer = Writer(file, (8, 8), SETTINGS, fps, bar)
             for item in items:
                 writer.add(item)
-        return [[clip["frames"] for clip in writer.clips], [0 for _ in writer.skipped]]
+        return [clip["frames"] for clip in writer.clips], len(writer.skipped)
     except UserError:
-        return [[], [0]]
+        return [], 1
 
 
 def changed(data: bytes, other: bytes, source: random.Random) -> bytes:

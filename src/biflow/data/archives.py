@@ -41,6 +41,7 @@ with contextlib.suppress(ImportError):  # from Python 3.14 on
     TAR_SUFFIXES += (".tar.zst", ".tzst")
     COMPRESSIONS[b"\x28\xb5\x2f\xfd"] = zstd.ZstdFile
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
+METHODS = {9: "Deflate64", zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA", 93: "Zstandard"}
 OPEN = 2 * DEPTH  # archives of a source that are open at the same time
 DICTIONARY = 256 << 20  # bytes that an xz file may need in memory; the highest setting needs 65 MiB
 
@@ -98,6 +99,8 @@ class Archive:
             raise UserError(f"{self.name} is encrypted. Unpack it first.")
         if sum(entry.compress_size for entry in entries) > self.size:
             raise UserError(f"{self.name} is damaged: files in it overlap. Fetch it again.")
+        if not _counted(archive.fp, len(entries)):
+            raise UserError(f"{self.name} is damaged: files are missing from its list. Fetch it again.")
         for entry in entries:
             name = entry.filename.replace("\\", "/")  # as some programs for Windows write it
             if not name.endswith("/") or entry.file_size:
@@ -131,7 +134,7 @@ class Archive:
             with self._unpacking(name):
                 methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if isinstance(entry, zipfile.ZipInfo) and entry.compress_type not in methods:
-                    method = zipfile.compressor_names.get(entry.compress_type, entry.compress_type)
+                    method = METHODS.get(entry.compress_type, f"method {entry.compress_type}")
                     raise UserError(f"{self.name}/{name} is compressed by {method}, not by deflate. Unpack it first.")
                 if isinstance(entry, zipfile.ZipInfo):
                     self.head(entry).close()  # compares the two headers that it has
@@ -181,7 +184,7 @@ class Archive:
                 self.shared.opened.pop(0)._close()
             try:
                 self.size = length(file)
-                stream = _unpacked(file) if self.is_tar else file
+                stream: Any = _unpacked(file) if self.is_tar else file
                 archive = tarfile.open(fileobj=stream, mode="r:") if self.is_tar else zipfile.ZipFile(file)  # noqa: SIM115
             except BaseException as error:
                 file.close()
@@ -196,6 +199,14 @@ class Archive:
         for handle in self._handles or ():
             handle.close()
         self._handles = None
+
+
+def _counted(file: Any, entries: int) -> bool:
+    """Whether a zip has as many entries as its end says: a damaged length of one may hide those behind it."""
+    file.seek(-min(length(file), 22 + 65535), io.SEEK_END)
+    _, found, end = file.read().rpartition(b"PK\5\6")
+    count = int.from_bytes(end[6:8], "little")
+    return not found or count in (entries % 65536, 65535)  # 65535: another record has the number
 
 
 class _Metered:

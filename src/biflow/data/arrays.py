@@ -14,7 +14,7 @@ import math
 import pickle
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,7 @@ def _clips(file: File) -> tuple[dict[str, Array], Any]:
     """The arrays of single clips by part of the file ("" if it holds one), and its actions. Raises UserError."""
     try:
         numpy = file.path.suffix.lower() in (".npy", ".npz")
-        loaded = load_numpy(file.open, file.name) if numpy else _load_torch(file)
+        loaded: Any = load_numpy(file.open, file.name) if numpy else _load_torch(file)
         if isinstance(loaded, list | tuple):
             loaded = dict(enumerate(loaded))
         parts = loaded.items() if hasattr(loaded, "items") else [("", loaded)]
@@ -95,7 +95,7 @@ def _nested(array: Array) -> bool:
     return isinstance(array, Tensor) and array.is_nested
 
 
-def _check_amount(films: dict[str, Array], file: File) -> None:
+def _check_amount(films: Mapping[str, Array], file: File) -> None:
     """Raises UserError for arrays that claim far more than a file holds. NumPy's were checked as they were read."""
     count = sum(len(array) if array.ndim == 5 else 1 for array in films.values() if math.prod(array.shape))
     if count > CLIPS:

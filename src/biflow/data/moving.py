@@ -10,7 +10,7 @@ from PIL import Image
 
 from biflow import video
 from biflow.files import reading
-from biflow.films import Frames, Video, usual_interval
+from biflow.films import BREAK, Frames, Video, usual_interval
 
 MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if "AVIF" in video.FORMATS else set())
 HEAD = 4096  # bytes
@@ -76,8 +76,9 @@ def read_moving(open_file: Callable[[], Any], name: str, conversions: Counter) -
 
 
 def _duration(image: Image.Image) -> float:
-    """The seconds for which a picture is shown; 0 if it does not say."""
-    return float(image.info.get("duration", 0)) / 1000
+    """The seconds for which a picture is shown; 0 if it does not say, or says that it is a break of a film."""
+    seconds = float(image.info.get("duration", 0)) / 1000
+    return seconds if 0 < seconds < BREAK else 0.0
 
 
 def _pictures(open_file: Callable[[], Any], name: str) -> Iterator[Image.Image]:

@@ -98,11 +98,15 @@ class Writer:
                 yield frame
 
         def small() -> Iterator[torch.Tensor]:
+            last, resized = -1, torch.empty(0)
             for count, (index, frame) in enumerate(at_rate(read(), video.times, own, self.fps)):
                 shape[:] = shape or frame.shape[-2:]
                 if count % stride == 0:
                     kept.append(index)
-                    yield resize(frame[None], self.shape, crop=self.settings.crop)
+                    allowance.keep()
+                    if index != last:
+                        last, resized = index, resize(frame[None], self.shape, crop=self.settings.crop)
+                    yield resized
 
         frames = small()
         with contextlib.closing(video.frames):  # its file, after a failure too
