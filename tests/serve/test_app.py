@@ -40,10 +40,14 @@ def test_hello_then_frames_that_differ(server):
         assert "/tmp" not in str(hello)
 
 
-def test_a_client_that_does_not_acknowledge_gets_two_frames(server):
+def test_a_client_that_does_not_acknowledge_gets_one_frame_and_later_two(server):
     with Client(server.address) as client:
         session = server.hall.sessions[client.read()["session"]]
         (viewer,) = session.viewers
+        assert isinstance(client.link.recv(120), bytes)
+        until(lambda: not viewer.hungry and session.idle)
+        assert session.dream.solved == 0  # nothing is solved for who may never look
+        client.send({"type": "ack"})
         assert all(isinstance(client.link.recv(120), bytes) for _ in range(CREDITS))
         until(lambda: not viewer.hungry and session.idle)  # the next one is solved, but there is no credit to send it
         client.send({"type": "ping", "at": 1})

@@ -104,7 +104,9 @@ def act(session: Session, viewer: Viewer, text: str) -> bool:
     message = _parse(text)
     kind = message.get("type")
     if kind == "ack":
-        return viewer.acknowledge()
+        due = viewer.acknowledge()
+        session.taken()
+        return due
     if kind == "set":
         notes = session.change(message.get("controls"))
         viewer.tell({"type": "told", "text": " ".join(notes)[:1000]})

@@ -14,11 +14,11 @@ from socket import socket
 
 MIB = 2**20
 # Per second, at once. An honest viewer sends up to 60 changes and 60 actions per second; acknowledgements that are due
-# are free. A connection starts with few messages, and may save up more: links that stall deliver seconds at once.
-OWN = {"messages": (200.0, 1000.0), "bytes": (4.0 * MIB, 40.0 * MIB), "requests": (20.0, 60.0)}
-FRESH = {"messages": 200.0}
+# are free. A connection starts with less than it may save up: links that stall deliver seconds at once.
+OWN = {"messages": (200.0, 1000.0), "bytes": (16.0 * MIB, 40.0 * MIB), "requests": (20.0, 60.0)}
+FRESH = {"messages": 200.0, "bytes": 8.0 * MIB}
 # "entries" are WebSockets that are opened, and "arrivals" connections of any kind.
-ADDRESS = {"messages": (500.0, 1500.0), "bytes": (16.0 * MIB, 128.0 * MIB), "requests": (60.0, 400.0)}
+ADDRESS = {"messages": (500.0, 1500.0), "bytes": (16.0 * MIB, 64.0 * MIB), "requests": (60.0, 400.0)}
 ADDRESS |= {"entries": (20.0, 200.0), "arrivals": (60.0, 400.0)}
 EVERYONE = 4  # times what one address may take
 FLOOD = 20.0  # entries that a connection costs its address if it was closed for flooding

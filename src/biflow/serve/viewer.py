@@ -27,12 +27,17 @@ class Viewer:
         self._newest: bytes | None = None
         self._messages: deque[dict] = deque(maxlen=MESSAGES)
         self._credits = CREDITS
-        self.silent = math.inf  # since when it has acknowledged no frame, with as many outstanding as it may have
+        self._awake = False  # it has acknowledged a frame
+        self.silent = math.inf  # since when it has left frames without an answer, as many as it may have
 
     @property
     def hungry(self) -> bool:
-        """Whether the slot is free. No frame is solved while all slots are taken."""
-        return self._newest is None
+        """Whether the slot is free. No frame is solved while all slots are taken.
+
+        It is not before the client has acknowledged the first frame, which is there already: so a client that only
+        comes and goes, or never acknowledges, has nothing solved for it.
+        """
+        return self._newest is None and self._awake
 
     def show(self, frame: bytes) -> None:
         """Put a frame into the slot; it replaces one that has not been taken yet."""
@@ -55,7 +60,7 @@ class Viewer:
                 return None
             frame, self._newest = self._newest, None
             self._credits -= 1
-            if not self._credits:
+            if not self._credits or not self._awake:
                 self.silent = time.monotonic()
             return frame
 
@@ -65,6 +70,6 @@ class Viewer:
             if self._credits >= CREDITS:
                 return False
             self._credits += 1
-            self.silent = math.inf
+            self._awake, self.silent = True, math.inf
         self.wake()
         return True
