@@ -30,7 +30,7 @@ async def stream(request: Request, session: str | None = None) -> Response:
     given, token = (
         request.query_params.get("token"),
         request.app.state.token,
-    )  # which Guard has compared, if there is one
+    )  # Guard has compared them
     if request.headers.get("sec-fetch-site") == "cross-site" and not (token and given):
         what = "Pages of another site can show this stream only from a server with a token, with it in the address."
         return PlainTextResponse(what, 403)
