@@ -102,7 +102,8 @@ def test_the_token_stands_in_the_address(folders):
 
 def test_other_pages_and_crowds_are_refused(server, monkeypatch):
     url = f"http://{server.address}/stream.mjpg"
-    assert httpx.get(url, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    for query in ("", "?token=", "?token=made-up"):
+        assert httpx.get(url + query, headers={"sec-fetch-site": "cross-site"}).status_code == 403
     with Client(server.address) as page:
         name = page.read()["session"]
         monkeypatch.setattr(hall_module, "VIEWERS", 1)

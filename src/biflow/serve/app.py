@@ -61,7 +61,7 @@ def app(
         hall.close()
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    api.state.hall, api.state.origins = hall, origins
+    api.state.hall, api.state.origins, api.state.token = hall, origins, token
     api.include_router(routes)
     api.include_router(mjpeg.routes)
     api.mount("/", StaticFiles(directory=PAGE))

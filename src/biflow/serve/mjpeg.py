@@ -27,8 +27,13 @@ routes = APIRouter()
 async def stream(request: Request, session: str | None = None) -> Response:
     """JPEGs without an end, each in place of the one before: those of the session of that name, or of a new one."""
     hall: Hall = request.app.state.hall
-    if request.headers.get("sec-fetch-site") == "cross-site" and "token" not in request.query_params:
-        return PlainTextResponse("Another page can show this stream only with the token in its address.", 403)
+    given, token = (
+        request.query_params.get("token"),
+        request.app.state.token,
+    )  # Guard has compared them
+    if request.headers.get("sec-fetch-site") == "cross-site" and not (token and given):
+        what = "Pages of another site can show this stream only from a server with a token, with it in the address."
+        return PlainTextResponse(what, 403)
     if not hall.ready:
         return PlainTextResponse("The model is not ready.", 503)
     try:
