@@ -57,7 +57,7 @@ def value(random: Random, content: Any) -> Any:
     elif change == 3:
         other, place = random.choice(places)
         holder[key] = copy.deepcopy(other[place])
-    elif change == 4 and isinstance(holder[key], int | float):
+    elif change == 4 and isinstance(holder[key], int | float) and abs(holder[key]) < 2**70:
         holder[key] = holder[key] * random.choice((-1, 2, 1000, 1e-9, 1.5)) + random.choice((-1, 0, 1))
     else:
         holder[key] = _any(random)

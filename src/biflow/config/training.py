@@ -58,6 +58,10 @@ class NetworkConfig:
         if bad := [i for i in self.attention if not -len(self.channels) <= i < len(self.channels)]:
             message = f"network.attention: there is no resolution {bad[0]} among {len(self.channels)} channels."
             raise UserError(message, setting="network.attention")
+        narrowest = min(self.channels[i] for i in (*self.attention, -1))  # the middle always has attention
+        if self.head_dim > narrowest:
+            message = f"network.head_dim is {self.head_dim}, but attention is at a width of {narrowest}."
+            raise UserError(message, setting="network.head_dim")
 
     @property
     def divisor(self) -> int:
