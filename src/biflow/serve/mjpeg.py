@@ -14,6 +14,7 @@ from PIL import Image
 from biflow.errors import UserError
 from biflow.serve.hall import Hall
 from biflow.serve.images import encode
+from biflow.serve.limits import network
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import unpack
@@ -27,17 +28,14 @@ routes = APIRouter()
 async def stream(request: Request, session: str | None = None) -> Response:
     """JPEGs without an end, each in place of the one before: those of the session of that name, or of a new one."""
     hall: Hall = request.app.state.hall
-    given, token = (
-        request.query_params.get("token"),
-        request.app.state.token,
-    )  # Guard has compared them
+    given, token = request.query_params.get("token"), request.app.state.token  # Guard has compared them
     if request.headers.get("sec-fetch-site") == "cross-site" and not (token and given):
         what = "Pages of another site can show this stream only from a server with a token, with it in the address."
         return PlainTextResponse(what, 403)
     if not hall.ready:
         return PlainTextResponse("The model is not ready.", 503)
     try:
-        entered, _ = hall.enter(session)
+        entered, _ = hall.enter(session, network(request.client.host if request.client else ""))
     except UserError as error:
         return PlainTextResponse(str(error), 503)
     return StreamingResponse(_parts(entered), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
