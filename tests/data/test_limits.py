@@ -432,3 +432,13 @@ def values_of(path):
     (item,) = find_clips(path)
     (video,) = item.read(Counter())
     return list(video.frames)
+
+
+def test_pictures_that_are_held_for_hours_count_as_untimed(tmp_path):
+    pictures = [Image.fromarray(frame) for frame in clip(1, 4)]
+    (tmp_path / "src").mkdir()
+    options = {"save_all": True, "append_images": pictures[1:], "lossless": True}
+    for number, duration in ((1, 10_000_000), (2, 10), (3, 10)):
+        pictures[0].save(tmp_path / "src" / f"{number}.webp", duration=duration, **options)
+    index = prepare(Prepare(tmp_path / "src", tmp_path / "out", size=8), progress=False)
+    assert [clip["frames"] for clip in index["clips"]] == [4, 4, 4]
