@@ -23,9 +23,9 @@ def folder(tmp_path):
 
 
 def test_a_model_folder_is_exported_like_a_run(folder, tmp_path, capsys):
-    assert (
-        printed("export", folder, tmp_path / "small", capsys=capsys) == f"Exported {folder} as {tmp_path / 'small'}.\n"
-    )
+    small = tmp_path / "small"
+    told = f"Exported {folder} as {small}. {small / 'README.md'} says what is known of it.\n"
+    assert printed("export", folder, small, capsys=capsys) == told
     assert json.loads((tmp_path / "small" / "evidence.json").read_text()) == {"step": 7, "hours": 1.5}
     ours, theirs = (load_model(path).weights.state_dict() for path in (tmp_path / "small", folder))
     assert all(torch.equal(ours[name], theirs[name].bfloat16().float()) for name in theirs)

@@ -141,8 +141,7 @@ def _export(settings: Annotated[config.Export, FLAT]) -> None:
         check_no_run(settings.out)
     from biflow.training.export import export
 
-    for line in export(settings):
-        print(line, flush=True)
+    export(settings, say=partial(print, flush=True))
 
 
 def _info(settings: Annotated[config.Info, FLAT]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.video import resize, to_float, to_rgb
+from biflow.video import pixels_of, resize, to_float
 
 
 def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
@@ -20,7 +20,7 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
             raise UserError("image is an empty list.", setting="image")
         return torch.cat([as_frames(one, size) for one in image])
     if isinstance(image, Image.Image):
-        image = to_rgb(ImageOps.exif_transpose(image))[0]
+        image = pixels_of(ImageOps.exif_transpose(image))[0]
     if isinstance(image, np.ndarray) and image.ndim in (3, 4, 5) and image.shape[-1] == 3:
         image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)
     if not isinstance(image, Tensor) or image.ndim not in (3, 4, 5) or image.shape[-3] != 3:

@@ -160,7 +160,7 @@ def load_model(
         if network is None and kind == VideoUNet.__name__:
             config = parse(NetworkConfig, settings.get("network") or {}, "network")
             check_size(config, height, width)
-            conditions, v_scale = empty_conditions(1, (3, 1, 1), context, actions), settings.get("v_scale", 1.0)
+            conditions, v_scale = empty_conditions(1, (3, 1, 1), context, actions), float(settings.get("v_scale", 1.0))
             with torch.device("meta"):  # until its shapes are known to be those of the weights
                 network = VideoUNet(method, config, v_scale=v_scale, conditions=conditions)
     except UserError as error:

@@ -191,7 +191,7 @@ def test_a_damaged_video_and_a_second_evaluation_get_a_sentence(model, prepared,
         run(model, prepared, tmp_path / "out")
     path = tmp_path / "out" / "videos" / "001.npy"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UserError, match=rf"{path} cannot be read .*Remove it; the same evaluation then makes it again"):
+    with pytest.raises(UserError, match=rf"{path} ends too early. Remove it, and evaluate again"):
         run(model, prepared, tmp_path / "out")
 
 

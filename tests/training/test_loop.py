@@ -85,7 +85,7 @@ def test_a_run_killed_at_a_random_step_goes_on_to_bit_equal_parameters(prepared,
     while (found := latest(tmp_path / "cut")) is None or int(found.name[5:]) < kill_after:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.002)
-    with pytest.raises(UserError, match="Another run is training in"):
+    with pytest.raises(UserError, match="Another command is writing in"):
         train(config, prepared, tmp_path / "cut")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -1,7 +1,7 @@
 """A model to share: as a small folder with bf16 weights, what is known of them, and a card; as ONNX; as a page."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from biflow.training.picture import draw
 MARKS = {"onnx": "onnx.json", "web": "sw.js"}  # the file by which an earlier export is known, and replaced
 
 
-def export(settings: Export) -> Iterator[str]:
-    """Write what the settings ask for, and say what was written. Each folder is written whole, or not at all.
+def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
+    """Write what the settings ask for, and `say` what was written. Each folder is written whole, or not at all.
 
     Raises:
         UserError: no model there, first frames that cannot be had, a folder of other content in the way, a method that
@@ -44,13 +44,13 @@ def export(settings: Export) -> Iterator[str]:
         check_method(model)
     if settings.out:
         _write_folder(source, settings.out, model, evidence, windows)
-        yield f"Exported {settings.model} as {settings.out}. {settings.out / 'README.md'} says what is known of it."
+        say(f"Exported {settings.model} as {settings.out}. {settings.out / 'README.md'} says what is known of it.")
     if settings.onnx:
-        yield _write_onnx(settings, settings.onnx, model)
+        say(_write_onnx(settings, settings.onnx, model))
     if settings.web:
-        yield _write_web(settings, settings.web, source, model)
+        say(_write_web(settings, settings.web, source, model))
     if settings.out and settings.push:
-        yield f"Uploaded: {push(settings.out, settings.push)}"
+        say(f"Uploaded: {push(settings.out, settings.push)}")
 
 
 def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:
