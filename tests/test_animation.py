@@ -92,3 +92,18 @@ def test_what_cannot_be_an_animation_is_refused(tmp_path):
         (tmp_path / "nowhere.txt").touch()
         with pytest.raises(UserError, match=sentence):
             AnimationWriter(tmp_path / name, 10, (16, 16), **how)
+
+
+def test_an_animation_that_fails_is_discarded_and_its_error_passed_on_whatever_closing_does(tmp_path):
+    def broken():
+        raise OSError("closing fails as well")
+
+    def write():
+        with AnimationWriter(tmp_path / "a.gif", 10, (16, 16)) as animation:
+            animation.write(frames(1)[0])
+            animation._file.callback(broken)
+            raise KeyError("the cause")
+
+    with pytest.raises(KeyError, match="the cause"):
+        write()
+    assert list(tmp_path.iterdir()) == []

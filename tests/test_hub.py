@@ -12,29 +12,23 @@ import torch
 from PIL import Image
 
 from biflow import hub as hub_module
-from biflow.config import NetworkConfig, Sample
+from biflow.config import Sample
 from biflow.errors import UserError
-from biflow.methods import BIFLOW
-from biflow.model import Model, load_model, save_model
-from biflow.networks import VideoUNet
+from biflow.model import load_model
 from biflow.outputs import sample
 from biflow.serve.models import find
 from tests.command_line import refused, run
+from tests.engines.tiny import save_tiny
 from tests.hub import COMMIT
 
-TINY = NetworkConfig(channels=(32,), attention=(), patch=2)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder with a first frame, and things beside it that are never downloaded."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    save_model(folder, Model(VideoUNet(BIFLOW, TINY), BIFLOW, (3, 16, 16), eps=0.1, fps=10.0))
-    (folder / "first").mkdir()
-    Image.new("RGB", (16, 16), (90, 60, 30)).save(folder / "first" / "000.png")
-    (folder / "README.md").write_text("A model.")
+    first = Image.new("RGB", (16, 16), (90, 60, 30))
+    folder = save_tiny(tmp_path_factory.mktemp("model"), first, "A model.", eps=0.1)
     for name in ("pytorch_model.bin", "pipeline.py", "checkpoints/step_1/optimizer.safetensors"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"never")

@@ -15,6 +15,7 @@ from biflow.config import NetworkConfig
 from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model, empty_conditions, load_model, save_model
 from biflow.networks import VideoUNet
+from tests.engines.tiny import save_tiny
 
 TINY = NetworkConfig(channels=(32,), attention=(), patch=2)
 QUICK = {"num_inference_steps": 1, "solver": "euler"}
@@ -23,13 +24,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    save_model(folder, Model(VideoUNet(BIFLOW, TINY), BIFLOW, (3, 16, 16), eps=0.3, fps=10.0))
-    (folder / "first").mkdir()
-    Image.fromarray(picture(0)).save(folder / "first" / "000.png")
-    (folder / "README.md").write_text("A card.")
-    return folder
+    return save_tiny(tmp_path_factory.mktemp("model"), Image.fromarray(picture(0)), "A card.", eps=0.3)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.files import os_error, replacing
-from biflow.video import enlarged
+from biflow.files import replacing
+from biflow.video import Writer, enlarged
 
 TICKS = {".webp": 1000, ".gif": 100}  # per second, in which the files count time
 QUICKEST = {".webp": 10, ".gif": 2}  # ticks between pictures; browsers show faster ones ten times as long
 
 
-class AnimationWriter:
+class AnimationWriter(Writer):
     """Write frames to an animated .webp or .gif that repeats for ever, one at a time, in nearly constant memory.
 
     It is used as `VideoWriter` is. A picture stands as many ticks as make the whole play at `fps`, and one that would
@@ -36,12 +36,10 @@ class AnimationWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1) -> None:
-        self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0
-        self._fps, self._kind, self._shown = fps, self.path.suffix.lower(), -1
+        self._fps, self._kind, self._shown = fps, Path(path).suffix.lower(), -1
         if self._kind not in TICKS:
             raise UserError(f"{path} cannot hold an animation. Name it .webp or .gif.")
-        if scale < 1 or fps <= 0:
-            raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
+        super().__init__(path, fps, size, scale)
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(path))
             last = max(QUICKEST[self._kind], round(TICKS[self._kind] / fps))
@@ -67,25 +65,7 @@ class AnimationWriter:
         self._shown = at
         picture = _paletted(frame, self.scale) if self._kind == ".gif" else _in_colour(frame, self.scale)
         picture.pts, picture.time_base = at, Fraction(1, TICKS[self._kind])
-        try:
-            self._container.mux(self._stream.encode(picture))
-        except OSError as error:  # FFmpeg's errors carry the errno
-            raise os_error(error, self.path) from error
-
-    def __enter__(self) -> "AnimationWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        with contextlib.suppress(_Discarded), self._file:
-            if kind is not None:
-                raise _Discarded
-            if not self.frames:
-                raise UserError(f"{self.path} got no frames, so it was not written.")
-            self._container.mux(self._stream.encode(None))
-
-
-class _Discarded(Exception):
-    """Makes `replacing` remove the file. The exception that ended the writer's `with` block is passed on as it is."""
+        self._encode(picture)
 
 
 def _in_colour(frame: Tensor, scale: int) -> av.VideoFrame:

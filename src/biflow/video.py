@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import av
 import numpy as np
@@ -27,6 +27,7 @@ from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular, len
 from biflow.pictures import to_rgb
 
 log = logging.getLogger("biflow")
+Self = TypeVar("Self", bound="Writer")
 Bytes = io.BufferedReader | io.BufferedRandom | io.BytesIO
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
@@ -138,7 +139,48 @@ def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> U
     return frame
 
 
-class VideoWriter:
+class Writer:
+    """What writing a file of moving pictures is, whatever its format; `VideoWriter` says how it is used.
+
+    A subclass opens `_container` with `_stream`, and closes it by `_file`, a stack that began with `replacing`.
+    """
+
+    _container: Any
+    _stream: Any
+    _file: contextlib.ExitStack
+
+    def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], scale: int) -> None:
+        self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0  # frames written so far
+        if scale < 1 or fps <= 0:
+            raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
+
+    def _encode(self, picture: av.VideoFrame) -> list[Any]:
+        """Write a picture; the packets that came of it."""
+        try:
+            packets = self._stream.encode(picture)
+            self._container.mux(packets)
+        except OSError as error:  # FFmpeg's errors carry the errno
+            raise os_error(error, self.path) from error
+        return packets
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        failed = kind is not None  # then it does not matter whether the file can be closed
+        with contextlib.suppress(Exception) if failed else contextlib.nullcontext(), self._file:
+            if failed:
+                raise _Discarded
+            if not self.frames:
+                raise UserError(f"{self.path} got no frames, so it was not written.")
+            self._container.mux(self._stream.encode(None))
+
+
+class _Discarded(Exception):
+    """Makes `replacing` remove a video. The exception that ended the writer's `with` block is passed on as it is."""
+
+
+class VideoWriter(Writer):
     """Write frames to an H.264 file (yuv420p, BT.709), one at a time, in constant memory.
 
     >>> with VideoWriter("out.mp4", fps=25, size=(64, 64), scale=4) as video:
@@ -159,12 +201,10 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
-        self.path, self.size, self.scale = Path(path), tuple(size), scale
-        self.frames = self.bytes = 0  # written so far
-        if self.path.suffix.lower() not in H264_FORMATS:
+        if Path(path).suffix.lower() not in H264_FORMATS:
             raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
-        if scale < 1 or fps <= 0:
-            raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
+        super().__init__(path, fps, size, scale)
+        self.bytes = 0  # written so far
         with contextlib.ExitStack() as stack:
             partial = stack.enter_context(replacing(path))
             self._container = av.open(f"file:{partial}", "w", format=H264_FORMATS[self.path.suffix.lower()])
@@ -187,29 +227,8 @@ class VideoWriter:
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         picture.pts = self.frames
-        try:
-            packets = self._stream.encode(picture)
-            self._container.mux(packets)
-        except OSError as error:  # FFmpeg's errors carry the errno
-            raise os_error(error, self.path) from error
+        self.bytes += sum(packet.size for packet in self._encode(picture))
         self.frames += 1
-        self.bytes += sum(packet.size for packet in packets)
-
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        failed = kind is not None  # then it does not matter whether the file can be closed
-        with contextlib.suppress(Exception) if failed else contextlib.nullcontext(), self._file:
-            if kind is not None:
-                raise _Discarded
-            if not self.frames:
-                raise UserError(f"{self.path} got no frames, so it was not written.")
-            self._container.mux(self._stream.encode(None))
-
-
-class _Discarded(Exception):
-    """Makes `replacing` remove a video. The exception that ended the writer's `with` block is passed on as it is."""
 
 
 def enlarged(frame: UInt8[Tensor, "c h w"], scale: int) -> UInt8[np.ndarray, "new_h new_w 3"]:

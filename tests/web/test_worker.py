@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ from biflow.model import Model
 from biflow.paths import Fields
 from biflow.rollout import frame_seed, generate
 from biflow.serve.models import Served
-from biflow.serve.steering import description
-from biflow.tableaus import TABLEAUS
-from biflow.web.build import FIXED, HERE, page_hello
+from biflow.web.build import FIXED, HERE, of_frames, page_hello
 from tests.serve.browser import unavailable
 
 SHAPE = (3, 4, 4)
@@ -79,19 +76,6 @@ def network(query) -> Fields:
     return Fields(v, 0.5 * v - 0.1)
 
 
-def description_of(model: Model) -> dict:
-    """What model.json says, as far as a frame depends on it."""
-    return {
-        "method": model.method.name,
-        "size": model.size,
-        "context": model.context,
-        "context_eps": model.context_eps,
-        "limits": model.limits,
-        "actions": description(model.actions) if model.actions else None,
-        "tableaus": {name: {**asdict(one), "fsal": one.fsal} for name, one in TABLEAUS.items()},
-    }
-
-
 def both(worker, tmp_path, model: Model, solver: Solver, *, past=0, actions=None, direction="forward", frames=3):
     """The frames of a stream by the worker and by Python."""
     first = torch.rand(1, past + 1, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2 - 1
@@ -102,7 +86,7 @@ def both(worker, tmp_path, model: Model, solver: Solver, *, past=0, actions=None
     expected = generate(model, first if past else first[:, 0], frames=frames, **how)[0]
     *earlier, newest = first[0].flatten(1).tolist()
     settings = {
-        "model": description_of(model),
+        "model": of_frames(model),
         "first": newest,
         "past": earlier[::-1],
         "frames": frames,

@@ -34,6 +34,14 @@ class Limited:
     def link(self) -> Link:
         return self.app_state["link"]
 
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)  # type: ignore[misc]
+        self.app, self.link.transport = self.answer, self.transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.link.leave()
+        super().connection_lost(exc)  # type: ignore[misc]
+
     def pause_writing(self) -> None:
         self.link.blocked = time.monotonic()
         super().pause_writing()  # type: ignore[misc]
@@ -54,12 +62,7 @@ class Http(Limited, H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app, self.link.transport = self.answer, self.transport
         self._rest = bytearray()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.link.leave()
-        super().connection_lost(exc)
 
     @property
     def _busy(self) -> bool:
@@ -131,13 +134,11 @@ class WebSocket(Limited, WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.app, self.link.transport = self.answer, self.transport
         self._scan = Scan()
         self._queued = 0  # bytes of whole messages that nobody has taken yet
         self._resting: asyncio.TimerHandle | None = None  # until when nothing is read
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.link.leave()
         if self._resting:
             self._resting.cancel()
         super().connection_lost(exc)

@@ -101,6 +101,19 @@ def check_method(model: Model) -> None:
         raise UserError(f"{model.method.title} does not stream in the browser; these do: {', '.join(known)}.")
 
 
+def of_frames(model: Model) -> dict:
+    """What the worker has to know of a model to solve a frame, beside its network."""
+    return {
+        "method": model.method.name,
+        "size": model.size,
+        "context": model.context,
+        "context_eps": model.context_eps,
+        "limits": model.limits,
+        "actions": description(model.actions) if model.actions else None,
+        "tableaus": {name: {**asdict(tableau), "fsal": tableau.fsal} for name, tableau in TABLEAUS.items()},
+    }
+
+
 def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], folder: Path) -> tuple[Precision, float]:
     """The network, first frames and what the worker has to know, in a folder `model`."""
     folder.mkdir()
@@ -115,15 +128,9 @@ def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], fol
             shutil.copy(path, folder)
     loaded = ("network.onnx.gz", "first.bin", f"../onnxruntime/{runtime.BINARY}.gz")
     content = {
-        "method": model.method.name,
-        "size": model.size,
-        "context": model.context,
-        "context_eps": model.context_eps,
-        "limits": model.limits,
-        "actions": description(model.actions) if model.actions else None,
+        **of_frames(model),
         "inputs": {key: list(value.shape[1:]) for key, value in present(example(model)).items()},
         "first": list(first.shape[:2]),
-        "tableaus": {key: {**asdict(tableau), "fsal": tableau.fsal} for key, tableau in TABLEAUS.items()},
         "bytes": sum((folder / path).stat().st_size for path in loaded),
     }
     _write(folder / "model.json", json.dumps(content).encode())
