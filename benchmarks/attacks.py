@@ -12,8 +12,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+from benchmarks import bombs
+
 Address = tuple[str, int]
 CONT, TEXT, BINARY, PING, PONG = 0, 1, 2, 9, 10
+RECORD = b'{"type": "record", "on": %s}'
 ACK, SET = b'{"type": "ack"}', b'{"type": "set", "controls": {"eps": 0.2}}'
 
 
@@ -182,6 +185,24 @@ def unfinished(address: Address, until: float, links: int = 20, size: int = 30 *
     return tried
 
 
+def in_turn(address: Address, until: float, messages: list[bytes], links: int = 8, every: float = 0.2) -> int:
+    """Several WebSockets at once, each of which sends the messages in turn, one every `every` seconds."""
+    open_links, tried = [], 0
+    while time.monotonic() < until:
+        while len(open_links) < links and time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                open_links.append(opened(address, 2))
+        for link in list(open_links):
+            try:
+                link.sendall(messages[tried % len(messages)])
+                drained(link)
+                tried += 1
+            except OSError:
+                open_links.remove(link)
+        time.sleep(every)
+    return tried
+
+
 def burn(share: float, until: float) -> int:
     """Take `share` of one core: what an attack costs in CPU, without the attack."""
     while time.monotonic() < until:
@@ -209,6 +230,12 @@ def errors(address: Address, until: float, bad: Iterable[bytes] = BAD) -> int:
     return tried
 
 
+def pictures() -> list[bytes]:
+    """Messages of pictures that each take a reader more than a second."""
+    slow = bombs.progressive_jpeg(), bombs.png_of_chunks(), bombs.jpeg_of_exif()
+    return [frame(BINARY, picture) for picture in slow]
+
+
 ATTACKS: dict[str, Callable[[Address, float], int]] = {
     "pings": flooding(b"", frame(PING, bytes(4))),
     "pongs": flooding(b"", frame(PONG)),
@@ -233,6 +260,10 @@ ATTACKS: dict[str, Callable[[Address, float], int]] = {
     "1,000 silent connections": lambda address, until: hold(address, until, 1000, b""),
     "64 sessions": lambda address, until: hold(address, until, 64, b"", websocket=True),
     "unfinished messages": unfinished,
+    "pictures": lambda address, until: in_turn(address, until, pictures()),
+    "recordings": lambda address, until: in_turn(
+        address, until, [frame(TEXT, RECORD % b) for b in (b"true", b"false")]
+    ),
     "unread answers": lambda address, until: hold(address, until, 200, request(address, "/preview.png") * 20),
 }
 

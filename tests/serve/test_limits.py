@@ -255,3 +255,15 @@ def test_a_proxy_on_this_machine_says_for_whom_it_speaks(folders, monkeypatch):
             assert "one address" in two.read()["text"]
         with Client(address, **{"X-Forwarded-For": "10.0.0.2"}) as three:
             assert three.read()["type"] == "hello"
+
+
+def test_who_has_long_pictures_read_no_longer_hurries(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    crowd = Crowd(100)
+    first, second, other = Link(crowd, "192.0.2.1"), Link(crowd, "192.0.2.1"), Link(crowd, "192.0.2.2")
+    assert first.hurries
+    first.read_picture(10.0)
+    assert [link.hurries for link in (first, second, other)] == [False, False, True]
+    now = limits.PATIENCE + 1.0
+    assert second.hurries

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
 
@@ -126,7 +127,7 @@ class Gate(Uploads):
         super().__init__()
         self.begun, self.events = [], {}
 
-    async def decode(self, data, size):
+    async def decode(self, data, size, *, hurry):
         self.begun.append(data[0])
         await self.events.setdefault(data[0], asyncio.Event()).wait()
         return torch.full((3, *size), data[0], dtype=torch.uint8)
@@ -209,3 +210,46 @@ def test_without_another_process_there_is_a_sentence(monkeypatch):
     monkeypatch.setattr(uploads, "Popen", fail)
     with pytest.raises(UserError, match="cannot read pictures now"):
         decode(png(77))
+
+
+class Linked:
+    """A connection whose pictures are read while nothing else is to be done."""
+
+    hurries = False
+    seconds = None
+
+    def read_picture(self, seconds):
+        self.seconds = seconds
+
+
+def test_one_reader_is_left_to_those_who_hurry(session):
+    async def sending():
+        async with gate(session, 3) as (reader, (one, two, honest)):
+            one.link = two.link = Linked()
+            for number, sender in enumerate((one, two, honest)):
+                reader.put(sender, bytes([number]))
+                await turn()
+            assert reader.begun == [0, 2]
+            for number in (0, 2):
+                reader.events[number].set()
+            await turn()
+            assert reader.begun == [0, 2, 1]
+            assert one.link.seconds is not None
+
+    asyncio.run(sending())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such class")
+def test_without_hurry_a_picture_is_read_while_nothing_else_is_to_be_done(processes):
+    async def reading():
+        reader = Uploads()
+        task = asyncio.create_task(reader.decode(SLOW, (8, 6), hurry=False))
+        try:
+            while not processes or os.sched_getscheduler(processes[0].pid) != os.SCHED_IDLE:
+                await asyncio.sleep(0.01)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await reader.close()
+
+    asyncio.run(asyncio.wait_for(reading(), 30))

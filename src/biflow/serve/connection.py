@@ -39,7 +39,7 @@ async def watch(socket: WebSocket, hall: Hall, session: Session, new: bool) -> N
     viewer.tell({**_hello(hall, session, new), "viewer": viewer.number})
     session.join(viewer)
     sending = asyncio.create_task(_send(socket, session, viewer, event))
-    sender = Sender(session, viewer)
+    sender = Sender(session, viewer, socket.scope.get("state", {}).get("link"))
     receiving = asyncio.create_task(_receive(socket, hall.uploads, sender))
     try:
         await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,9 +20,11 @@ FRESH = {"messages": 200.0, "bytes": 8.0 * MIB}
 # "entries" are WebSockets that are opened, and "arrivals" connections of any kind.
 ADDRESS = {"messages": (500.0, 1500.0), "bytes": (16.0 * MIB, 64.0 * MIB), "requests": (60.0, 400.0)}
 ADDRESS |= {"entries": (20.0, 200.0), "arrivals": (60.0, 400.0)}
+READING = (0.1, 3.0)  # seconds that reading pictures takes: beyond them, everything else comes first
 EVERYONE = 4  # times what one address may take
 FLOOD = 20.0  # entries that a connection costs its address if it was closed for flooding
 LONGEST = 5.0  # seconds that anything is delayed
+PATIENCE = 60.0  # and seconds that an address has to wait until its pictures are read in a hurry again
 UNFINISHED = 128 * MIB  # bytes of unfinished messages of everyone; one address may have half of them
 HEAD, BLOCKED, CLOSING = 10.0, 30.0, 5.0  # seconds for a head, without reading any of an answer, to close
 FORGOTTEN = 30.0  # seconds after which an address without connections is forgotten
@@ -50,10 +52,10 @@ log.addFilter(Quiet())
 
 
 class Bucket:
-    """A budget that fills with `rate` per second, up to `burst`. It can be overdrawn by LONGEST seconds' worth."""
+    """A budget that fills with `rate` per second, up to `burst`. It can be overdrawn by `longest` seconds' worth."""
 
-    def __init__(self, rate: float, burst: float, start: float | None = None) -> None:
-        self.rate, self.burst = rate, burst
+    def __init__(self, rate: float, burst: float, start: float | None = None, *, longest: float = LONGEST) -> None:
+        self.rate, self.burst, self.longest = rate, burst, longest
         self._left, self._then = burst if start is None else start, time.monotonic()
 
     def take(self, cost: float = 1.0) -> bool:
@@ -67,8 +69,14 @@ class Bucket:
     def spend(self, cost: float = 1.0) -> float:
         """Take `cost`, whether or not it is there. Returns after how many seconds it will have come in."""
         self._fill()
-        self._left = max(self._left - cost, -self.rate * LONGEST)
-        return max(0.0, -self._left / self.rate) if self.rate else LONGEST * (self._left < 0)
+        self._left = max(self._left - cost, -self.rate * self.longest)
+        return max(0.0, -self._left / self.rate) if self.rate else self.longest * (self._left < 0)
+
+    @property
+    def left(self) -> float:
+        """What can be taken now; negative if it is overdrawn."""
+        self._fill()
+        return self._left
 
     def give_back(self) -> None:
         """Do not count the last one: the server itself had asked for it."""
@@ -92,6 +100,7 @@ class Share:
     def __init__(self, connections: int, held: int, times: int = 1) -> None:
         self.connections, self.most_held = connections, held
         self.buckets = {name: Bucket(times * rate, times * burst) for name, (rate, burst) in ADDRESS.items()}
+        self.reading = Bucket(*(times * value for value in READING), longest=PATIENCE)
         self.links: dict[Link, None] = {}  # in the order in which they came
         self.held = 0
         self.queue: deque[socket] = deque()
@@ -227,6 +236,16 @@ class Link:
     def entry(self) -> float:
         """Count a WebSocket that is opened. Returns after how many seconds to answer it."""
         return max(share.buckets["entries"].spend() for share in self.shares)
+
+    def read_picture(self, seconds: float) -> None:
+        """Count the time that a picture took."""
+        for share in self.shares:
+            share.reading.spend(seconds)
+
+    @property
+    def hurries(self) -> bool:
+        """Whether its pictures are read at once; otherwise only while nothing else is to be done."""
+        return all(share.reading.left > 0 for share in self.shares)
 
     def _spend(self, kind: str, cost: float) -> float:
         own, times = self.buckets[kind], 1.0

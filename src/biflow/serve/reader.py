@@ -19,7 +19,9 @@ from biflow.pictures import to_rgb
 
 READ, REFUSED = 0, 3  # how the process ends: with pixels on its standard output, or with a sentence
 MEMORY = 2**30  # bytes
-AT_ONCE, NICE = 1.0, 10  # after so many seconds, which few pictures take, everything else comes first
+# After so many seconds of a core, which few pictures take, others come first; after so many, which next to none takes,
+# everything else does.
+SHORT, LONG, NICE = 0.5, 1.0, 10
 TOO_MUCH = "The image takes too long or too much memory to read; save it again as a plain JPEG or PNG."
 # A phone's photo of 50 million pixels has 10 to 25 MB. Each limit on pixels keeps a decoder below about 500 MB.
 MAX_PIXELS = 16_000_000  # that are decoded
@@ -32,12 +34,12 @@ Image.preinit()  # now, not when a picture has come
 
 
 def main() -> None:
-    """Read "height width seconds" and a picture from standard input; write its pixels, or what is wrong with it."""
+    """Read "height width seconds hurry" and a picture from standard input; write its pixels, or what is wrong."""
     head = sys.stdin.buffer.readline().split()
     if not head:
         return  # the server has ended, or needs this process no longer
-    height, width, seconds = map(int, head)
-    _limit_process(seconds)
+    height, width, seconds, hurry = map(int, head)
+    _limit_process(seconds, bool(hurry))
     try:
         result, status = read(sys.stdin.buffer.read(), (height, width)).tobytes(), READ
     except UserError as error:
@@ -47,13 +49,16 @@ def main() -> None:
     os._exit(status)  # nothing is left to do, and tearing down takes time
 
 
-def _limit_process(seconds: int) -> None:
+def _limit_process(seconds: int, hurry: bool) -> None:
     """Take at most that much time of a core, and MEMORY. Where that is not possible, the server's clock has to do."""
     try:
         import resource
     except ImportError:  # Windows
         return
-    threading.Thread(target=_give_way, daemon=True).start()
+    if hurry:
+        threading.Thread(target=_give_way, daemon=True).start()
+    else:
+        _rest()
     limits = {"RLIMIT_CPU": seconds, "RLIMIT_AS": MEMORY, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": 0}
     for name, most in limits.items():
         with contextlib.suppress(OSError, ValueError):  # a system that does not know it, or a stricter limit
@@ -61,8 +66,24 @@ def _limit_process(seconds: int) -> None:
 
 
 def _give_way() -> None:
-    time.sleep(AT_ONCE)
+    _await(SHORT)
     os.setpriority(os.PRIO_PROCESS, os.getpid(), NICE)  # on Linux of the main thread, which decodes
+    _await(LONG)
+    _rest()
+
+
+def _await(seconds: float) -> None:
+    """Wait until this process has had `seconds` of a core."""
+    while (left := seconds - time.process_time()) > 0:
+        time.sleep(left)
+
+
+def _rest() -> None:
+    """Run only while nothing else is to be done. On Linux that is less than any niceness."""
+    if sys.platform == "linux":
+        os.sched_setscheduler(os.getpid(), os.SCHED_IDLE, os.sched_param(0))
+    else:
+        os.setpriority(os.PRIO_PROCESS, os.getpid(), 19)
 
 
 def read(data: bytes, size: tuple[int, int]) -> Image.Image:

@@ -15,24 +15,30 @@ from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.serve.images import MAX_BYTES
+from biflow.serve.limits import Link
 from biflow.serve.reader import READ, REFUSED, TOO_MUCH
 from biflow.serve.session import Session
 from biflow.serve.viewer import Viewer
 
 log = logging.getLogger("biflow")
 WAITING = 64 * 2**20  # bytes of all pictures that wait to be read
-READERS = 2  # processes at once, and a third that is ready for the next picture
+READERS = 2  # processes at once, one of them without hurry, and a third that is ready for the next picture
 CPU_SECONDS, SECONDS = 5, 10.0  # for a picture: of a core, and by the clock
 _RUN = "import sys; sys.path[:] = sys.argv[1:]; from biflow.serve.reader import main; main()"
 
 
 @dataclass(eq=False)
 class Sender:
-    """A client that may send pictures, and for how many seconds some of its were read."""
+    """A client that may send pictures, its connection, and for how many seconds some of its were read."""
 
     session: Session
     viewer: Viewer
+    link: Link | None = None
     seconds: float = 0.0
+
+    @property
+    def hurries(self) -> bool:
+        return self.link is None or self.link.hurries
 
 
 class Uploads:
@@ -59,8 +65,10 @@ class Uploads:
             _tell(largest, "Too many pictures are being read. Try again in a few seconds.")
 
     def _start(self) -> None:
-        while len(self.reading) < READERS and (ready := [one for one in self.waiting if one not in self.reading]):
-            sender = min(ready, key=lambda one: one.seconds)
+        while ready := [one for one in self.waiting if one not in self.reading]:
+            sender = min(ready, key=lambda one: (not one.hurries, one.seconds))
+            if len(self.reading) >= (READERS if sender.hurries else 1):
+                return
             task = asyncio.create_task(self._read(sender, self.waiting.pop(sender)))
             task.add_done_callback(lambda _, sender=sender: self._next(sender))
             self.reading[sender] = task
@@ -71,15 +79,21 @@ class Uploads:
 
     async def _read(self, sender: Sender, data: bytes) -> None:
         begun, session = time.monotonic(), sender.session
+        size = session.models[session.controls.model].size
         try:
-            session.restart_from(await self.decode(data, session.models[session.controls.model].size))
+            session.restart_from(await self.decode(data, size, hurry=sender.hurries))
         except UserError as error:
             _tell(sender, str(error))
         finally:
-            sender.seconds += time.monotonic() - begun
+            seconds = time.monotonic() - begun
+            sender.seconds += seconds
+            if sender.link:
+                sender.link.read_picture(seconds)
 
-    async def decode(self, data: bytes, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    async def decode(self, data: bytes, size: tuple[int, int], *, hurry: bool = True) -> UInt8[Tensor, "3 h w"]:
         """An uploaded PNG, JPEG, WebP or GIF as a frame: upright, its centre, resized to `size` (h, w).
+
+        Without `hurry`, everything else on the machine comes first from the beginning, not only when it takes long.
 
         Raises:
             UserError: it cannot be read, or takes too much time or memory.
@@ -88,7 +102,7 @@ class Uploads:
         if process is None or process.poll() is not None:
             process = _start_process()
         try:
-            asking = asyncio.to_thread(_ask, process, b"%d %d %d\n" % (*size, CPU_SECONDS), data)
+            asking = asyncio.to_thread(_ask, process, b"%d %d %d %d\n" % (*size, CPU_SECONDS, hurry), data)
             result = await asyncio.wait_for(asking, SECONDS)
         except asyncio.TimeoutError:
             raise UserError(TOO_MUCH) from None
