@@ -1,5 +1,6 @@
 """The command: an address, a clean end, and what is wrong in a sentence."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -24,6 +25,28 @@ from biflow.serve.server import serve
 from tests.serve.helpers import Client, until
 
 
+@contextlib.contextmanager
+def started(folder, *before):
+    """`biflow serve` once it lets clients in, the line that it printed, and its address."""
+    command = [*before, sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        address = line.split("http://")[1].split("/")[0]
+        until(lambda: ready(address))
+        yield process, line, address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ready(address):
+    try:
+        return httpx.get(f"http://{address}/healthz", timeout=120).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("stop", "models"),
     [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, con, flow, large", marks=pytest.mark.slow)],
@@ -33,20 +56,8 @@ def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monke
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONWARNINGS", "default::ResourceWarning")
     folder = folders["bi"] if models == "bi" else folders["bi"].parent
-    command = [sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
+    with started(folder) as (process, line, address):
         assert f"{models} at http://127.0.0.1:" in line
-        address = line.split("http://")[1].split("/")[0]
-
-        def ready():
-            try:
-                return httpx.get(f"http://{address}/healthz", timeout=120).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(ready)
         with Client(address) as client:
             client.send({"type": "record", "on": True}, bombs.progressive_jpeg())
             client.until("recording", on=True)
@@ -62,9 +73,21 @@ def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monke
             assert "ResourceWarning" not in errors
             assert not recordings.exists()
             assert not any(child.is_running() for child in children)
-    finally:
-        process.kill()
-        process.wait()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to set")
+def test_connections_that_say_nothing_keep_nobody_out_where_descriptors_are_few(folders, monkeypatch):
+    monkeypatch.delenv("http_proxy", raising=False)
+    with started(folders["bi"], "bash", "-c", 'ulimit -n 128; exec "$0" "$@"') as (process, _, address):
+        host, port = address.split(":")
+        with contextlib.ExitStack() as links:
+            for _ in range(300):
+                links.enter_context(socket.create_connection((host, int(port)), 10))
+            assert ready(address)
+            with Client(address) as client:
+                client.until("frame")
+        process.terminate()
+        assert "Traceback" not in process.communicate(timeout=30)[1]
 
 
 def test_what_is_wrong_is_said_in_a_sentence_that_names_the_setting(folders, tmp_path):

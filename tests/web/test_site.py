@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import jaxtyping
 import numpy as np
 import pytest
@@ -217,10 +218,40 @@ def test_a_picture_of_ones_own(page, tmp_path):
     assert "now" in (page.locator("#firsts button").last.get_attribute("class") or "")
 
 
-def test_what_needs_a_server_is_not_there(page):
-    for part in ("#share", "#record", "#last", "#format"):
-        assert not page.is_visible(part)
+def test_record_downloads_a_video_of_what_was_shown(page):
     page.keyboard.press("c")
+    until(lambda: page.get_attribute("#record", "aria-pressed") == "true")
+    begun = index(page)
+    until(lambda: index(page) >= begun + 5)
+    pause(page)
+    with page.expect_download() as download:
+        page.keyboard.press("c")
+    assert download.value.suggested_filename in ("biflow.mp4", "biflow.webm")  # what the browser can write
+    with av.open(str(download.value.path())) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) >= 3
+    scale = 512 // SIDE
+    last = torch.from_numpy(frames[-1][scale // 2 :: scale, scale // 2 :: scale]).permute(2, 0, 1)
+    greys = torch.stack([last, pixels(page)]).float().mean(1).flatten(1)
+    assert torch.corrcoef(greys)[0, 1] > 0.9  # it is compressed, and has colours at half the resolution
+    assert page.get_attribute("#record", "aria-pressed") == "false"
+
+
+def test_a_browser_that_cannot_record_says_so(browser, address):
+    context = browser.new_context(service_workers="block")
+    page = context.new_page()
+    page.add_init_script("delete globalThis.MediaRecorder")
+    page.goto(address)
+    until(lambda: index(page) > 0)
+    page.keyboard.press("c")
+    until(lambda: "cannot record" in page.inner_text("#toasts"))
+    assert page.get_attribute("#record", "aria-pressed") == "false"
+    context.close()
+
+
+def test_what_needs_a_server_is_not_there(page):
+    for part in ("#share", "#last", "#format"):
+        assert not page.is_visible(part)
     page.keyboard.press("l")
     assert page.inner_text("#toasts") == ""
 

@@ -145,7 +145,7 @@ def page_hello(served: Served) -> dict:
         entry["can"]["in_between"] = False
     controls = asdict(initial({served.name: served})) | {"steps": STEPS, "format": "bmp"}
     own = {"session": None, "new": False, "recording": False, "viewer": 1, "version": 0, "controls": controls}
-    fixed = {"offers": [], "solvers": FIXED, "need_steps": FIXED, "no_steps": [], "formats": ["bmp"]}
+    fixed = {"offers": ["record"], "solvers": FIXED, "need_steps": FIXED, "no_steps": [], "formats": ["bmp"]}
     return message | own | fixed
 
 

@@ -15,9 +15,9 @@ import { again, forget } from "./steering.js";
 const NO_FIRST = "This model comes without pictures to start from. Choose an image of yours below";
 const SERVER_FIRST = ", or have the server started with some: biflow serve … --first FOLDER";
 
-function file(name, saved) { // a link to a file of the last recording
+function file(href, saved) { // a link to a file of the last recording
   return Object.assign(document.createElement("a"), {
-    href: `recording/${state.session}/${name}`,
+    href,
     download: saved,
     textContent: saved,
   });
@@ -77,16 +77,17 @@ const receivers = {
   pong: ({ at }) => pong(at),
   wait: ({ text }) => wait(text),
   loading: ({ text }) => loading(text),
-  recording({ on, name, actions, frames, text }) {
+  recording({ on, name, url, actions, frames, text }) { // `url`: of a page without a server
     state.recording = on;
     render();
     const own = ownRecording(on);
     if (on) return toast("Recording. Press C or the button to finish.");
     if (text) toast(text);
     if (!name) return text || toast("The recording has no frames; nothing was saved.");
-    const line = document.createElement("span"), video = file(name, "biflow.mp4");
+    const line = document.createElement("span"), folder = `recording/${state.session}`;
+    const video = url ? file(url, name) : file(`${folder}/${name}`, "biflow.mp4");
     line.append(`Recorded ${frames} frames: `, video);
-    if (actions) line.append(" and ", file(actions, "biflow.json"), ", its actions");
+    if (actions) line.append(" and ", file(`${folder}/${actions}`, "biflow.json"), ", its actions");
     toast(line, 12000);
     if (own) video.click(); // other viewers get only the link
   },
