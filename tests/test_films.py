@@ -55,6 +55,13 @@ def test_every_display_matrix_is_turned_upright(tmp_path, matrix, lying):
     assert video.changes == ([] if matrix == (1, 0, 0, 1) else ["turned upright"])
 
 
+def test_a_film_of_rgba_is_turned_upright_as_well(tmp_path):
+    opaque = np.dstack([quadrants(96, 64), np.full((96, 64), 255, np.uint8)])
+    set_display_matrix(write_film(tmp_path / "a.mov", [opaque[::-1]] * 2, codec="png", pixels="rgba"), 1, 0, 0, -1)
+    _, frames = decoded(tmp_path / "a.mov")
+    assert away(frames[1], PATCHES) == 0
+
+
 def hdr_signal(colours, curve):
     """sRGB colours as an HDR signal of BT.2020 primaries, with the white of SDR at 203 nits (BT.2408)."""
     signal = colours / 255
@@ -315,6 +322,18 @@ def test_joined_recordings_are_one_film(tmp_path):
     video, frames = decoded(tmp_path / "joined.ts")
     assert [round(frame.float().mean().item() / 60) for frame in frames] == [1] * 20 + [3] * 20
     assert np.diff(video.times) == pytest.approx(0.04, abs=0.01)
+
+
+def test_sound_may_begin_in_the_middle(tmp_path):
+    path = write_film(tmp_path / "a.flv", [grey(90, 16, 16)] * 1000, codec="flv1", form="flv")
+    data = path.read_bytes()
+    tags = [13]  # where each begins, behind the header: kind, size, time, number, content, and its size again
+    while tags[-1] < len(data):
+        tags.append(tags[-1] + 15 + int.from_bytes(data[tags[-1] + 1 : tags[-1] + 4], "big"))
+    late, sound = tags[900], b"\x2f" + bytes(100)
+    tag = b"\x08" + len(sound).to_bytes(3, "big") + data[late + 4 : late + 8] + bytes(3) + sound
+    path.write_bytes(data[:late] + tag + len(tag).to_bytes(4, "big") + data[late:])
+    assert len(decoded(path)[1]) == 1000
 
 
 def test_a_jump_of_the_clock_is_left_out(tmp_path):

@@ -75,6 +75,9 @@ def test_images_that_cannot_be_read_are_refused(tmp_path, monkeypatch):
             video.read_image(tmp_path / name)
     with pytest.raises(UserError, match="does not exist"):
         video.read_image(tmp_path / "none.png")
+    Image.new("1", (65_536, 1)).save(tmp_path / "long.png")
+    with pytest.raises(UserError, match=r"long\.png has frames of 65536x1, longer than 65,535 pixels"):
+        video.read_image(tmp_path / "long.png")
     monkeypatch.setattr(limits, "PIXELS", 1000)
     with pytest.raises(UserError, match="64x64, more than 1,000 pixels"):
         video.read_image(tmp_path / "whole.jpg")

@@ -22,7 +22,7 @@ _TURNS = {
     (1, 0, 0, 1): (),
     (-1, 0, 0, -1): (("hflip", ""), ("vflip", "")),
     (-1, 0, 0, 1): (("hflip", ""),),
-    (1, 0, 0, -1): (("vflip", ""),),
+    (1, 0, 0, -1): (("vflip", ""), ("copy", "")),  # alone it may only point to the rows in another order
     (0, 1, -1, 0): (("transpose", "clock"),),
     (0, -1, 1, 0): (("transpose", "cclock"),),
     (0, 1, 1, 0): (("transpose", "cclock_flip"),),

@@ -165,8 +165,11 @@ def _stamps(container: Any, stream: Any) -> Iterator[float]:
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
     packets = container.demux(stream)
     while True:
-        with little_memory():  # headers may come between packets
-            packet = next(packets, None)
+        try:
+            with little_memory():  # headers may come between packets
+                packet = next(packets, None)
+        except IndexError:  # at the end, where PyAV flushes streams too that have begun in the middle
+            return
         if packet is None:
             return
         yield packet

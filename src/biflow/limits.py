@@ -24,7 +24,7 @@ with contextlib.suppress(ImportError, FileNotFoundError):
 MIB, GIB = 1 << 20, 1 << 30
 BLOCK = MIB  # bytes that are read at once
 
-PIXELS = 80_000_000  # of one frame
+PIXELS, SIDE = 80_000_000, 65_535  # of one frame, and of a side of it: those that are longer take seconds to resize
 # A frame of more pixels than 4K needs a file of a certain size. A frame of one colour in 8K stays below.
 SMALL_PIXELS, FRAME_PER_BYTE = 9_000_000, 50_000
 SCANS = 200  # of a progressive JPEG, each of which is decoded over the whole picture
@@ -124,7 +124,9 @@ class Allowance:
 
 
 def check_pixels(name: str, width: int, height: int, size: int | None = None) -> None:
-    """Raises UserError for a frame that is too large, or too large for a file of `size` bytes."""
+    """Raises UserError for a frame that is too large or too long, or too large for a file of `size` bytes."""
+    if max(width, height) > SIDE:
+        raise UserError(f"{name} has frames of {width}x{height}, longer than {SIDE:,} pixels. Make it smaller.")
     if width * height > PIXELS:
         raise UserError(f"{name} has frames of {width}x{height}, more than {PIXELS:,} pixels. Make it smaller.")
     if size is not None and width * height > most_pixels(size):
