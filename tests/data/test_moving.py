@@ -116,3 +116,11 @@ def test_an_animation_among_many_frames_does_not_hide_them(tmp_path):
     for i, picture in enumerate(clip(2, 5)):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
     assert values(tmp_path) == {"all.webp": [40, 41, 42, 43], tmp_path.name: [80, 81, 82, 83, 84]}
+
+
+def test_every_page_of_a_tiff_has_to_be_of_a_possible_size(tmp_path):
+    first, *others = map(Image.fromarray, clip(1, 2))
+    long = Image.new("1", (65_536, 1))
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[*others, long])
+    with pytest.raises(UserError, match=r"pages\.tif has frames of 65536x1, longer than 65,535 pixels"):
+        video(tmp_path)

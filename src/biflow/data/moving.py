@@ -11,6 +11,7 @@ from PIL import Image
 from biflow import video
 from biflow.files import reading
 from biflow.films import BREAK, Frames, Video, usual_interval
+from biflow.limits import check_pixels, length
 
 MOVING = {".webp", ".png", ".apng", ".tif", ".tiff"} | ({".avif"} if "AVIF" in video.FORMATS else set())
 HEAD = 4096  # bytes
@@ -86,7 +87,9 @@ def _pictures(open_file: Callable[[], Any], name: str) -> Iterator[Image.Image]:
     with reading(name, "cannot be read as an animation", "It is damaged."), open_file() as file:
         image = video.open_image(file, name)
         still = bool(image.info.get("default_image"))  # of a PNG: for programs that do not show animations
+        size = length(file)
         for number in range(still, getattr(image, "n_frames", 1)):
             image.seek(number)
+            check_pixels(name, *image.size, size)  # pages of a TIFF may differ
             image.load()
             yield image
