@@ -185,3 +185,9 @@ def test_contact_sheet(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
     with pytest.raises(UserError, match="no frames"):
         video.contact_sheet([[]], path)
+
+
+@pytest.mark.parametrize("pixels", [(1, 1), (4, 5), (8, 8)])
+def test_resized_frames_are_contiguous(pixels):
+    frames = torch.zeros(2, *pixels, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+    assert video.resize(frames, (8, 8)).numpy().data.c_contiguous

@@ -59,7 +59,7 @@ def over_black(frame: UInt8[Tensor, "4 h w"]) -> UInt8[Tensor, "3 h w"]:
 
 
 def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: bool = False) -> UInt8[Tensor, "n c _ _"]:
-    """Resize to `size` (h, w), bicubic with antialiasing, within 1/255 of Pillow's result.
+    """Resize to `size` (h, w), bicubic with antialiasing, within 1/255 of Pillow's result. The result is contiguous.
 
     The whole frame is squeezed into the new shape, as the reference implementation does. `crop` first cuts out the
     largest centred part with the aspect ratio of `size`.
@@ -70,9 +70,9 @@ def resize(frames: UInt8[Tensor, "n c h w"], size: tuple[int, int], *, crop: boo
         keep_w = min(width, max(1, round(height * size[1] / size[0])))
         top, left = (height - keep_h) // 2, (width - keep_w) // 2
         frames = frames[..., top : top + keep_h, left : left + keep_w]
-    if tuple(frames.shape[-2:]) == tuple(size):
-        return frames
-    return F.interpolate(frames, size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    if tuple(frames.shape[-2:]) != tuple(size):
+        frames = F.interpolate(frames, size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return frames.contiguous()  # interpolate keeps the order of the channels, also that of a frame of one pixel
 
 
 def parse_image(file: Bytes | Path, name: str) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
