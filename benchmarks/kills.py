@@ -27,7 +27,7 @@ COMMANDS = {
     "sample": "sample run --frames 24 --samples 4 --png --engine torch --solver euler --steps 1 --out {out}",
     "export": "export run {out}",
 }
-TIMES = ("stats.json", "log.jsonl", "state.json", "evidence.json")  # hold times
+TIMES = ("stats.json", "sheet.png", "log.jsonl", "state.json", "evidence.json", "README.md")  # hold times, or rates
 DATED = ("tensorboard", "checkpoints", "data", ".lock")  # of a run: its checkpoints are compared through its model
 
 
