@@ -78,26 +78,6 @@ def flooding(once: bytes, again: bytes) -> Callable[[Address, float], int]:
     return lambda address, until: flood(address, until, once, again)
 
 
-def steadily(address: Address, until: float, links: int = 60, each: float = 150.0) -> int:
-    """Many WebSockets with a message rate each that alone would be allowed."""
-    open_links, tried = [], 0
-    for _ in range(links):
-        with contextlib.suppress(OSError):
-            open_links.append(opened(address))
-    while time.monotonic() < until and open_links:
-        for link in list(open_links):
-            try:
-                link.sendall(frame(TEXT, SET) * max(1, int(each / 10)))
-                drained(link)
-                tried += int(each / 10)
-            except OSError:
-                open_links.remove(link)
-                with contextlib.suppress(OSError):
-                    open_links.append(opened(address, 1))
-        time.sleep(0.1)
-    return tried
-
-
 def reconnect(address: Address, until: float, first: bytes, *, wait: bool = True) -> int:
     """Connect, say something, leave; again and again."""
     tried = 0
@@ -186,11 +166,11 @@ def unfinished(address: Address, until: float, links: int = 20, size: int = 30 *
 
 
 def in_turn(address: Address, until: float, messages: list[bytes], links: int = 8, every: float = 0.2) -> int:
-    """Several WebSockets at once, each of which sends the messages in turn, one every `every` seconds."""
+    """Several WebSockets at once, as many as are let in, each of which sends a message every `every` seconds."""
     open_links, tried = [], 0
     while time.monotonic() < until:
-        while len(open_links) < links and time.monotonic() < until:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            while len(open_links) < links and time.monotonic() < until:
                 open_links.append(opened(address, 2))
         for link in list(open_links):
             try:
@@ -245,7 +225,7 @@ ATTACKS: dict[str, Callable[[Address, float], int]] = {
     "acks": flooding(b"", frame(TEXT, ACK)),
     "sets": flooding(b"", frame(TEXT, SET)),
     "large frames": flooding(b"", frame(BINARY, bytes(2**20))),
-    "sets over 60 links": steadily,
+    "sets over 60 links": lambda address, until: 15 * in_turn(address, until, [frame(TEXT, SET) * 15], 60, 0.1),
     "errors": errors,
     "WebSockets, come and go": lambda address, until: reconnect(address, until, head(address)),
     "connections, come and go": lambda address, until: reconnect(address, until, b"", wait=False),

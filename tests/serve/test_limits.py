@@ -265,5 +265,10 @@ def test_who_has_long_pictures_read_no_longer_hurries(monkeypatch):
     assert first.hurries
     first.read_picture(10.0)
     assert [link.hurries for link in (first, second, other)] == [False, False, True]
+    for link in (first, second, other):
+        link.leave()
+    now = limits.PATIENCE - 1.0
+    crowd.sweep()
+    assert [Link(crowd, link.host).hurries for link in (first, other)] == [False, True]
     now = limits.PATIENCE + 1.0
     assert second.hurries

@@ -27,7 +27,7 @@ LONGEST = 5.0  # seconds that anything is delayed
 PATIENCE = 60.0  # and seconds that an address has to wait until its pictures are read in a hurry again
 UNFINISHED = 128 * MIB  # bytes of unfinished messages of everyone; one address may have half of them
 HEAD, BLOCKED, CLOSING = 10.0, 30.0, 5.0  # seconds for a head, without reading any of an answer, to close
-FORGOTTEN = 30.0  # seconds after which an address without connections is forgotten
+FORGOTTEN = 30.0  # seconds after which an address is forgotten that has no connections, and hurries
 
 
 class Quiet(logging.Filter):
@@ -109,7 +109,8 @@ class Share:
     @property
     def idle(self) -> bool:
         """Whether it can be forgotten."""
-        return not self.links and not self.queue and time.monotonic() - self.used > FORGOTTEN
+        gone = not self.links and not self.queue and time.monotonic() - self.used > FORGOTTEN
+        return gone and self.reading.left > 0
 
     @property
     def full(self) -> bool:

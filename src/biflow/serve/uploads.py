@@ -44,8 +44,9 @@ class Sender:
 class Uploads:
     """Reads the pictures of all clients, and has sessions start from them.
 
-    Of each client one picture is read at a time and one waits, the newest. Next is the client whose pictures have taken
-    the least time, so that costly pictures keep nobody but those who send them waiting.
+    Of each client one picture is read at a time and one waits, the newest. Next is a client of an address whose
+    pictures were cheap, and of these the one whose own have taken the least time, so that costly pictures keep nobody
+    but those who send them waiting.
     """
 
     def __init__(self) -> None:
@@ -67,9 +68,10 @@ class Uploads:
     def _start(self) -> None:
         while ready := [one for one in self.waiting if one not in self.reading]:
             sender = min(ready, key=lambda one: (not one.hurries, one.seconds))
-            if len(self.reading) >= (READERS if sender.hurries else 1):
+            hurry = sender.hurries
+            if len(self.reading) >= (READERS if hurry else 1):
                 return
-            task = asyncio.create_task(self._read(sender, self.waiting.pop(sender)))
+            task = asyncio.create_task(self._read(sender, self.waiting.pop(sender), hurry))
             task.add_done_callback(lambda _, sender=sender: self._next(sender))
             self.reading[sender] = task
 
@@ -77,11 +79,11 @@ class Uploads:
         del self.reading[sender]
         self._start()
 
-    async def _read(self, sender: Sender, data: bytes) -> None:
+    async def _read(self, sender: Sender, data: bytes, hurry: bool) -> None:
         begun, session = time.monotonic(), sender.session
         size = session.models[session.controls.model].size
         try:
-            session.restart_from(await self.decode(data, size, hurry=sender.hurries))
+            session.restart_from(await self.decode(data, size, hurry=hurry))
         except UserError as error:
             _tell(sender, str(error))
         finally:
