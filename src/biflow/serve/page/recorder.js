@@ -5,6 +5,7 @@ import { canvases, twoUp } from "./state.js";
 const KINDS = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm"];
 const SIDE = 512, BITS = 8e6; // pixels that frames are enlarged to, in whole steps; per second
 const MOST = 120 * 2 ** 20; // bytes, as on a server
+const LAST = 0; // ms until the last frame has been painted and encoded; nothing tells when
 
 export class Recorder {
   // `ended` gets the video as a Blob, the number of its frames, and a sentence if it has ended by itself.
@@ -27,6 +28,7 @@ export class Recorder {
   }
 
   add() { // the frame on screen
+    if (this.ending) return;
     const shown = twoUp() ? canvases : [canvases[0]], { canvas } = this;
     const scale = Math.max(1, Math.floor(SIDE / Math.max(shown[0].width, shown[0].height)));
     const [width, height] = [shown[0].width * scale, shown[0].height * scale];
@@ -38,8 +40,9 @@ export class Recorder {
   }
 
   end(text = "") {
-    if (this.recorder.state === "inactive") return;
+    if (this.ending) return;
+    this.ending = true;
     this.text = text;
-    this.recorder.stop();
+    setTimeout(() => this.recorder.stop(), LAST);
   }
 }
