@@ -5,7 +5,7 @@ import { canvases, twoUp } from "./state.js";
 const KINDS = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm"];
 const SIDE = 512, BITS = 8e6; // pixels that frames are enlarged to, in whole steps; per second
 const MOST = 120 * 2 ** 20; // bytes, as on a server
-const LAST = 0; // ms until the last frame has been painted and encoded; nothing tells when
+const LAST = 300; // ms until the last frame has been painted and encoded; nothing tells when
 
 export class Recorder {
   // `ended` gets the video as a Blob, the number of its frames, and a sentence if it has ended by itself.
