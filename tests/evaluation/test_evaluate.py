@@ -21,10 +21,10 @@ from biflow.evaluation import over_time
 from biflow.evaluation.distances import frechet_distance, kernel_distance
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.jobs import real_windows
-from biflow.evaluation.metrics import nearest_frames
+from biflow.evaluation.metrics import costs, nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
-from biflow.evaluation.videos import read_video
+from biflow.evaluation.videos import costs_path, read_video
 from biflow.files import alone
 from biflow.methods import Method
 from biflow.model import Model, load_model, save_model
@@ -136,7 +136,8 @@ def test_networks_of_frames_see_the_sampled_frames_of_a_window(model, prepared, 
 
 def test_the_rest_of_the_numbers(model, prepared, tmp_path):
     result = run(model, prepared, tmp_path / "out")
-    assert result["nfe"]["mean"] == result["nfe"]["p95"] == 2
+    assert result["nfe"]["mean"] == result["nfe"]["p95"] == result["nfe"]["batch_max"] == 2
+    assert result["nfe"]["interval"] == [2, 2]
     assert len(result["nfe"]["over_time"]) == 14
     assert result["windows"] == {"real": 3, "generated": 5}
     assert "N = 3 windows are too few" in result["note"]
@@ -386,3 +387,16 @@ def test_a_frame_that_cannot_be_solved_is_named(prepared, tmp_path):
     model = Model(fails_later, Drift(), limits=None)
     with pytest.raises(UserError, match=r"^Frame \d+ could not be solved: "):
         evaluate(model, prepared, tmp_path, PROTOCOL_WITHOUT_EPS, networks={"i3d": CHEAP}, progress=False)
+
+
+def test_costs_are_means_over_videos_and_the_largest_of_each_frame(tmp_path):
+    (tmp_path / "costs").mkdir()
+    protocol = replace(PROTOCOL, samples=3, frames=6, window=6, resamples=400)
+    for sample, nfe in enumerate(([2, 2, 4, 2, 2, 2], [3, 3, 3, 3, 3, 3], [4, 2, 2, 2, 2, 2])):
+        content = {"nfe": nfe, "seconds": 0.6}
+        costs_path(tmp_path, sample).write_text(json.dumps(content))
+    found = costs(tmp_path, protocol)
+    assert found["nfe"]["mean"] == pytest.approx(46 / 18)
+    assert found["nfe"]["batch_max"] == pytest.approx((4 + 3 + 4 + 3 + 3 + 3) / 6)
+    assert found["nfe"]["interval"] == pytest.approx([7 / 3, 3])  # all draws of one kind of video are likely enough
+    assert found["seconds_per_frame"] == pytest.approx(0.1)

@@ -22,6 +22,7 @@ def distance(mean: float, count: int) -> dict:
     windows = [mean - 5, mean, mean + 5, mean + 10][:count]
     intervals = [[value - 20, value + 30] for value in windows]
     parts = {"mean": mean, "interval": [mean - 20, mean + 30], "slope": 1.25}
+    parts["slope_interval"] = [-0.5, 3.0]
     return parts | {"per_window": windows, "per_window_intervals": intervals}
 
 
@@ -53,7 +54,7 @@ def evaluated(tmp_path):
         metrics = {
             "fvd": distance(float(fvd), count),
             "kvd": distance(fvd / 10, count),
-            "nfe": {"mean": 2.5, "p95": 3.0},
+            "nfe": {"mean": 2.5, "interval": [2.25, 2.75], "p95": 3.0, "batch_max": 3.5},
             "over_time": {"motion": over_time, "colour_drift": over_time},
             "seconds_per_frame": 0.125,
             "windows": {"real": 3, "generated": 2},
@@ -123,7 +124,15 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     table, equal_cost = text.split("Equal cost, 20 Euler steps")
     labels = [row[0] for row in rows(table)[1:]]
     assert labels == ["FLOW", "BI-FLOW ε 0", "BI-FLOW ε 0.1, midpoint x 1 ★", "BI-FLOW ε 0.1, backward", "CONDIFF"]
-    assert rows(table)[3][1:] == ["300 [280, 330]", "+1.25", "30.0 [10.0, 60.0]", "2.50", "3", "midpoint x 1"]
+    assert rows(table)[3][1:] == [
+        "300 [280, 330]",
+        "+1.25 [-0.50, +3.00]",
+        "30.0 [10.0, 60.0]",
+        "2.50 [2.25, 2.75]",
+        "3",
+        "3.50",
+        "midpoint x 1",
+    ]
     assert [row[0] for row in rows(equal_cost.split("##")[0])[1:]] == ["BI-FLOW ε 0.1, euler x 20"]
     assert text.count("★ |") == 1
     paper = rows(text.split("## The paper's numbers")[1])
@@ -134,7 +143,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     assert len(csv) == 7
     assert csv[2] == (
         "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
-        "900.0,880.0,930.0,1.25,90.0,70.0,120.0,1.25,2.5,3.0,0.125,,torch" + 12 * ","
+        "900.0,880.0,930.0,1.25,-0.5,3.0,90.0,70.0,120.0,1.25,-0.5,3.0,2.5,2.25,2.75,3.0,3.5,0.125,,torch" + 12 * ","
     )
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
@@ -274,7 +283,8 @@ def test_runs_of_other_solvers_and_engines_have_rows_and_pictures_of_their_own(e
 def test_a_single_window_has_no_trend(evaluated, tmp_path):
     page = report([evaluated("one", frames=WINDOW)], tmp_path / "report").read_text()
     text = (tmp_path / "report" / "report.md").read_text()
-    assert rows(text)[1] == ["BI-FLOW ε 0.1 ★", "500 [480, 530]", "", "50.0 [30.0, 80.0]", "2.50", "3", "midpoint x 1"]
+    cost = ["2.50 [2.25, 2.75]", "3", "3.50"]
+    assert rows(text)[1] == ["BI-FLOW ε 0.1 ★", "500 [480, 530]", "", "50.0 [30.0, 80.0]", *cost, "midpoint x 1"]
     assert "1.25" not in text
     assert "1.25" not in (tmp_path / "report" / "report.csv").read_text()
     assert "which a single window does not have" in page
@@ -358,7 +368,7 @@ def test_data_named_as_one_of_the_papers_sets_stand_beside_its_numbers(evaluated
     path.write_text(path.read_text().replace('"squares"', '"my_carla"'))
     report([folder], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| *BI-FLOW, the paper's* | *345* | | | *23.51* | | *Heun, 0.01* |" in text
+    assert "| *BI-FLOW, the paper's* | *345* | | | | | *23.51* | *Heun, 0.01* |" in text
 
 
 def test_the_front_holds_what_nothing_beats():
@@ -372,3 +382,16 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path):
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(UserError, match=rf"metrics\.json {sentence}"):
             read_runs([tmp_path])
+
+
+def test_what_an_earlier_version_measured_without_intervals_is_shown_without(evaluated, tmp_path):
+    folder = evaluated("earlier")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["nfe"] = {"mean": 2.5, "p95": 3.0}
+    for name in ("fvd", "kvd"):
+        del metrics[name]["slope_interval"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    report([folder], tmp_path / "report")
+    row = rows((tmp_path / "report" / "report.md").read_text())[1]
+    assert row[1:] == ["500 [480, 530]", "+1.25", "50.0 [30.0, 80.0]", "2.50", "3", "", "midpoint x 1"]
+    assert ",1.25,,,50.0," in (tmp_path / "report" / "report.csv").read_text()

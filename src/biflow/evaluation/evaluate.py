@@ -6,7 +6,8 @@ It contains
   windows with its bootstrap 95 % `interval`, `per_window` with `per_window_intervals`, and `slope`, the increase per
   frame of their least-squares line, with `slope_interval`; for kernel distances the jackknife `standard_error` of the
   mean. Bootstrap and jackknife treat videos as independent.
-- `nfe`: `mean` and `p95` over all frames of all videos, and `over_time`, the mean at each frame.
+- `nfe`: `mean` and `p95` over all frames of all videos, with the bootstrap `interval` of the mean; `over_time`, the
+  mean at each frame; `batch_max`, the mean over frames of the largest in any video, as the paper counts steps.
 - `over_time`: the measures of `biflow.evaluation.over_time`, and `lpips_to_previous`, at each of `frames`, and their
   mean in real videos; among them `grid`, at the period of the network's patch.
 - `nearest`: distances from the last frames to the nearest training frames, and those of real test frames.

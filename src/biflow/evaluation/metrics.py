@@ -1,5 +1,7 @@
 """The numbers of an evaluation, from its videos, their costs and their features."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -8,6 +10,7 @@ from torch import Tensor
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
 from biflow.evaluation.distances import resample, too_few
+from biflow.evaluation.intervals import of_mean
 from biflow.evaluation.jobs import Evaluation, Job, real_windows
 from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.videos import read_costs, read_video
@@ -31,7 +34,7 @@ def measure(work: Work, evaluation: Evaluation, per_frame: PerFrame) -> dict:
     """
     protocol, test = evaluation.protocol, evaluation.test
     real = sum(map(len, real_windows(test, protocol).values()))
-    result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(evaluation)}
+    result = {"windows": {"real": real, "generated": protocol.samples}, "note": None, **costs(evaluation.out, protocol)}
     every = list(range(protocol.frames))
     result["over_time"] = {name: _over_time(every, *values) for name, values in per_frame.items()}
     for name, parts in work.items():
@@ -82,12 +85,19 @@ def to_previous(real: list[Job], generated: list[Job]) -> dict:
     return _over_time(frames, [job.features()[:, 0] for job in generated], [job.features()[:, 0] for job in real])
 
 
-def costs(evaluation: Evaluation) -> dict:
-    """`nfe` and `seconds_per_frame`."""
-    samples = [read_costs(evaluation.out, i, evaluation.protocol.frames) for i in range(evaluation.protocol.samples)]
+def costs(out: Path, protocol: Protocol) -> dict:
+    """`nfe` and `seconds_per_frame` of the videos in a folder."""
+    samples = [read_costs(out, i, protocol.frames) for i in range(protocol.samples)]
     nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
-    counts = {"mean": float(nfe.mean()), "p95": float(np.quantile(nfe, 0.95)), "over_time": over_time}
+    each = torch.from_numpy(nfe.mean(1))
+    counts = {
+        "mean": float(nfe.mean()),
+        "interval": of_mean(each, protocol.resamples, protocol.seed),
+        "p95": float(np.quantile(nfe, 0.95)),
+        "batch_max": float(nfe.max(0).mean()),
+        "over_time": over_time,
+    }
     return {"nfe": counts, "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size}
 
 

@@ -33,14 +33,18 @@ class Claim(TypedDict):
     networks: dict[str, Any]
 
 
-class Distance(TypedDict):
-    """A distance over time, and its means."""
-
+class _Distance(TypedDict):
     mean: Real
     interval: tuple[Real, Real]
     slope: Real
     per_window: Annotated[list[Real], Meta(min_length=1)]
     per_window_intervals: list[tuple[Real, Real]]
+
+
+class Distance(_Distance, total=False):
+    """A distance over time, and its means."""
+
+    slope_interval: tuple[Real, Real]
 
 
 class OverTime(TypedDict):
@@ -125,11 +129,16 @@ class Used(_Used, total=False):
     actions_file: NamedFile
 
 
-class Cost(TypedDict):
-    """Network evaluations per frame."""
-
+class _Cost(TypedDict):
     mean: Real
     p95: Real
+
+
+class Cost(_Cost, total=False):
+    """Network evaluations per frame."""
+
+    interval: tuple[Real, Real]
+    batch_max: Real
 
 
 class Windows(TypedDict):

@@ -33,8 +33,10 @@ TEMPLATES.filters["plain"] = lambda text: re.sub(r"([\\`*|<\[])", r"\\\1", " ".j
 PAPER: dict[str, dict[str, list[float]]] = json.loads((FOLDER / "paper.json").read_text())
 COLUMNS = (
     "data method eps direction solver steps protocol model_sha256 fvd fvd_low fvd_high fvd_slope "
-    "kvd kvd_low kvd_high kvd_slope nfe nfe_p95 seconds_per_frame actions engine"
+    "fvd_slope_low fvd_slope_high kvd kvd_low kvd_high kvd_slope kvd_slope_low kvd_slope_high "
+    "nfe nfe_low nfe_high nfe_p95 nfe_batch_max seconds_per_frame actions engine"
 )
+NONE = (None, None)  # the interval of what an earlier version has measured without
 # Of the parts of `past_and_actions`: the columns after these.
 PARTS = {
     "control": ("generated", "real", "over_real"),
@@ -74,9 +76,12 @@ def comma_separated(runs: list[Run]) -> str:
         row = [run.data, run.method.title, settings["eps"], settings["direction"], solver["method"], solver["steps"]]
         row += [settings["name"], run.protocol["model"]["sha256"]]
         for distance in (metrics["fvd"], metrics["kvd"]):
-            row += [distance["mean"], *distance["interval"], None if run.slope is None else distance["slope"]]
-        row += [metrics["nfe"]["mean"], metrics["nfe"]["p95"], metrics["seconds_per_frame"], settings.get("actions")]
-        row += [run.protocol.get("engine")]
+            row += [distance["mean"], *distance["interval"]]
+            slopes = [distance["slope"], *distance.get("slope_interval", NONE)]
+            row += [None] * 3 if run.slope is None else slopes
+        nfe = metrics["nfe"]
+        row += [nfe["mean"], *nfe.get("interval", NONE), nfe["p95"], nfe.get("batch_max")]
+        row += [metrics["seconds_per_frame"], settings.get("actions"), run.protocol.get("engine")]
         row += [(run.extra.get(part) or {}).get(name) for part, names in PARTS.items() for name in names]
         writer.writerow(row)
     return text.getvalue()
