@@ -6,7 +6,7 @@ It is the short way from a model to pixels: load, choose an engine, stream, drai
 """
 
 import argparse
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import torch
@@ -26,8 +26,10 @@ def main() -> None:
     options = parser.parse_args()
 
     model = biflow.with_engine(biflow.load_model(options.model))
-    first = biflow.first_frames(options.model / "first", model.size, samples=options.samples)  # uint8 (b, 3, h, w)
-    frames = biflow.drain(biflow.stream(model, biflow.to_float(first)))
+    start = biflow.starts(options.model / "first", model.size, samples=options.samples, past=model.context)
+    first = biflow.to_float(start.frames)  # (b, j, 3, h, w), the newest last
+    actions = repeat(None) if model.actions else None  # not known: the model continues by itself
+    frames = biflow.drain(biflow.stream(model, first, actions=actions))
     pictures = [side_by_side(frame.pixels) for frame in islice(frames, options.frames)]
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
