@@ -38,8 +38,8 @@ def test_futures_of_a_frame_differ_by_what_is_done_alone(tmp_path, monkeypatch):
     conditions = empty_conditions(1, (3, 1, 1), 1, actions)
     network = VideoUNet(BIFLOW, NetworkConfig(channels=(32,), attention=(), patch=2), conditions=conditions)
     with torch.no_grad():
-        for weight in network.parameters():  # an action has no effect until it is trained
-            weight.add_(0.05 * torch.randn_like(weight))
+        for name, weight in network.named_parameters():  # an action has no effect until it is trained
+            weight.add_((0.5 if "class_embedding" in name else 0.05) * torch.randn_like(weight))
     folder, out = tmp_path / "model", tmp_path / "out" / "futures.png"
     save_model(folder, Model(network, BIFLOW, (3, side, side), eps=0.2, context=1, actions=actions))
     (folder / "first").mkdir()
