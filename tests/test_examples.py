@@ -36,7 +36,7 @@ def test_futures_of_a_frame_differ_by_what_is_done_alone(tmp_path, monkeypatch):
     torch.manual_seed(0)
     side, actions = 16, Actions(("turn",), ((-1.0, 1.0),))
     conditions = empty_conditions(1, (3, 1, 1), 1, actions)
-    network = VideoUNet(BIFLOW, NetworkConfig(channels=(32,), attention=(), patch=2), conditions=conditions)
+    network = VideoUNet(BIFLOW, NetworkConfig(channels=(64,), attention=(), patch=2), conditions=conditions)
     with torch.no_grad():
         for name, weight in network.named_parameters():  # an action has no effect until it is trained
             weight.add_((0.5 if "class_embedding" in name else 0.05) * torch.randn_like(weight))
