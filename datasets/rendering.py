@@ -19,22 +19,30 @@ Clip = tuple[list[Image.Image], list[list[float]]]  # frames, and the actions be
 
 
 def render(
-    clip: Callable[[int, int, int], Clip], meaning: dict[str, Any], dst: Path, *, clips: int, seed: int, **shape: int
+    clip: Callable[[int, int, int], Clip],
+    meaning: dict[str, Any] | None,
+    dst: Path,
+    *,
+    clips: int,
+    seed: int,
+    **shape: int,
 ) -> None:
     """Write `clips` folders of PNG frames in `dst`, and `actions.json` beside them: `meaning` and the actions. Resumes.
 
     `clip(seed, frames, size)` renders one. Clip i has the seed `seed * 100_000 + i`, so that more can be added later.
+    Without a `meaning` there are no actions.
     """
     path = dst / "actions.json"
-    actions = _recorded(path, meaning)
     names = {f"clip_{i:04d}": seed * 100_000 + i for i in range(clips)}
+    actions = _recorded(path, meaning) if meaning else {name: [] for name in names if (dst / name).exists()}
     missing = {name: clip_seed for name, clip_seed in names.items() if name not in actions}
     # Spawned, not forked: a game engine does not survive a fork of its parent's threads.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = {pool.submit(write_clip, clip, dst / name, s, **shape): name for name, s in missing.items()}
         for job in tqdm(as_completed(jobs), total=len(jobs), desc="rendering", unit="clip"):
             actions[jobs[job]] = job.result()
-            write_json(path, {**meaning, "actions": dict(sorted(actions.items()))}, indent=None)
+            if meaning:
+                write_json(path, {**meaning, "actions": dict(sorted(actions.items()))}, indent=None)
 
 
 def _recorded(path: Path, meaning: dict[str, Any]) -> dict[str, list[list[float]]]:
@@ -61,7 +69,10 @@ def write_clip(
 
 
 def main(
-    clip: Callable[[int, int, int], Clip], meaning: dict[str, Any], doc: str, options: Sequence[tuple[str, int, str]]
+    clip: Callable[[int, int, int], Clip],
+    meaning: dict[str, Any] | None,
+    doc: str,
+    options: Sequence[tuple[str, int, str]],
 ) -> None:
     """The command line: `dst` and `options` (name, default, help)."""
     description, _, details = doc.partition("\n\n")

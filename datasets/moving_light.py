@@ -1,0 +1,33 @@
+"""Render objects under a light that moves around them: a set whose axis is the angle of a light instead of time.
+
+    python datasets/moving_light.py datasets/light-frames --clips 60 --frames 73 --size 64 --seed 0
+
+Each clip is an object as of turntable.py, seen from a random angle. The light goes once around it at a constant rate,
+counterclockwise as seen from above, from a random angle. The last frame is the first one again. The same command
+resumes a run that was interrupted, and a larger --clips adds objects. With the same seed the objects are the same ones.
+"""
+
+import math
+import random
+
+from rendering import Clip, main
+from solids import picture, random_object
+
+
+def shine(seed: int, frames: int, size: int) -> Clip:
+    """One object: `frames` RGB images of size²."""
+    rng = random.Random(seed)
+    solids, view, start = random_object(rng), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
+    angles = [start + 2 * math.pi * (i % (frames - 1)) / (frames - 1) for i in range(frames)]
+    return [picture(solids, view, angle, size) for angle in angles], []
+
+
+OPTIONS = (
+    ("clips", 60, "number of objects"),
+    ("frames", 73, "frames of a round; the last one is the first one again"),
+    ("size", 64, "side of the square frames"),
+    ("seed", 0, "seed of the objects"),
+)
+
+if __name__ == "__main__":
+    main(shine, None, str(__doc__), OPTIONS)
