@@ -111,6 +111,16 @@ def test_own_frames_lead_from_where_the_model_is_to_where_the_clip_is():
     assert lengths == {1, 2, 3}
 
 
+def test_own_frames_are_solved_as_streams_are():
+    """By the exact solution, which two Euler steps miss by a third: f^v = -x, so that a frame is the last one / e."""
+    config = TrainConfig(context=0, own_frames=1.0, eps=0.0)
+    darker = Model(lambda query: Fields(-query.x), FLOW, (3, 4, 4))
+    for seed in range(6):
+        clips, _ = conditions(darker, batch(OWN), config, generator(seed))
+        exact = [level(10 * (OWN - n)) * np.exp(-n) for n in (1, 2, 3)]
+        assert min(abs(clips[0, 0, 0, 0, 0].item() / frame - 1) for frame in exact) < 0.03
+
+
 def test_own_frames_follow_the_actions_of_the_clip():
     config = TrainConfig(context=0, own_frames=1.0, eps=0.0)
     rows = np.tile(np.array([0.2, 0.4, 0.6, 0.0], np.float32)[:, None], (B, 1, 1))
