@@ -11,15 +11,14 @@ import math
 import random
 
 from rendering import Clip, main
-from solids import picture, random_object
+from solids import around, picture, random_object
 
 
 def shine(seed: int, frames: int, size: int) -> Clip:
     """One object: `frames` RGB images of size²."""
     rng = random.Random(seed)
     solids, view, start = random_object(rng), rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
-    angles = [start + 2 * math.pi * (i % (frames - 1)) / (frames - 1) for i in range(frames)]
-    return [picture(solids, view, angle, size) for angle in angles], []
+    return [picture(solids, view, angle, size) for angle in around(start, frames)], []
 
 
 OPTIONS = (

@@ -17,8 +17,7 @@ Values = Float[np.ndarray, " n"]
 DISTANCE, ELEVATION, VIEW = 3.4, math.radians(28), 0.32  # of the camera, which looks at LOOK; half the picture at 1
 LOOK = np.array([0.0, 0.0, 0.2], np.float32)
 LIGHT, AMBIENT = math.radians(48), 0.35  # the light's elevation; brightness in the shade
-BACKGROUND, TABLE = np.array([0.58, 0.62, 0.68], np.float32), np.array([0.83, 0.8, 0.74], np.float32)
-THICK = 0.06  # of the table
+BACKGROUND = np.array([0.58, 0.62, 0.68], np.float32)
 STEPS, NEAR, FAR = 64, 1e-3, 6.0  # of a ray
 SAMPLES = 2  # rays per pixel and side
 COLOURS = (
@@ -62,6 +61,9 @@ class Solid:
         return np.linalg.norm(np.maximum(sides, 0), axis=1) + np.minimum(sides.max(axis=1), 0)
 
 
+TABLE = Solid("cylinder", (0, 0, -0.03), (1, 1, 0.03), 0, (0.83, 0.8, 0.74))
+
+
 def turned(points: Vectors, angle: float) -> Vectors:
     """Points turned around the vertical axis."""
     c, s = np.float32(math.cos(angle)), np.float32(math.sin(angle))
@@ -85,6 +87,12 @@ def random_object(rng: random.Random) -> list[Solid]:
             x, y, floor = away * math.cos(around), away * math.sin(around), 0.0
         solids.append(Solid(kind, (x, y, floor + size[2]), size, rng.uniform(0, math.pi), colours[number]))
     return solids
+
+
+def around(start: float, frames: int) -> list[float]:
+    """Angles from `start` counterclockwise at a constant rate. The last one is the first one again, after a round."""
+    steps = max(frames - 1, 1)
+    return [start + 2 * math.pi * (i % steps) / steps for i in range(frames)]
 
 
 def picture(solids: list[Solid], view: float, light: float, size: int) -> Image.Image:
@@ -124,8 +132,7 @@ def _camera(view: float, side: int) -> tuple[Float[np.ndarray, "3"], Vectors]:
 
 def _distances(solids: list[Solid], points: Vectors) -> Float[np.ndarray, "n k"]:
     """From every solid and, last, from the table."""
-    table = Solid("cylinder", (0, 0, -THICK / 2), (1, 1, THICK / 2), 0, (0, 0, 0))
-    return np.stack([solid.distance(points) for solid in (*solids, table)], axis=1)
+    return np.stack([solid.distance(points) for solid in (*solids, TABLE)], axis=1)
 
 
 def _march(solids: list[Solid], starts: Vectors, rays: Vectors) -> tuple[Vectors, Bool[np.ndarray, " n"]]:
@@ -154,7 +161,7 @@ def _normals(solids: list[Solid], points: Vectors) -> Vectors:
 
 def _colours(solids: list[Solid], points: Vectors) -> Vectors:
     """Of the nearest solid. The table has a darker sector, so that its turning shows."""
-    palette = np.array([*(solid.colour for solid in solids), TABLE], np.float32)
+    palette = np.array([solid.colour for solid in (*solids, TABLE)], np.float32)
     nearest = _distances(solids, points).argmin(axis=1)
     colours = palette[nearest]
     angle = np.arctan2(points[:, 1], points[:, 0])

@@ -11,7 +11,7 @@ import math
 import random
 
 from rendering import Clip, main
-from solids import picture, random_object
+from solids import around, picture, random_object
 
 LIGHT = math.radians(-50)  # from the camera; table and object turn beneath it
 
@@ -20,8 +20,8 @@ def turn(seed: int, frames: int, size: int) -> Clip:
     """One object: `frames` RGB images of size²."""
     rng = random.Random(seed)
     solids, start = random_object(rng), rng.uniform(0, 2 * math.pi)
-    angles = [start - 2 * math.pi * (i % (frames - 1)) / (frames - 1) for i in range(frames)]  # of the camera
-    return [picture(solids, angle, angle + LIGHT, size) for angle in angles], []
+    views = [-angle for angle in around(-start, frames)]  # the camera goes the other way
+    return [picture(solids, view, view + LIGHT, size) for view in views], []
 
 
 OPTIONS = (

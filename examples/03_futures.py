@@ -11,10 +11,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
 
 import biflow
+from biflow.video import contact_sheet
 
 COLUMNS, SCALE, GAP = 9, 2, 2  # frames in a row, the first one among them; pixels per pixel; pixels between frames
 
@@ -44,17 +43,9 @@ def main() -> None:
     picks = np.linspace(0, length, min(COLUMNS, length + 1)).round().astype(int)
 
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(torch.stack([shown[i] for i in picks], dim=1)).save(options.out)
+    sheet = [[shown[i][row] for i in picks] for row in range(len(rows))]
+    contact_sheet(sheet, options.out, scale=SCALE, gap=GAP)
     print(f"{options.out}: frames {', '.join(map(str, picks))}")
-
-
-def sheet(frames: torch.Tensor) -> Image.Image:
-    """Frames (rows, columns, 3, h, w) as one picture, enlarged."""
-    frames = frames.repeat_interleave(SCALE, -1).repeat_interleave(SCALE, -2)
-    padded = torch.nn.functional.pad(frames, (0, GAP, 0, GAP), value=255)
-    rows, columns, _, height, width = padded.shape
-    whole = padded.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
-    return Image.fromarray(whole[:-GAP, :-GAP].contiguous().numpy())
 
 
 if __name__ == "__main__":

@@ -26,12 +26,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 import biflow
 from biflow.methods import BIFLOW
 from biflow.methods.noise import Noise
+from biflow.video import contact_sheet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "datasets"))
 from solids import picture, random_object
@@ -160,16 +160,6 @@ def walk(network: Network, grid: Tensor, direction: tuple[int, int], frames: int
     return torch.cat([true[:1], steps[0]]), true
 
 
-def draw(rows: list[Tensor], path: Path, scale: int = 2) -> None:
-    """Rows of pictures (n, 3, h, w) under each other."""
-    tiles = biflow.to_uint8(torch.stack(rows)).repeat_interleave(scale, -1).repeat_interleave(scale, -2)
-    tiles = F.pad(tiles, (0, 2, 0, 2), value=255)
-    count, columns, _, height, width = tiles.shape
-    whole = tiles.permute(0, 3, 1, 4, 2).reshape(count * height, columns * width, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(whole.contiguous().numpy()).save(path)
-
-
 def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """Returns what it prints: for each walk the rms error after each of two turns."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -193,7 +183,8 @@ def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
             if eps:
                 picks = np.linspace(0, frames, 13).round().astype(int)
                 rows += [true[picks], ours[picks]]
-    draw(rows, options.out)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet([list(biflow.to_uint8(row)) for row in rows], options.out, gap=2)
     print(f"{options.out}: for each walk the true pictures above; after {time.perf_counter() - begun:.0f} s")
     return ends
 

@@ -48,8 +48,8 @@ def test_futures_of_a_frame_differ_by_what_is_done_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(map(str, words)))
     runpy.run_path(str(EXAMPLES / "03_futures.py"), run_name="__main__")
     sheet = np.asarray(Image.open(out))
-    assert sheet.shape == (3 * 34 - 2, 7 * 34 - 2, 3)  # the first frame and six others, each enlarged, with gaps of 2
-    left, right, again = (sheet[row * 34 : row * 34 + 32] for row in range(3))
+    assert sheet.shape == (3 * 34 + 2, 7 * 34 + 2, 3)  # the first frame and six others, each enlarged, with gaps of 2
+    left, right, again = (sheet[2 + row * 34 : 34 + row * 34, 2:] for row in range(3))
     assert (left == again).all()
     assert (left[:, :32] == (200, 90, 30)).all()
     assert (left[:, :32] == right[:, :32]).all()

@@ -115,3 +115,9 @@ def test_the_program_renders_clips_and_resumes(tmp_path):
     assert names == [f"clip_{c:04d}/{i:06d}.png" for c in range(2) for i in range(3)]
     assert Image.open(path).size == (16, 16)
     assert not (tmp_path / "actions.json").exists()
+
+
+@pytest.mark.parametrize("clip", [turntable.turn, moving_light.shine])
+def test_a_clip_may_be_a_single_frame(clip):
+    frames, _ = clip(5, 1, 8)
+    assert [frame.size for frame in frames] == [(8, 8)]
