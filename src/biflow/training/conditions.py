@@ -11,7 +11,7 @@ from biflow.config import Solver, TrainConfig
 from biflow.data.windows import Past
 from biflow.model import Model
 from biflow.paths import Conditions
-from biflow.rollout import sample_generators, stream
+from biflow.rollout import stream
 from biflow.solvers import SolverError
 from biflow.video import to_float
 
@@ -74,7 +74,7 @@ def _put_past(
 def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator) -> None:
     """Replace the current frame and up to OWN - 1 before it, in a share of the samples, by what the model makes."""
     now = frames.shape[1] - model.method.window
-    chance, length, seed = _uniform(3, generator=generator).tolist()
+    chance, length = _uniform(2, generator=generator).tolist()
     count, length = int(config.own_frames * len(frames) + chance), 1 + int(length * OWN)
     rows = (batch.known >= config.context + length).nonzero()[:count, 0]
     if not len(rows):
@@ -88,7 +88,7 @@ def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, gen
         model,
         frames[rows.to(frames.device), start - config.context : start + 1],
         actions=actions,
-        generators=sample_generators(int(seed * 2**24), range(len(rows))),
+        generators=[generator] * len(rows),
         solver=OWN_SOLVER,
     )
     with contextlib.suppress(SolverError):  # weights that are not finite: the loss will say so

@@ -144,10 +144,10 @@ class _Run:
             if accelerator.is_main_process:  # the run's model may be damaged, or younger
                 checkpoint.publish(out, self.model, self.ema, resumed.state)
         self.network, self.optimizer = accelerator.prepare(weights, optimizer)  # as several processes train it
-        if config.compile:
+        flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
+        if config.compile:  # after the operations were counted: what ran under a counter is never compiled
             keep_compiled()
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
-        flops, peak, main = training_flops(self.model), peak_flops(), accelerator.is_main_process
         peak = peak and peak * accelerator.num_processes
         rates = {"flops": flops, "peak": peak, "active": main}
         self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
@@ -246,7 +246,8 @@ def _batches(run: _Run, windows: Windows, start: int) -> Iterator[tuple[int, Pas
     def read(step: int) -> Past:
         step -= run.data["since"]
         order = window_order(len(windows), seed=config.seed, step=step, batch=share, rank=rank, world=world)
-        return windows.with_past(order, frames_before(config))
+        batch = windows.with_past(order, frames_before(config))
+        return batch._replace(frames=batch.frames.pin_memory()) if run.model.device.type == "cuda" else batch
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, start)
