@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 
 from biflow.config import NetworkConfig, Prepare, Solver, TrainConfig
 from biflow.data.prepare import prepare
@@ -154,6 +155,47 @@ def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method,
     assert lines[-1]["v"] < 0.9 * lines[0]["v"]
     model = load_model(tmp_path / "whole")
     assert (model.context, model.context_eps, model.actions.columns) == (2, 0.1, ("move",))
+
+
+COMPILED = """
+import sys
+from pathlib import Path
+import yaml
+from torch import is_grad_enabled, nn
+from biflow.config import TrainConfig, parse
+from biflow.training.loop import train
+
+graphs, compile = [], nn.Module.compile
+
+def backend(graph, _example):
+    graphs.append(is_grad_enabled())
+    return graph.forward
+
+nn.Module.compile = lambda module: compile(module, backend=backend)
+train(parse(TrainConfig, yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2]), Path(sys.argv[3]))
+assert sorted(graphs) == [False, True], graphs
+"""
+
+
+def test_compile_compiles_the_network_for_training_and_for_own_frames(driven, tmp_path):
+    # In a process of its own: what checks the types of tests cannot be compiled.
+    config = replace(CONFIG, compile=True, context=2, own_frames=0.5, steps=2)
+    command(config, driven, tmp_path / "run")
+    arguments = [str(path) for path in (tmp_path / "run.yaml", driven, tmp_path / "run")]
+    subprocess.run([sys.executable, "-c", COMPILED, *arguments], check=True, env=environment())
+
+
+@pytest.mark.gpu
+def test_a_compiled_run_on_a_card_has_the_losses_of_one_that_is_not(driven, tmp_path):
+    config = replace(CONFIG, optimizer="muon", context=2, own_frames=0.5, steps=12, save_every=12, log_every=12)
+    losses = []
+    for out, compiled in ((tmp_path / "plain", False), (tmp_path / "compiled", True)):
+        subprocess.run(command(replace(config, compile=compiled), driven, out), check=True, env=environment())
+        losses.append(json.loads((out / "log.jsonl").read_text().splitlines()[-1]))
+    assert losses[0]["v"] == pytest.approx(losses[1]["v"], rel=0.05)
+    assert losses[0]["n"] == pytest.approx(losses[1]["n"], rel=0.05)
+    first = torch.zeros(1, 3, 16, 16, device="cuda")
+    assert next(stream(load_model(tmp_path / "compiled", device="cuda"), first)).x.isfinite().all()
 
 
 STREAM = {"solver": Solver("euler", steps=2)}
