@@ -220,8 +220,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict(state)
 
 
-def start_from(network: VideoUNet, method: Method, actions: Actions | None, other: Model) -> None:
-    """Load the weights of another model of the same method into a network that may see more.
+def start_from(network: VideoUNet, method: Method, actions: Actions | None, context: int, other: Model) -> None:
+    """Load the weights of another model of the same method, or of its teacher, into a network that may see more.
 
     Past frames and actions that the other one did not know have no effect until they are trained.
 
@@ -229,14 +229,16 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, othe
         UserError: a model of another method, with other actions or of another shape.
     """
     folder = other.folder
-    if other.method.name != method.name:
+    if other.method.name not in (method.name, method.teacher):
         what = f"{folder} is a {other.method.title} model; {method.title} cannot begin with it."
         raise UserError(what, setting="init")
     if other.actions and actions and other.actions.columns != actions.columns:
         columns = [", ".join(one.columns) for one in (other.actions, actions)]
         raise UserError(f"The actions of {folder} are {columns[0]}, those of the set {columns[1]}.", setting="init")
     state, expected = dict(other.weights.state_dict()), network.state_dict()
-    levels = other.context  # numbers of its vector that are levels of noise; an action follows
+    levels = (
+        other.context
+    )  # numbers of its vector that are levels of noise; an action follows, and the length of a jump
     for name, value in expected.items():
         own = state.get(name)
         if own is None and ".class_embedding.vector." in name:
@@ -247,7 +249,7 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, othe
                 wider[:, : own.shape[1]] = own
             elif name.endswith(".class_embedding.vector.0.weight"):
                 wider[:, :levels] = own[:, :levels]
-                wider[:, value.shape[1] - own.shape[1] + levels :] = own[:, levels:]
+                wider[:, context : context + own.shape[1] - levels] = own[:, levels:]
             else:
                 continue
             state[name] = wider

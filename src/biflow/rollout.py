@@ -102,7 +102,7 @@ def stream(
     past, last = _split(model, first)
     for frame in (*past, last):
         _check_first(model, frame, len(generators))
-    eps, solver = _check_settings(model, eps, direction, in_between), solver or Solver()
+    eps, solver = _check_settings(model, eps, direction, in_between), solver or model.method.solver
     if actions is not None:
         model.taken_actions()
     if solver.steps is not None:  # a number of fixed steps is shared among the legs

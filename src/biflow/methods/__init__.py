@@ -6,11 +6,12 @@ from biflow.errors import UserError
 from biflow.methods.biflow import BIFLOW
 from biflow.methods.condiff import CONDIFF
 from biflow.methods.flow import FLOW
+from biflow.methods.flowmap import FLOWMAP
 from biflow.methods.method import Loss, Method
 
-__all__ = ["BIFLOW", "CONDIFF", "FLOW", "METHODS", "Loss", "Method", "get"]
+__all__ = ["BIFLOW", "CONDIFF", "FLOW", "FLOWMAP", "METHODS", "Loss", "Method", "get"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (FLOW, BIFLOW, CONDIFF)}
+METHODS: dict[str, Method] = {method.name: method for method in (FLOW, BIFLOW, CONDIFF, FLOWMAP)}
 """By name, in the paper's order. A method of your own joins by `METHODS["mine"] = MyMethod()`."""
 
 

@@ -41,6 +41,8 @@ class Method:
         takes_eps: whether it streams with a noise level.
         backward: whether it can be solved backward in time.
         in_between: whether a frame can be solved in several legs, with a frame to show after each.
+        teacher: the method of the model that its loss learns from, if any; it begins with the weights of that model.
+        solver: how a frame is solved unless someone asks for something else.
         motion_unit: whether f^v is a change between frames, which is learned in the unit of their rms change.
     """
 
@@ -52,6 +54,8 @@ class Method:
     backward: bool = True
     in_between: bool = True
     motion_unit: bool = True
+    teacher: str | None = None
+    solver: Solver = Solver()
 
     def loss(
         self, network: Network, clips: Float[Tensor, "b window *shape"], generator: torch.Generator, config: TrainConfig

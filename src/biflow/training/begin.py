@@ -1,16 +1,19 @@
 """The model that a run begins with, and the unit of its motion."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from biflow import methods
 from biflow.config import TrainConfig
 from biflow.data.windows import Windows
+from biflow.engines import with_engine
 from biflow.errors import UserError
-from biflow.model import Model, empty_conditions, load_model, start_from
+from biflow.model import Model, empty_conditions, load_model, save_model, start_from
 from biflow.networks import VideoUNet, check_size
 from biflow.training.checkpoint import Resumed
 from biflow.video import to_float
@@ -44,10 +47,24 @@ def new_model(
         seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
         network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
         if first:
-            start_from(network, method, windows.actions, first)
+            start_from(network, method, windows.actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, windows.actions)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
+
+
+def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Model | None:
+    """The model that the method's loss learns from, if it does; a run keeps a copy of it."""
+    method, copy = methods.get(config.method), out / "teacher"
+    if method.teacher is None:
+        return None
+    if not config.init:
+        what = f"{method.title} begins with a {methods.get(method.teacher).title} model, and learns from it"
+        raise UserError(f"{what}: name one.", setting="init")
+    if accelerator.is_main_process and not copy.exists():
+        save_model(copy, load_model(config.init))
+    accelerator.wait_for_everyone()
+    return with_engine(load_model(copy, device=accelerator.device))
 
 
 def rms_change(windows: Windows, samples: int = 512) -> float:

@@ -89,7 +89,7 @@ def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, gen
         frames[rows.to(frames.device), start - config.context : start + 1],
         actions=actions,
         generators=[generator] * len(rows),
-        solver=OWN_SOLVER,
+        solver=OWN_SOLVER if model.method.solver.steps is None else model.method.solver,
     )
     with contextlib.suppress(SolverError):  # weights that are not finite: the loss will say so
         for place, frame in enumerate(islice(own, length), start=start + 1):

@@ -105,7 +105,7 @@ def _flops(config: TrainConfig, data: Path, out: Path, size: int) -> int:
     check_size(config.network, *sides)
     network = VideoUNet(method, config.network, conditions=empty_conditions(1, (3, 1, 1), config.context, actions))
     if config.init and windows and latest(out) is None:
-        start_from(network, method, actions, load_model(config.init))
+        start_from(network, method, actions, config.context, load_model(config.init))
     model = Model(network, method, (3, *sides), context=config.context, actions=actions)
     return config.batch * training_flops(model)
 

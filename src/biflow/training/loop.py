@@ -30,7 +30,7 @@ from biflow.networks import check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint, raw
 from biflow.training.average import Average
-from biflow.training.begin import new_model, rms_change
+from biflow.training.begin import new_model, rms_change, teacher_of
 from biflow.training.conditions import conditions, frames_before
 from biflow.training.fingerprint import admitted
 from biflow.training.first import write_first
@@ -132,6 +132,7 @@ class _Run:
         if config.batch % parts:
             raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
         self.model, self.v_scale = new_model(config, windows, network, accelerator.device, resumed)
+        self.teacher = teacher_of(config, out, accelerator)
         weights = self.model.weights.to(accelerator.device)
         self.ema = Average(weights.parameters(), config.ema) if config.ema else None
         kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
@@ -201,7 +202,7 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
     config, device = run.config, run.accelerator.device
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
-    weights = {"v": run.v_scale**-2}
+    weights = {name: run.v_scale**-2 for name in ("v", "u")}
     method = run.model.method
     for part in range(config.accumulate):
         share = each(batch, lambda whole, part=part: whole.chunk(config.accumulate)[part])
@@ -210,7 +211,8 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             clips, seen = conditions(run.model, share, config, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
-            loss = method.loss(conditioned(run.network, seen), clips, generator, config)
+            lesson = {"teacher": conditioned(run.teacher.network, seen)} if run.teacher else {}
+            loss = method.loss(conditioned(run.network, seen), clips, generator, config, **lesson)
         total = torch.stack([weights.get(name, 1.0) * term.mean() for name, term in loss.terms.items()]).sum()
         run.accelerator.backward(total / config.accumulate)
         run.log.add(loss)
