@@ -102,13 +102,11 @@ def _evaluate(settings: Annotated[config.Evaluate, FLAT]) -> None:
 
     protocol = load_protocol(settings.protocol)
     changes = {name: getattr(settings, name) for name in ("eps", "direction", "samples", "frames", "actions")}
-    if settings.solver or settings.steps:
-        usual = protocol.solver
-        name = settings.solver or usual.method
-        changes["solver"] = config.Solver.named(name, steps=settings.steps, rtol=usual.rtol, atol=usual.atol)
-    protocol = changed(protocol, **changes)
     Windows(settings.data, split="test")  # what is not a prepared set is refused before the model is loaded
-    model = with_engine(load_model(settings.model, device=device()), settings.engine, rtol=protocol.solver.rtol)
+    model = load_model(settings.model, device=device())
+    solver = (protocol.solver or model.method.solver).changed(settings.solver, settings.steps)
+    protocol = changed(protocol, **changes, solver=solver)
+    model = with_engine(model, settings.engine, rtol=solver.rtol)
     batch, windows = settings.batch, settings.feature_batch
     result = evaluate(model, settings.data, settings.out, protocol, batch=batch, feature_batch=windows)
     if result:  # only one of several processes has it

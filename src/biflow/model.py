@@ -236,9 +236,7 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
         columns = [", ".join(one.columns) for one in (other.actions, actions)]
         raise UserError(f"The actions of {folder} are {columns[0]}, those of the set {columns[1]}.", setting="init")
     state, expected = dict(other.weights.state_dict()), network.state_dict()
-    levels = (
-        other.context
-    )  # numbers of its vector that are levels of noise; an action follows, and the length of a jump
+    levels = other.context  # numbers of its vector that are levels of noise; an action and the length of a jump follow
     for name, value in expected.items():
         own = state.get(name)
         if own is None and ".class_embedding.vector." in name:

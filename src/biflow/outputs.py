@@ -91,8 +91,8 @@ def _cost(stats: dict) -> str:
 
 def _sample(settings: Sample, out: Path) -> dict:
     """Stream videos into the folder `out`."""
-    model, solver = load_model(settings.model, device=device()), settings.full_solver
-    model = with_engine(model, settings.engine, rtol=solver.rtol)
+    model = load_model(settings.model, device=device())
+    model = with_engine(model, settings.engine, rtol=settings.rtol)
     play, results = playback(settings, model), _Results(out)
     first = play.frames[:, -1]
     with tqdm(total=len(first) * play.length * play.how["in_between"], unit="frame", desc="streaming") as bar:

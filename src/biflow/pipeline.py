@@ -57,7 +57,7 @@ class BiFlowPipeline(DiffusionPipeline):
             also gives a model with context its past, the newest frame last. None: the first of its own first frames.
         num_frames: as many as there are actions by default, or 64.
         noise_level: eps, for methods that take one; the model's own by default.
-        num_inference_steps: fixed solver steps per frame; adaptive by default.
+        num_inference_steps: fixed solver steps per frame; by default adaptive ones, or one for a flow map.
         actions: a text such as "forward*40 left*12", or a row of numbers for each frame, for all or for each video.
         generator: of the noise. One for all videos, or one for each; without it, each call is another video.
         output_type: "pil", "np" or "pt".
@@ -215,7 +215,7 @@ class BiFlowPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         actions: Any = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        solver: Solver | str = "adams",
+        solver: Solver | str | None = None,
         context_eps: float | None = None,
         direction: Direction = "forward",
         in_between: int = 1,
@@ -226,9 +226,9 @@ class BiFlowPipeline(DiffusionPipeline):
         """
         first = self._first(image)
         if isinstance(solver, str):
-            solver = Solver.named(solver, steps=num_inference_steps)
-        elif num_inference_steps is not None:
-            solver = replace(solver, steps=num_inference_steps)
+            solver = self.model.method.solver.changed(solver, num_inference_steps)
+        else:
+            solver = (solver or self.model.method.solver).changed(steps=num_inference_steps)
         how = {"eps": noise_level, "context_eps": context_eps, "direction": direction, "in_between": in_between}
         model = replace(self.model, network=_in_format(self.model, self.dtype))
         generators = _generators(generator, len(first))

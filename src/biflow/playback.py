@@ -62,7 +62,7 @@ def playback(settings: Sample, model: Model) -> Playback:
     """
     text, wanted = settings.actions, settings.frames
     how = {"eps": settings.eps, "context_eps": settings.context_eps, "direction": settings.direction}
-    how |= {"solver": settings.full_solver, "in_between": settings.fps_factor}
+    how |= {"solver": settings.full_solver(model.method.solver), "in_between": settings.fps_factor}
     source = settings.first or (model.folder or settings.model) / "first"
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
     if text is None and model.actions is None:

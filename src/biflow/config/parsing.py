@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from biflow.errors import UserError
 
@@ -108,7 +108,8 @@ def kinds(cls: type, group: str = "") -> dict[str, Any]:
     found = {}
     for field in fields(cls):  # pyright: ignore[reportArgumentType]
         found[name := f"{group}{field.name}"] = kind = field.type
-        found |= kinds(kind, f"{name}.") if isinstance(kind, type) and is_dataclass(kind) else {}
+        for part in get_args(kind) or (kind,):  # of "Solver | None", both
+            found |= kinds(part, f"{name}.") if isinstance(part, type) and is_dataclass(part) else {}
     return found
 
 

@@ -1,7 +1,7 @@
 """How to solve a frame: a method, and either a number of fixed steps or tolerances."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from biflow.config.checks import check
@@ -67,6 +67,16 @@ class Solver:
         reference = name == "reference"
         return cls("heun" if reference else name, steps, rtol, rtol if atol is None else atol, reference)
 
+    def changed(
+        self, name: str | None = None, steps: int | None = None, rtol: float | None = None, atol: float | None = None
+    ) -> "Solver":
+        """These settings with those that are not None. A solver of another name does not keep the number of steps."""
+        if name not in (None, self.name):
+            return Solver.named(name, steps=steps, rtol=self.rtol if rtol is None else rtol, atol=atol)
+        tolerances = {"rtol": rtol, "atol": rtol if atol is None else atol}
+        new = {"steps": steps, **tolerances}
+        return replace(self, **{key: value for key, value in new.items() if value is not None})
+
     @property
     def name(self) -> str:
         """The name in SOLVERS that gives this solver."""
@@ -74,3 +84,6 @@ class Solver:
 
     def __str__(self) -> str:
         return f"{self.name}, {f'{self.steps} fixed steps' if self.steps else f'adaptive, rtol {self.rtol:g}'}"
+
+
+USUAL = Solver()  # of most methods

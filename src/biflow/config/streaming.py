@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed
-from biflow.config.solver import Solver, SolverName
+from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
@@ -28,7 +28,8 @@ class Sample:
         eps: Noise level added before each frame, for methods that take one. The model's own by default.
         context_eps: Noise level of the past frames that the model sees. The model's own by default.
         direction: Direction in time.
-        solver: The ODE solver; "reference" is the paper's own.
+        solver: The ODE solver; "reference" is the paper's own. By default that of the model's method: "adams", or
+            "euler" with one step for a flow map.
         steps: Number of fixed solver steps per frame, instead of adaptive steps.
         rtol: Relative tolerance of adaptive steps.
         atol: Absolute tolerance of adaptive steps; rtol by default.
@@ -62,7 +63,7 @@ class Sample:
     eps: float | None = None
     context_eps: float | None = None
     direction: Direction = "forward"
-    solver: SolverName = "adams"
+    solver: SolverName | None = None
     steps: int | None = None
     rtol: float = 1e-2
     atol: float | None = None
@@ -84,12 +85,11 @@ class Sample:
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
         check_level(self, "eps", "context_eps")
         check_seed(self)
-        _ = self.full_solver  # it raises UserError
+        self.full_solver()  # it raises UserError
 
-    @property
-    def full_solver(self) -> Solver:
-        """The solver of these settings."""
-        return Solver.named(self.solver, steps=self.steps, rtol=self.rtol, atol=self.atol)
+    def full_solver(self, usual: Solver = USUAL) -> Solver:
+        """The solver of these settings, for a method that is usually solved by `usual`."""
+        return usual.changed(self.solver, self.steps, self.rtol, self.atol)
 
 
 @dataclass(frozen=True)

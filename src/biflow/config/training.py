@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed, check_sides
-from biflow.config.solver import Solver, SolverName
+from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 from biflow.hub import is_id
 
+FRAME_STEPS = 4  # of frame.onnx, for methods whose usual solver is adaptive
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 WIDEST, DEEPEST, CONTEXT = 8192, 16, 256  # widths, resolutions and blocks in each, and past frames of a network
 
@@ -212,8 +213,8 @@ class Export:
         onnx: A folder to write as ONNX: network.onnx, one evaluation; frame.onnx, a whole frame; and onnx.json, which
             describes them. Each is compared with PyTorch.
         web: A folder to write as a page that any web server can serve, and that streams the model in the browser.
-        solver: How frame.onnx solves a frame.
-        steps: Number of fixed solver steps in frame.onnx.
+        solver: How frame.onnx solves a frame. By default as `biflow sample` does, in fixed steps.
+        steps: Number of fixed solver steps in frame.onnx; 4 by default, or 1 for a flow map.
         license: The licence of the weights, as the Hugging Face Hub names it (mit, cc-by-4.0, other …), for the card.
         evaluated: An evaluation of this model by `biflow evaluate`. Its results go on the card.
         push: A repository on the Hugging Face Hub to upload the model folder to as well.
@@ -231,8 +232,8 @@ class Export:
     first: Path | None = None
     onnx: Path | None = None
     web: Path | None = None
-    solver: SolverName = "adams"
-    steps: int = 4
+    solver: SolverName | None = None
+    steps: int | None = None
     license: str | None = None
     evaluated: Path | None = None
     push: str | None = None
@@ -243,15 +244,14 @@ class Export:
         if not self.out and (self.push or self.license or self.evaluated):
             raise UserError("A licence, results and an upload belong to a model folder: name one as OUT.")
         check(self, "be at least 1", lambda n: n >= 1, "steps")
-        _ = self.full_solver  # it raises UserError
+        self.full_solver()  # it raises UserError
         if self.push is not None and not is_id(self.push, local=False):
             form = "the id of a repository on the Hugging Face Hub: user/name"
             raise UserError(f"push is {self.push!r}, but must be {form}.", setting="push")
 
-    @property
-    def full_solver(self) -> Solver:
-        """The solver of frame.onnx."""
-        return Solver.named(self.solver, steps=self.steps)
+    def full_solver(self, usual: Solver = USUAL) -> Solver:
+        """The solver of frame.onnx, for a method that is usually solved by `usual`."""
+        return usual.changed(self.solver, self.steps or usual.steps or FRAME_STEPS)
 
 
 @dataclass(frozen=True)

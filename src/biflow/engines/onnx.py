@@ -186,7 +186,8 @@ def write_small(model: Model, path: Path, first: State) -> tuple[Precision, floa
 
 
 def _stream_error(model: Model, network: Network, first: State) -> float:
-    how: dict[str, Any] = {"frames": STREAM, "solver": Solver(steps=4)}
+    usual = model.method.solver
+    how: dict[str, Any] = {"frames": STREAM, "solver": usual if usual.steps else replace(usual, steps=4)}
     ours, exact = (generate(one, first, **how) for one in (replace(model, network=network), model))
     return float((ours - exact).square().mean((0, 2, 3, 4)).sqrt().max())
 

@@ -64,6 +64,7 @@ def evaluate(
     test = Windows(data, split="test")
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.eps) if model.method.takes_eps else 0.0)
+    protocol = replace(protocol, solver=protocol.solver or model.method.solver)
     protocol = replace(protocol, actions=actions.settled(protocol.actions, model, test))
     networks = load_networks(protocol.networks, model.device) if networks is None else networks
     _check(model, test, protocol, networks)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Protocol:
         frame_stride: networks that compare frames see every n-th one. `stride` must be a multiple of it.
         eps: noise level, for methods that take one; None uses the model's own.
         direction: direction in time.
-        solver: ODE solver.
+        solver: ODE solver; None for the usual one of the model's method.
         seed: seed of the noise, of the choice of first frames, and of the bootstrap.
         resamples: number of bootstrap resamples.
         nearest: number of videos whose last frame is compared with all training frames.
@@ -71,7 +71,7 @@ class Protocol:
     frame_stride: int = 8
     eps: float | None = None
     direction: Direction = "forward"
-    solver: Solver = field(default_factory=Solver)
+    solver: Solver | None = None
     seed: int = 0
     resamples: int = 200
     nearest: int = 8

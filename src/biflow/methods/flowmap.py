@@ -14,7 +14,7 @@ from torch import Tensor
 from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.biflow import BiFlow
-from biflow.methods.method import Given, Loss, squared_error, under
+from biflow.methods.method import Given, Loss, squared_error
 from biflow.methods.noise import draw_noise
 from biflow.paths import NO_CONDITIONS, Conditions, Curve, Fields, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Solution, solve

@@ -81,7 +81,9 @@ class Controls:
 def initial(models: Mapping[str, Served]) -> Controls:
     """The first model at its own noise level and frame rate; its second stream, if switched on, without noise."""
     name, served = next(iter(models.items()))
-    return Controls(model=name, eps=served.eps, model_b=name, fps_cap=served.fps)
+    usual = served.model.method.solver
+    how = {"solver": usual.method, "steps": usual.steps}
+    return Controls(model=name, eps=served.eps, model_b=name, fps_cap=served.fps, **how)
 
 
 def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tuple[Controls, list[str]]:
@@ -103,6 +105,10 @@ def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tu
     for model, eps in (("model", "eps"), ("model_b", "eps_b")):
         if values[model] != getattr(controls, model) and eps not in wanted:
             values[eps] = models[values[model]].eps
+    # It also comes with the solver of its method, where that is another one.
+    was, now = (models[name].model.method.solver for name in (controls.model, values["model"]))
+    if was != now and not {"solver", "steps"} & wanted.keys():
+        values |= {"solver": now.method, "steps": now.steps}
     return _fitting(Controls(**values), models, notes), notes
 
 

@@ -95,7 +95,7 @@ def _write_folder(source: Path, out: Path, model: Model, evidence: dict, windows
 def _write_onnx(settings: Export, out: Path, model: Model) -> str:
     from biflow.engines.onnx import write_folder
 
-    network, frame = write_folder(model, out, settings.full_solver)
+    network, frame = write_folder(model, out, settings.full_solver(model.method.solver))
     errors = f"network.onnx by at most {network:.1g}, frame.onnx by {frame:.1g}"
     return f"Exported {settings.model} as ONNX: {out}. From PyTorch differ {errors}."
 

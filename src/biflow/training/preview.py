@@ -66,7 +66,9 @@ def preview(model: Model, data: Path, path: Path, show: Callable[[str], None], s
         ]
     )
     first = to_float(clips[:, : past + 1]).to(model.device)
-    solver = Solver(method="midpoint", steps=1 if model.method.motion_unit else 4)  # from a frame, or from noise
+    solver = model.method.solver
+    if solver.steps is None:
+        solver = Solver(method="midpoint", steps=1 if model.method.motion_unit else 4)  # from a frame, or from noise
     frames = drain(stream(model, first, actions=_actions(model, windows, starts, length), solver=solver))
     video, begun = [clips[:, past]], time.monotonic()
     while len(video) <= length and (len(video) <= FEWEST or time.monotonic() - begun < SECONDS):

@@ -32,7 +32,7 @@ from biflow.web import runtime
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "serve" / "page"
-STEPS = 4  # per frame, to begin with
+STEPS = 4  # per frame, to begin with, where they would be adaptive
 FIXED = tuple(name for name in SOLVERS if name == "adams" or name in TABLEAUS)
 POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; img-src 'self' data: blob:; "
@@ -143,7 +143,8 @@ def page_hello(served: Served) -> dict:
     message = hello([served])
     for entry in message["models"]:
         entry["can"]["in_between"] = False
-    controls = asdict(initial({served.name: served})) | {"steps": STEPS, "format": "bmp"}
+    controls = asdict(initial({served.name: served})) | {"format": "bmp"}
+    controls["steps"] = controls["steps"] or STEPS
     own = {"session": None, "new": False, "recording": False, "viewer": 1, "version": 0, "controls": controls}
     fixed = {"offers": ["record"], "solvers": FIXED, "need_steps": FIXED, "no_steps": [], "formats": ["bmp"]}
     return message | own | fixed

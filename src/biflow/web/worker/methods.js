@@ -20,6 +20,11 @@ export const methods = {
     },
   },
 
+  flowmap: {
+    start: (frame, eps, noise) => methods.biflow.start(frame, eps, noise),
+    field: (ask, how) => methods.biflow.field((query) => ask({ ...query, jump: how.jump }), how), // of length 0: the field itself
+  },
+
   condiff: {
     start: (frame, eps, noise) => noise(),
     field: (ask, { frame }) => async (x, alpha) => (await ask({ x, alpha, condition: frame })).v,
