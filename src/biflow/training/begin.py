@@ -64,7 +64,11 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Mode
     if accelerator.is_main_process and not copy.exists():
         save_model(copy, load_model(config.init))
     accelerator.wait_for_everyone()
-    return with_engine(load_model(copy, device=accelerator.device))
+    teacher = load_model(copy, device=accelerator.device)
+    if not config.compile:
+        return with_engine(teacher)
+    teacher.weights.compile()
+    return teacher
 
 
 def rms_change(windows: Windows, samples: int = 512) -> float:
