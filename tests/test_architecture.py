@@ -41,8 +41,8 @@ GROUPS = [
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}
-METHODS = {"flow", "biflow", "condiff"}
-TITLES = {"FLOW", "BI-FLOW", "CONDIFF"}
+METHODS = {"flow", "biflow", "condiff", "flowmap"}
+TITLES = {"FLOW", "BI-FLOW", "CONDIFF", "FLOW MAP"}
 
 
 def name_of(path: Path) -> str:

@@ -10,7 +10,8 @@ from torch import nn
 
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Method
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, Method
+from biflow.methods.flowmap import JumpQuery
 from biflow.model import Model, load_model, save_model, shipped_model, weights_file
 from biflow.networks import VideoUNet
 from biflow.paths import Fields, Query
@@ -35,6 +36,7 @@ def answer(model: Model) -> Fields:
     x, condition = torch.randn(2, 2, *model.shape, generator=g)
     t, alpha = torch.rand(2, 2, generator=g)
     queries = {FLOW: Query(x, t), BIFLOW: Query(x, t, alpha), CONDIFF: Query(x, alpha=alpha, condition=condition)}
+    queries[FLOWMAP] = JumpQuery(x, t, alpha, jump=t[:, None])
     return model.network(queries[model.method])
 
 
@@ -136,7 +138,7 @@ def test_a_folder_that_version_0_1_wrote_still_loads(tmp_path, method):
     model = load_model(tmp_path)
     assert model.method is METHODS[method]
     assert (model.shape, model.fps) == ((3, 8, 8), 17.5)
-    assert model.eps == (0.1 if method == "biflow" else 0.0)  # it wrote a level for methods that take none, too
+    assert model.eps == (0.1 if METHODS[method].takes_eps else 0.0)  # it wrote a level for methods that take none, too
     assert (model.network.network, model.network.v_scale) == (TINY, 0.25)
     assert same_answers(model, tiny(METHODS[method], v_scale=0.25))
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from biflow.config import Direction, Solver
 from biflow.errors import UserError
 from biflow.memory import Memory
-from biflow.methods.biflow import denoise as _denoise
 from biflow.model import Model
 from biflow.paths import State
 from biflow.solvers import SolverError
@@ -166,9 +165,8 @@ def denoise(
 
     Raises UserError for a model whose method does not learn noise.
     """
-    if not model.method.takes_eps:
-        raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {model.method.title}.")
-    solution = _denoise(model.network, x, t, alpha, conditions=model.conditions(len(x)), solver=solver)
+    how = {"conditions": model.conditions(len(x)), "solver": solver or Solver()}
+    solution = model.method.denoise(model.network, x, t, alpha, **how)
     return solution.x, solution.nfe
 
 

@@ -152,7 +152,7 @@ def write_actions(root: Path) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(picture, "PNG")
     recording = {"seed": 5, "index": 3, "eps": 0.1, "context_eps": 0.05, "direction": "forward", "in_between": 1}
-    recording |= {"solver": asdict(Sample(root).full_solver), "changed": False, "engine": "torch"}
+    recording |= {"solver": asdict(Sample(root).full_solver()), "changed": False, "engine": "torch"}
     recording["first"] = [base64.b64encode(picture.getvalue()).decode()]
     write_json(root / "recording.json", {**ACTIONS.as_json(), "actions": [None, *rows], "recording": recording})
 
@@ -197,7 +197,7 @@ class Readers:
         model = load_model(self.root / "model")
         if model.size == (8, 8):  # others take long, as they should
             first = to_float(torch.full((1, 3, 8, 8), 100, dtype=torch.uint8))
-            next(stream(model, first, solver=Sample(self.root, solver="euler", steps=1).full_solver))
+            next(stream(model, first, solver=Sample(self.root, solver="euler", steps=1).full_solver()))
 
     def resume(self) -> None:
         if resumed := checkpoint.newest_whole(self.root / "run"):

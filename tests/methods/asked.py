@@ -12,7 +12,8 @@ ALL = pytest.mark.parametrize("method", METHODS.values())
 def curved_fields(q):
     """Different for v and n, and not linear in anything."""
     t, alpha = (0 if s is None else s.reshape(-1, *(1,) * (q.x.ndim - 1)) for s in (q.t, q.alpha))
-    condition = 0 if q.condition is None else q.condition
+    condition = getattr(q, "condition", None)
+    condition = 0 if condition is None else condition
     return Fields(v=torch.sin(q.x) + t + 3 * alpha + condition, n=torch.cos(q.x) - 2 * alpha)
 
 
@@ -25,6 +26,11 @@ class Asked:
     def __call__(self, query):
         self.queries.append(query)
         return Fields(*[query.x] * self.heads)
+
+
+def lesson(method) -> dict:
+    """What the loss of a method takes beside a network: a teacher, if it learns from one."""
+    return {"teacher": curved_fields} if method.teacher else {}
 
 
 def clips(b: int = 512) -> torch.Tensor:

@@ -8,12 +8,13 @@ import torch
 from biflow import methods
 from biflow.config import Solver, TrainConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP
+from biflow.methods.flowmap import JumpQuery
 from biflow.methods.noise import noise_like
 from biflow.model import Model
 from biflow.paths import Query, present
 from biflow.rollout import sample_generators, stream
-from tests.methods.asked import ALL, Asked, clips, generator
+from tests.methods.asked import ALL, Asked, clips, generator, lesson
 
 # What a network is asked
 
@@ -27,14 +28,15 @@ def queries_of(method, **settings):
 
 
 ASKED = {FLOW: ["x", "t"], BIFLOW: ["x", "t", "alpha"], CONDIFF: ["x", "alpha", "condition"]}
+ASKED[FLOWMAP] = [*ASKED[BIFLOW], "jump"]
 
 
 @ALL
 def test_a_network_is_asked_with_the_tensors_of_its_method_only(method):
     network = Asked(method.heads)
-    method.loss(network, clips(), generator(), TrainConfig())
+    method.loss(network, clips(), generator(), TrainConfig(), **lesson(method))
     for query in [*network.queries, *queries_of(method), method.example(torch.zeros(2, 3))]:
-        assert type(query) is Query
+        assert type(query) is (JumpQuery if method is FLOWMAP else Query)
         assert list(present(query)) == ASKED[method]
         assert {len(tensor) for tensor in present(query).values()} == {len(query.x)}
 
@@ -86,10 +88,10 @@ def test_a_method_is_got_by_its_name(method):
 
 
 def test_an_unknown_method_names_the_known_ones():
-    with pytest.raises(UserError, match=r"'bflow'.* flow, biflow, condiff.*mean '(bi)?flow'") as error:
+    with pytest.raises(UserError, match=r"'bflow'.* flow, biflow, condiff, flowmap.*mean '(bi)?flow'") as error:
         methods.get("bflow")
     assert error.value.setting == "method"
-    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff\.$"):
+    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff, flowmap\.$"):
         methods.get("xyz")
 
 
@@ -99,6 +101,7 @@ def test_an_unknown_method_names_the_known_ones():
         (FLOW, "FLOW", 1, False, True, True, True),
         (BIFLOW, "BI-FLOW", 2, True, True, True, True),
         (CONDIFF, "CONDIFF", 1, False, False, False, False),
+        (FLOWMAP, "FLOW MAP", 2, True, True, True, True),
     ],
 )
 def test_a_method_says_what_it_can_do(method, title, heads, takes_eps, backward, in_between, motion_unit):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from biflow.actions import Actions
+from biflow.config import Solver
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW, METHODS
 from biflow.rollout import denoise, drain, generate, sample_generators, stream
@@ -143,10 +144,10 @@ def test_in_adaptive_solves_each_sample_keeps_its_own_conditions(method):
     model = known(method, v, None if method.heads == 1 else constant(0.0), context=1, actions=ACTIONS, eps=0.0)
     first = torch.stack([images(3, seed=1), images(3)], dim=1)
     rows = [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]
-    together = next(stream(model, first, actions=[rows], generators=generators(3)))
+    together = next(stream(model, first, actions=[rows], generators=generators(3), solver=Solver()))
     assert len(set(together.nfe.tolist())) > 1
     for i, generator in enumerate(generators(3)):
-        alone = next(stream(model, first[i : i + 1], actions=[rows[i]], generators=[generator]))
+        alone = next(stream(model, first[i : i + 1], actions=[rows[i]], generators=[generator], solver=Solver()))
         assert torch.allclose(together.x[i], alone.x[0], atol=1e-6)
         assert together.nfe[i] == alone.nfe[0]
 

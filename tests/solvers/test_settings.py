@@ -54,7 +54,7 @@ def test_settings_survive_json():
 
 def test_the_names_of_solvers_are_adams_the_tableaus_and_the_reference():
     assert SOLVERS == get_args(SolverName) == ("adams", *TABLEAUS, "reference")
-    assert Sample(Path("model")).full_solver == Solver()
+    assert Sample(Path("model")).full_solver() == Solver()
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -15,13 +15,12 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
 
 from biflow.config import NetworkConfig, Prepare, Solver, TrainConfig
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Loss
+from biflow.methods import CONDIFF, FLOW, FLOWMAP, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
 from biflow.rollout import stream
@@ -56,23 +55,31 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
+def begun(method, config: TrainConfig, data: Path, out: Path) -> TrainConfig:
+    """The settings for this method. If it learns from a teacher, that is first trained for a step, in `out`."""
+    if method.teacher:
+        train(replace(config, method=method.teacher, steps=1), data, out)
+    return replace(config, method=method.name, init=str(out) if method.teacher else None)
+
+
 @pytest.mark.parametrize("method", METHODS.values())
 def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
-    config = replace(CONFIG, method=method.name, steps=40, save_every=40, log_every=10)
+    config = replace(CONFIG, steps=40, save_every=40, log_every=10)
+    config = begun(method, config, prepared, tmp_path / "teacher of it")
     train(config, prepared, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["samples"] == 160
     assert lines[-1]["v"] < 0.8 * lines[0]["v"]
-    against = {FLOW: {"v_against_t"}, CONDIFF: {"v_against_alpha"}}
+    against = {FLOW: {"v_against_t"}, CONDIFF: {"v_against_alpha"}, FLOWMAP: set()}
     against[BIFLOW] = {f"{term}_against_{variable}" for term in "vn" for variable in ("t", "alpha")}
     assert {key for key in lines[0] if "_against_" in key} == against[method]
     assert all(len(lines[0][key]) == 10 for key in against[method])
     assert 0 <= lines[0]["waiting_for_data"] < 1
-    assert ("n" in lines[0]) == (method is BIFLOW)
+    assert ("n" in lines[0]) == (method.heads == 2)
     model = load_model(tmp_path)
     assert (model.method, model.size) == (method, (16, 16))
-    assert model.eps == (0.1 if method is BIFLOW else 0.0)
+    assert model.eps == (0.1 if method.takes_eps else 0.0)
     averaged = load_file(tmp_path / "diffusion_pytorch_model.ema.safetensors")
     assert all(torch.equal(value, averaged[name]) for name, value in model.weights.state_dict().items())
     assert (tmp_path / "tensorboard").exists()
@@ -144,7 +151,8 @@ def driven(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method, driven, tmp_path):
-    config = replace(CONFIG, method=method.name, context=2, own_frames=0.5, steps=30, save_every=15, log_every=10)
+    config = replace(CONFIG, context=2, own_frames=0.5, steps=30, save_every=15, log_every=10)
+    config = begun(method, config, driven, tmp_path / "teacher")
     train(replace(config, steps=15), driven, tmp_path / "cut")
     train(config, driven, tmp_path / "cut")
     train(config, driven, tmp_path / "whole")

@@ -7,7 +7,7 @@ from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
 from biflow.methods.noise import Noise, draw_noise, noise_like
-from biflow.paths import NO_CONDITIONS, Conditions, Network, PerSample, Query, State, bilinear
+from biflow.paths import Conditions, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Field, Solution, solve
 
 
@@ -19,21 +19,6 @@ def biflow_loss(network: Network, x0: State, x1: State, n: State, t: PerSample, 
     v_hat, n_hat = network(Query(bilinear(x0, x1, n, t, alpha), t, alpha))
     assert n_hat is not None, "BI-FLOW needs a network with two heads"
     return {"v": squared_error(v_hat, x1 - x0), "n": squared_error(n_hat, n)}
-
-
-def denoise(
-    network: Network,
-    x: State,
-    t: float,
-    alpha: float,
-    *,
-    conditions: Conditions = NO_CONDITIONS,
-    solver: Solver | None = None,
-) -> Solution:
-    """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
-    curve = paths.denoising_line(t, alpha)
-    field, args = under(lambda network: paths.field_along(network, curve), network, conditions)
-    return solve(field, x, 0.0, 1.0, args=args, solver=solver or Solver())
 
 
 class BiFlow(Method):
@@ -70,7 +55,15 @@ class BiFlow(Method):
             return None
         curve, at = _curve(eps, backward), torch.tensor([k])
         t, alpha = curve.t(at).item(), curve.alpha(at).item()
-        return denoise(network, x, t, alpha, conditions=conditions, solver=solver)
+        return self.denoise(network, x, t, alpha, conditions=conditions, solver=solver)
+
+    def denoise(
+        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
+    ) -> Solution:
+        """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
+        curve = paths.denoising_line(t, alpha)
+        field, args = under(lambda network: paths.field_along(network, curve), network, conditions)
+        return solve(field, x, 0.0, 1.0, args=args, solver=solver)
 
 
 def _curve(eps: float, backward: bool) -> paths.Curve:

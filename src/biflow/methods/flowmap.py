@@ -22,8 +22,9 @@ from biflow.solvers.solution import columns
 
 FIELD = 0.25  # share of the samples that go on learning the field
 EPS = (0.05, 0.35)  # noise levels that jumps are learned for
-HALVES = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0]])  # from where to where a jump leads
+LEGS = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0]])  # from where to where jumps lead, equally often
 TEACHER = Solver("adams", steps=3)  # for a half of the curve
+FIELD_SOLVER = Solver("adams", steps=4)  # where no jumps were learned
 
 
 class JumpQuery(NamedTuple):
@@ -41,11 +42,11 @@ class JumpQuery(NamedTuple):
 class FlowMap(BiFlow):
     """BI-FLOW in jumps: "euler" with n steps makes n of them. Other solvers solve the field, as those of BI-FLOW do.
 
-    It is trained beside a BI-FLOW model, its teacher, whose weights it begins with.
+    It is trained beside a BI-FLOW model, its teacher, whose weights it begins with. Jumps lead forward in time; where
+    "euler" would go backward, or denoise a frame in between, the field is solved in four Adams steps instead.
     """
 
     name, title = "flowmap", "FLOW MAP"
-    backward = False
     teacher = "biflow"
     solver = Solver("euler", steps=1)
 
@@ -64,31 +65,19 @@ class FlowMap(BiFlow):
         assert teacher is not None, "a flow map is learned from a BI-FLOW model"
         (x0, x1), device = clips.unbind(1), clips.device
         chance, t, alpha, eps, leg = torch.rand((5, len(x0)), generator=generator, device=device)
-        n, white = draw_noise(x0.shape, generator, coarse=config.coarse_noise), _white(x0, generator)
-        is_field = chance < FIELD
-        alpha, eps = alpha * config.alpha_max, EPS[0] + (EPS[1] - EPS[0]) * eps
-        s, r = HALVES.to(device)[(leg * len(HALVES)).long()].unbind(1)
+        n, white = draw_noise(x0.shape, generator, coarse=config.coarse_noise), draw_noise(x0.shape, generator)
+        eps, is_field = EPS[0] + (EPS[1] - EPS[0]) * eps, chance < FIELD
+        s, r = LEGS.to(device)[(leg * len(LEGS)).long()].unbind(1)
+        x_s, x_r = _ends(teacher, x0 + columns(eps, x0) * white, eps, s, r)
 
-        start = x0 + columns(eps, x0) * white
-        with torch.no_grad():
-            field, args = _along(teacher, eps)
-            middle = solve(field, start, 0.0, 0.5, args=args, solver=TEACHER).x
-            end = solve(field, middle, 0.5, 1.0, args=args, solver=TEACHER).x
-        x_s, x_r = (torch.where(columns(s > 0, x0), middle, start), torch.where(columns(r < 1, x0), middle, end))
-        target = (x_r - x_s) / columns(r - s, x0)
-
-        x = torch.where(columns(is_field, x0), bilinear(x0, x1, n, t, alpha), x_s)
-        t, alpha = torch.where(is_field, t, s), torch.where(is_field, alpha, eps * (1 - s))
+        x = torch.where(columns(is_field, x0), bilinear(x0, x1, n, t, alpha * config.alpha_max), x_s)
+        t, level = torch.where(is_field, t, s), torch.where(is_field, alpha * config.alpha_max, eps * (1 - s))
         jump = torch.where(is_field, 0.0, r - s)
-        v_hat, n_hat = network(JumpQuery(x, t, alpha, jump=jump[:, None]))
-        assert n_hat is not None
-        v, n_, u = (
-            squared_error(v_hat, x1 - x0),
-            squared_error(n_hat, n),
-            squared_error(v_hat - columns(eps, x0) * n_hat, target),
-        )
-        terms = {"v": v * is_field / FIELD, "n": n_ * is_field / FIELD, "u": u * ~is_field / (1 - FIELD)}
-        return Loss(terms, {})
+        v_hat, n_hat = network(JumpQuery(x, t, level, jump=jump[:, None]))
+        assert n_hat is not None, "a flow map needs a network with two heads"
+        u_hat, u = v_hat - columns(eps, x0) * n_hat, (x_r - x_s) / columns(r - s, x0)
+        v, n_, u = squared_error(v_hat, x1 - x0), squared_error(n_hat, n), squared_error(u_hat, u)
+        return Loss({"v": v * is_field / FIELD, "n": n_ * is_field / FIELD, "u": u * ~is_field / (1 - FIELD)}, {})
 
     def advance(
         self,
@@ -103,9 +92,15 @@ class FlowMap(BiFlow):
         solver: Solver,
         first_step: Tensor | None = None,
     ) -> Solution:
+        solver = _of_field(solver) if k1 < k0 else solver
         jump = (k1 - k0) / (solver.steps or 1) if solver.method == "euler" else 0.0
         how = {"given": given, "conditions": conditions, "eps": eps, "solver": solver, "first_step": first_step}
         return super().advance(jumping(network, jump), x, k0, k1, **how)
+
+    def denoise(
+        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
+    ) -> Solution:
+        return super().denoise(jumping(network, 0.0), x, t, alpha, conditions=conditions, solver=_of_field(solver))
 
 
 def jumping(network: Network, jump: float) -> Network:
@@ -118,18 +113,21 @@ def jumping(network: Network, jump: float) -> Network:
     return ask
 
 
-def _along(teacher: Network, eps: PerSample):
-    """The teacher's field along the forward line of each sample's noise level, and the args to solve it with."""
+def _of_field(solver: Solver) -> Solver:
+    return FIELD_SOLVER if solver.method == "euler" else solver
+
+
+@torch.no_grad()
+def _ends(teacher: Network, x: State, eps: PerSample, s: PerSample, r: PerSample) -> tuple[State, State]:
+    """Where the teacher's solution from x, a frame with noise of level eps, is at k = s and at k = r."""
 
     def field(x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
         curve = Curve(lambda k: k, lambda k: eps * (1 - k), torch.ones_like, lambda k: -eps)
         return paths.field_along(teacher, curve)(x, k)
 
-    return field, (eps,)
-
-
-def _white(x: State, generator: torch.Generator) -> State:
-    return torch.randn(x.shape, generator=generator, device=x.device)
+    middle = solve(field, x, 0.0, 0.5, args=(eps,), solver=TEACHER).x
+    end = solve(field, middle, 0.5, 1.0, args=(eps,), solver=TEACHER).x
+    return torch.where(columns(s > 0, x), middle, x), torch.where(columns(r < 1, x), middle, end)
 
 
 FLOWMAP = FlowMap()

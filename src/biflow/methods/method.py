@@ -1,4 +1,4 @@
-"""What a method is: everything that FLOW, BI-FLOW and CONDIFF differ in."""
+"""What a method is: everything that FLOW, BI-FLOW, CONDIFF and FLOW MAP differ in."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from biflow.config import Solver, TrainConfig
+from biflow.errors import UserError
 from biflow.methods.noise import Noise
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, Network, PerSample, State, conditioned, present
 from biflow.solvers import Field, Solution, solve
@@ -104,6 +105,12 @@ class Method:
     ) -> Solution | None:
         """The frame to show for a state on the way, at k. None: the state itself."""
         return None
+
+    def denoise(
+        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
+    ) -> Solution:
+        """Remove noise of level `alpha` from states at time `t`. Raises UserError where noise is not learned."""
+        raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {self.title}.")
 
     def example(self, frame: State, eps: float = 0.0, conditions: Conditions = NO_CONDITIONS) -> Any:
         """The first query by which the frame after `frame` is solved, always with the same noise."""

@@ -58,11 +58,16 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Mode
     method, copy = methods.get(config.method), out / "teacher"
     if method.teacher is None:
         return None
-    if not config.init:
-        what = f"{method.title} begins with a {methods.get(method.teacher).title} model, and learns from it"
-        raise UserError(f"{what}: name one.", setting="init")
     if accelerator.is_main_process and not copy.exists():
-        save_model(copy, load_model(config.init))
+        what = f"{method.title} begins with a {methods.get(method.teacher).title} model, and learns from it"
+        if not config.init:
+            raise UserError(f"{what}: name one.", setting="init")
+        first = load_model(config.init)
+        if first.method.name == method.name:  # begun before
+            if not (first.folder and (first.folder / copy.name).exists()):
+                raise UserError(f"{what}; {config.init} has no {copy.name} any more.", setting="init")
+            first = load_model(first.folder / copy.name)
+        save_model(copy, first)
     accelerator.wait_for_everyone()
     teacher = load_model(copy, device=accelerator.device)
     if not config.compile:

@@ -14,6 +14,7 @@ from torch import Tensor
 from biflow.config import Solver
 from biflow.data.starts import held_out
 from biflow.data.windows import Windows
+from biflow.methods import Method
 from biflow.model import Model
 from biflow.rollout import drain, stream
 from biflow.training.first import places
@@ -66,10 +67,8 @@ def preview(model: Model, data: Path, path: Path, show: Callable[[str], None], s
         ]
     )
     first = to_float(clips[:, : past + 1]).to(model.device)
-    solver = model.method.solver
-    if solver.steps is None:
-        solver = Solver(method="midpoint", steps=1 if model.method.motion_unit else 4)  # from a frame, or from noise
-    frames = drain(stream(model, first, actions=_actions(model, windows, starts, length), solver=solver))
+    actions = _actions(model, windows, starts, length)
+    frames = drain(stream(model, first, actions=actions, solver=_solver(model.method)))
     video, begun = [clips[:, past]], time.monotonic()
     while len(video) <= length and (len(video) <= FEWEST or time.monotonic() - begun < SECONDS):
         if stopped():
@@ -81,6 +80,11 @@ def preview(model: Model, data: Path, path: Path, show: Callable[[str], None], s
     _write_sheet(real, made, path)
     _write_video(real, made, path.with_suffix(".mp4"), model.fps or 25.0)
     return True
+
+
+def _solver(method: Method) -> Solver:
+    """The usual one if its steps are fixed, else one of few steps from a frame, and of more from noise."""
+    return method.solver if method.solver.steps else Solver("midpoint", steps=1 if method.motion_unit else 4)
 
 
 def _actions(model: Model, windows: Windows, starts: np.ndarray, length: int) -> list[np.ndarray] | None:

@@ -19,9 +19,10 @@ export async function nextFrame(model, network, x, { past = [], action = null, e
     nfe++;
     return network({ ...query, ...conditions });
   };
-  const jump = how.solver === "euler" ? 1 / how.steps : 0;
+  const solver = backward ? { ...how, ...method.backward?.(how) } : how;
+  const jump = solver.solver === "euler" ? 1 / solver.steps : 0;
   const field = method.field(ask, { eps, backward, frame: x, jump });
-  const next = await solve(field, start, backward ? 1 : 0, backward ? 0 : 1, how, model.tableaus);
+  const next = await solve(field, start, backward ? 1 : 0, backward ? 0 : 1, solver, model.tableaus);
   const [low, high] = model.limits;
   return { x: next.map((value) => Math.min(high, Math.max(low, value))), nfe };
 }

@@ -23,6 +23,7 @@ export const methods = {
   flowmap: {
     start: (frame, eps, noise) => methods.biflow.start(frame, eps, noise),
     field: (ask, how) => methods.biflow.field((query) => ask({ ...query, jump: how.jump }), how), // of length 0: the field itself
+    backward: ({ solver }) => (solver === "euler" ? { solver: "adams", steps: 4 } : {}), // no jumps were learned
   },
 
   condiff: {
