@@ -225,10 +225,9 @@ class BiFlowPipeline(DiffusionPipeline):
         The arguments are those of a call; the frames end with the actions, if there are any.
         """
         first = self._first(image)
-        if isinstance(solver, str):
-            solver = self.model.method.solver.changed(solver, num_inference_steps)
-        else:
-            solver = (solver or self.model.method.solver).changed(steps=num_inference_steps)
+        name = solver if isinstance(solver, str) else None
+        usual = solver if isinstance(solver, Solver) else self.model.method.solver
+        solver = usual.changed(name, num_inference_steps)
         how = {"eps": noise_level, "context_eps": context_eps, "direction": direction, "in_between": in_between}
         model = replace(self.model, network=_in_format(self.model, self.dtype))
         generators = _generators(generator, len(first))

@@ -202,7 +202,7 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
     config, device = run.config, run.accelerator.device
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
-    weights = dict.fromkeys(("v", "u"), run.v_scale**-2)
+    weights: dict[str, float] = {"v": run.v_scale**-2, "u": run.v_scale**-2}
     method = run.model.method
     for part in range(config.accumulate):
         share = each(batch, lambda whole, part=part: whole.chunk(config.accumulate)[part])

@@ -1,0 +1,147 @@
+"""What do one and two evaluations per frame cost in quality, and what do they save?
+
+    python -m benchmarks.one_evaluation SET BI-FLOW FLOW-MAP [--samples 64 --frames 256] [--out runs/one_evaluation]
+        [--speed] [--json FILE] [--plot FILE.png]
+
+A BI-FLOW model by its usual solver and by one and two Euler steps, and the flow map that was learned from it in one and
+two jumps. Quality is evaluated on the test clips of SET under their own actions: KVD and FVD with the slope of KVD per
+frame, motion and grid texture over those of the clips. It needs the weights of I3D: biflow weights fetch i3d. Speed is
+a race against the reference implementation's pipeline in float32 (benchmarks/reference_pipeline.py) with the weights of
+BI-FLOW, a few frames at a time in turns, in batches of 1 and 8. `--speed` leaves the quality out. The same command
+resumes an interrupted evaluation in `--out`.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import record, reference_pipeline
+from benchmarks.against_reference import Timed, race, starting_frames
+from biflow import Solver, load_model, sample_generators, stream, with_engine
+from biflow.evaluation.evaluate import evaluate
+from biflow.evaluation.protocol import Protocol
+from biflow.paths import conditioned
+
+SOLVERS = {"usual": Solver(), "1": Solver("euler", steps=1), "2": Solver("euler", steps=2)}
+CASES = [("biflow", "usual"), ("biflow", "1"), ("biflow", "2"), ("flowmap", "1"), ("flowmap", "2")]
+BATCHES = (1, 8)
+COLUMNS = ("nfe", "kvd", "fvd", "slope", "motion", "grid", "ratio_eager_1", "ratio_eager_8")
+
+
+def quality(folder: Path, solver: Solver, data: Path, out: Path, samples: int, frames: int) -> dict[str, Any]:
+    """KVD, FVD and the like of videos by this solver."""
+    protocol = Protocol(name="one evaluation", samples=samples, frames=frames, stride=16, nearest=0, short_videos=0)
+    model = with_engine(load_model(folder), rtol=solver.rtol)
+    result = evaluate(model, data, out, replace(protocol, solver=solver))
+    more = result["past_and_actions"]
+    row = {name: result[name]["mean"] for name in ("nfe", "kvd", "fvd")} | {"slope": result["kvd"]["slope"]}
+    row |= {name: more[name]["over_real"] for name in ("motion", "grid")}
+    intervals = {name: result[name]["interval"] for name in ("kvd", "fvd")}
+    intervals |= {"slope": result["kvd"]["slope_interval"]}
+    return row | {"intervals": intervals | {name: more[name]["interval"] for name in ("motion", "grid")}}
+
+
+def ours(folder: Path, solver: Solver, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
+    model = with_engine(load_model(folder))
+    timer.append(Timed(model.network))
+    for frame in stream(replace(model, network=timer[-1]), first, solver=solver):
+        yield frame.x, frame.nfe.float().mean().item()
+
+
+def reference(folder: Path, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
+    model = load_model(folder)
+    timer.append(Timed(model.network))
+    network = conditioned(timer[-1], model.conditions(len(first)))
+    for frame, nfe in reference_pipeline.frames(
+        model.method, network, first, model.eps, sample_generators(0, range(len(first)))
+    ):
+        yield frame, float(nfe)
+
+
+def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, str], dict[str, float]]:
+    """Frames per second of each case, and how many times those of the reference's pipeline that is."""
+    first = starting_frames(models["biflow"], data, load_model(models["biflow"]).size, batch)
+    timers: dict[str, list[Timed]] = {" ".join(case): [] for case in CASES} | {"reference": []}
+    pipelines = {
+        " ".join(case): ours(models[case[0]], SOLVERS[case[1]], first, timers[" ".join(case)]) for case in CASES
+    }
+    pipelines["reference"] = reference(models["biflow"], first, timers["reference"])
+    found = race(pipelines, timers)
+    seconds = {name: row["seconds"] for name, row in found.items()}
+    print({name: round(batch / taken, 1) for name, taken in seconds.items()}, flush=True)
+    return {
+        case: {
+            f"fps_{batch}": round(batch / seconds[" ".join(case)], 1),
+            f"ratio_eager_{batch}": round(seconds["reference"] / seconds[" ".join(case)], 2),
+        }
+        for case in CASES
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    lines = [f"| {' | '.join(['method', 'steps', *COLUMNS])} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    for row in rows:
+        cells = [f"{row[name]:.3g}" if name in row else "-" for name in COLUMNS]
+        lines.append(f"| {' | '.join([row['method'], row['steps'], *cells])} |")
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """KVD against evaluations, and against the time of a frame."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for method, marker in (("biflow", "o"), ("flowmap", "D")):
+        mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["nfe"])
+        kvd, ends = [row["kvd"] for row in mine], [row["intervals"]["kvd"] for row in mine]
+        errors = [[k - low for k, (low, _) in zip(kvd, ends, strict=True)]]
+        errors += [[high - k for k, (_, high) in zip(kvd, ends, strict=True)]]
+        for panel, x in zip(panels, ([row["nfe"] for row in mine], [1e3 / row["fps_1"] for row in mine]), strict=True):
+            panel.errorbar(x, kvd, errors, marker=marker, capsize=3, label=method, gid=method)
+    panels[0].set(xlabel="evaluations per frame", ylabel="KVD", xscale="log")
+    panels[1].set(xlabel="ms per frame, batch 1", xscale="log")
+    for panel in panels:
+        panel.grid(alpha=0.3, which="both")
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="SET", help="a prepared set")
+    parser.add_argument("biflow", type=Path, metavar="BI-FLOW", help="a BI-FLOW model of it")
+    parser.add_argument("flowmap", type=Path, metavar="FLOW-MAP", help="a flow map that was learned from that model")
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--frames", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=Path("runs/one_evaluation"))
+    parser.add_argument("--speed", action="store_true", help="the speed alone")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    models = {"biflow": options.biflow, "flowmap": options.flowmap}
+    rows: list[dict] = []
+    for method, steps in CASES:
+        row = {"set": options.data.name, "method": method, "steps": steps, "eps": load_model(models[method]).eps}
+        if not options.speed:
+            how = (options.out / f"{options.data.name}_{method}_{steps}", options.samples, options.frames)
+            row |= quality(models[method], SOLVERS[steps], options.data, *how)
+        rows.append(row)
+    with torch.inference_mode():
+        for batch in BATCHES:
+            found = speed(models, options.data, batch)
+            rows = [row | found[row["method"], row["steps"]] for row in rows]
+    print(table(rows))
+    protocol = {"samples": options.samples, "frames": options.frames}
+    record.write(options.json, {"question": "quality and speed at one and two evaluations", **protocol, "rows": rows})
+    if options.plot and not options.speed:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()
