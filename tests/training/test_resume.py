@@ -218,7 +218,7 @@ def swap(path):
         ("ema.safetensors", truncate),
         ("optimizer.safetensors", flip),
         ("optimizer.safetensors", swap),
-        ("state.json", flip),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"batch": 2', '"batch": 3'))),
         ("state.json", swap),
         ("state.json", lambda path: path.write_bytes(bytes(path.stat().st_size))),
     ],

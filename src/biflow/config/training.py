@@ -75,7 +75,8 @@ class TrainConfig:
     """Settings of the training run. The defaults of the objective and the optimiser are the paper's.
 
     Attributes:
-        method: The method: flow (Eq. 3), biflow (Eq. 5) or condiff (Eq. 1 given the current frame).
+        method: The method: flow (Eq. 3), biflow (Eq. 5), condiff (Eq. 1 given the current frame), or flowmap, which is
+            learned from a biflow model (--from) and then takes one evaluation per frame.
         steps: Number of optimiser steps.
         batch: Samples per step, over all processes and accumulated parts.
         accumulate: Parts of a batch whose gradients are summed before the step.
