@@ -10,9 +10,9 @@ const { nextFrame } = await load("dream.js"), { Generator } = await load("random
 const { model, first, past, frames, actions, seed, ...how } = JSON.parse(readFileSync(settings));
 
 // The network of tests.web.test_worker: sums of its inputs, with weights that tell them apart.
-async function sums({ x, t = 0, alpha = 0, condition, past, past_noise, action }) {
+async function sums({ x, t = 0, alpha = 0, condition, past, past_noise, action, jump = 0 }) {
   const area = x.length, sum = (values) => values?.reduce((total, value) => total + value, 0) ?? 0;
-  const shift = 0.3 * t + 0.2 * alpha + 0.05 * sum(past_noise) + 0.1 * sum(action);
+  const shift = 0.3 * t + 0.2 * alpha + 0.05 * sum(past_noise) + 0.1 * sum(action) + 0.4 * jump;
   const v = x.map((value, i) => {
     let total = -0.4 * value + 0.5 * (condition?.[i] ?? 0) + shift;
     for (let m = 0; past && m * area < past.length; m++) total += (0.1 / (m + 1)) * past[m * area + i];

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from biflow.actions import Actions
 from biflow.config import Solver
-from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS
 from biflow.model import Model
 from biflow.paths import Fields
 from biflow.rollout import frame_seed, generate
@@ -67,8 +68,9 @@ def network(query) -> Fields:
 
     t, alpha = (0 if number is None else number for number in (query.t, query.alpha))
     shift = 0.3 * t + 0.2 * alpha + 0.05 * total(query.past_noise) + 0.1 * total(query.action)
+    shift = shift + 0.4 * total(getattr(query, "jump", None))
     v = -0.4 * query.x + shift.reshape(-1, 1, 1, 1)
-    if query.condition is not None:
+    if getattr(query, "condition", None) is not None:
         v = v + 0.5 * query.condition
     if query.past is not None:
         for m in range(query.past.shape[1]):
@@ -109,18 +111,20 @@ def test_a_solver_takes_the_steps_of_python(name, worker, tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", [FLOW, BIFLOW, CONDIFF])
+@pytest.mark.parametrize("method", [FLOW, BIFLOW, CONDIFF, FLOWMAP])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_method_gives_the_frames_of_python(method, steps, worker, tmp_path):
-    eps = 0.25 if method.takes_eps else 0.0
-    found, expected = both(worker, tmp_path, Model(network, method, SHAPE, eps=eps), Solver(steps=steps))
+    eps, solver = 0.25 if method.takes_eps else 0.0, replace(method.solver, steps=steps)
+    found, expected = both(worker, tmp_path, Model(network, method, SHAPE, eps=eps), solver)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.25])
-def test_a_stream_runs_backward(eps, worker, tmp_path):
-    model = Model(network, BIFLOW, SHAPE, eps=eps, context=1, context_eps=0.1)
-    found, expected = both(worker, tmp_path, model, Solver(steps=3), direction="backward")
+@pytest.mark.parametrize(
+    ("method", "eps", "steps"), [(BIFLOW, 0.0, 3), (BIFLOW, 0.25, 3), (FLOWMAP, 0.25, 1)], ids=["dry", "noise", "map"]
+)
+def test_a_stream_runs_backward(method, eps, steps, worker, tmp_path):
+    model = Model(network, method, SHAPE, eps=eps, context=1, context_eps=0.1)
+    found, expected = both(worker, tmp_path, model, replace(method.solver, steps=steps), direction="backward")
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
