@@ -78,11 +78,15 @@ def own(test: Windows, clip: int, place: int, frames: int, *, backward: bool = F
     Backward it is what was done before that frame, the latest first, and then in the clips before. Rows that are not
     known are left out.
     """
-    every = [test.action_rows(number) for number in range(len(test.clips))]
-    parts = [every[clip][:place][::-1] if backward else every[clip][place:]]
-    step = -1 if backward else 1
-    parts += [every[(clip + step * more) % len(every)][::step] for more in range(1, len(every) + 1)]
-    known = np.concatenate([part[np.isfinite(part).all(1)] for part in parts])
+    step, clips = (-1 if backward else 1), len(test.clips)
+    rows = test.action_rows(clip)
+    rows = rows[:place][::-1] if backward else rows[place:]
+    known = rows[np.isfinite(rows).all(1)]
+    for more in range(1, clips + 1):
+        if len(known) >= frames:
+            break
+        part = test.action_rows((clip + step * more) % clips)[::step]
+        known = np.concatenate([known, part[np.isfinite(part).all(1)]])
     if not len(known):
         raise UserError(f"No actions are known in the test split of {test.root}.", setting="actions")
     return np.resize(known, (frames, known.shape[1]))
