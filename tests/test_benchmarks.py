@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import networks, solvers
+from benchmarks import networks, one_evaluation, solvers
 from biflow.data.starts import first_frames
 from biflow.model import load_model, shipped_model
 from biflow.rollout import stream
@@ -54,3 +54,20 @@ def test_the_plot_of_shapes_joins_those_that_no_other_beats(tmp_path):
     networks.plot(rows, tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     assert all(f"<!-- {row['shape']} -->" in drawn for row in rows)
+
+
+def test_one_evaluation_of_a_flow_map_beats_one_euler_step_in_what_was_committed():
+    rows = json.loads((RESULTS / "one_evaluation.json").read_text())["rows"]
+    kvd = {(row["method"], row["steps"]): row["intervals"]["kvd"] for row in rows}
+    assert set(kvd) == set(one_evaluation.CASES)
+    for steps in ("1", "2"):
+        assert kvd["flowmap", steps][1] < kvd["biflow", steps][0]
+    assert kvd["flowmap", "1"][0] < kvd["biflow", "usual"][1]
+
+
+def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
+    rows = json.loads((RESULTS / "one_evaluation.json").read_text())["rows"]
+    one_evaluation.plot(rows, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert 'id="biflow"' in drawn
+    assert 'id="flowmap"' in drawn
