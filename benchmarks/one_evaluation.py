@@ -22,13 +22,14 @@ from torch import Tensor
 
 from benchmarks import record, reference_pipeline
 from benchmarks.against_reference import Timed, race, starting_frames
-from biflow import Solver, load_model, methods, sample_generators, stream, with_engine
+from biflow import Solver, load_model, sample_generators, stream, with_engine
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
+from biflow.methods import BIFLOW, FLOWMAP
 from biflow.paths import conditioned
 
 SOLVERS = {"usual": Solver(), "1": Solver("euler", steps=1), "2": Solver("euler", steps=2)}
-CASES = [("biflow", "usual"), ("biflow", "1"), ("biflow", "2"), ("flowmap", "1"), ("flowmap", "2")]
+CASES = [(BIFLOW.name, steps) for steps in SOLVERS] + [(FLOWMAP.name, steps) for steps in ("1", "2")]
 BATCHES = (1, 8)
 COLUMNS = ("nfe", "kvd", "fvd", "slope", "motion", "grid", "ratio_eager_1", "ratio_eager_8")
 
@@ -65,12 +66,13 @@ def reference(folder: Path, first: Tensor, timer: list[Timed]) -> Iterator[tuple
 
 def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, str], dict[str, float]]:
     """Frames per second of each case, and how many times those of the reference's pipeline that is."""
-    first = starting_frames(models["biflow"], data, load_model(models["biflow"]).size, batch)
+    folder = models[BIFLOW.name]
+    first = starting_frames(folder, data, load_model(folder).size, batch)
     timers: dict[str, list[Timed]] = {" ".join(case): [] for case in CASES} | {"reference": []}
     pipelines = {
         " ".join(case): ours(models[case[0]], SOLVERS[case[1]], first, timers[" ".join(case)]) for case in CASES
     }
-    pipelines["reference"] = reference(models["biflow"], first, timers["reference"])
+    pipelines["reference"] = reference(folder, first, timers["reference"])
     found = race(pipelines, timers)
     seconds = {name: row["seconds"] for name, row in found.items()}
     print({name: round(batch / taken, 1) for name, taken in seconds.items()}, flush=True)
@@ -98,14 +100,14 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    for method, marker in (("biflow", "o"), ("flowmap", "D")):
-        mine = sorted((row for row in rows if row["method"] == method), key=lambda row: row["nfe"])
+    for method, marker in ((BIFLOW, "o"), (FLOWMAP, "D")):
+        mine = sorted((row for row in rows if row["method"] == method.name), key=lambda row: row["nfe"])
         kvd, ends = [row["kvd"] for row in mine], [row["intervals"]["kvd"] for row in mine]
         errors = [[k - low for k, (low, _) in zip(kvd, ends, strict=True)]]
         errors += [[high - k for k, (_, high) in zip(kvd, ends, strict=True)]]
         for panel, name in zip(panels, ("nfe", "ratio_eager_1"), strict=True):
-            x, label = [row[name] for row in mine], methods.get(method).title
-            panel.errorbar(x, kvd, errors, marker=marker, capsize=3, label=label, gid=method)
+            x = [row[name] for row in mine]
+            panel.errorbar(x, kvd, errors, marker=marker, capsize=3, label=method.title, gid=method.name)
     panels[0].set(xlabel="evaluations per frame", ylabel="KVD (lower is better)", xscale="log", xticks=[1, 2, 4, 6])
     panels[1].set(xlabel="frames/s over the reference's pipeline", xscale="log", xticks=[5, 10, 20, 40])
     for panel in panels:
@@ -127,7 +129,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    models = {"biflow": options.biflow, "flowmap": options.flowmap}
+    models = {BIFLOW.name: options.biflow, FLOWMAP.name: options.flowmap}
     rows: list[dict] = []
     for method, steps in CASES:
         row = {"set": options.data.name, "method": method, "steps": steps, "eps": load_model(models[method]).eps}

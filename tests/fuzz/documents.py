@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from biflow.actions import Actions
-from biflow.config import NetworkConfig, Sample, TrainConfig, parse, read_yaml
+from biflow.config import NetworkConfig, Sample, Solver, TrainConfig, parse, read_yaml
 from biflow.data.actions import read_csv, table
 from biflow.data.windows import Windows
 from biflow.errors import UserError
@@ -81,7 +81,7 @@ def make(root: Path) -> None:
     (root / "run" / "log.jsonl").write_text('{"step": 1, "v": 0.5}\n{"step": 2, "v": 0.25}\n')
     write_json(root / "run" / "made_from.json", {"source": "clips", "settings": {"size": 8}, "files": "0" * 64})
     write_evaluation(root / "evaluated")
-    write_json(root / "protocol.json", asdict(Protocol()))
+    write_json(root / "protocol.json", asdict(Protocol(solver=Solver())))
     (root / "settings.yaml").write_text(SETTINGS)
     write_actions(root)
 
@@ -112,7 +112,7 @@ def write_evaluation(folder: Path) -> None:
     write_tensors(folder / "features.safetensors", {"features": torch.zeros(2, 4)})
     distance = {"mean": 3.0, "interval": [1.0, 4.0], "slope": 0.5, "per_window": [2.0, 4.0]}
     distance["per_window_intervals"] = [[1.0, 3.0], [3.0, 5.0]]
-    settings = {**asdict(Protocol()), "samples": 2, "frames": 8, "window": 4, "stride": 4, "eps": 0.1}
+    settings = {**asdict(Protocol(solver=Solver())), "samples": 2, "frames": 8, "window": 4, "stride": 4, "eps": 0.1}
     settings["actions"] = "data"
     over_time = {"frames": list(range(8)), "generated": [1.5] * 8, "real": 1.0}
     ratio = {"generated": 1.0, "real": 2.0, "over_real": 0.5, "interval": [0.4, 0.6], "last_over_real": 0.25}

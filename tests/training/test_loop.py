@@ -20,7 +20,7 @@ from biflow.config import NetworkConfig, Prepare, Solver, TrainConfig
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.methods import CONDIFF, FLOW, FLOWMAP, METHODS, Loss
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
 from biflow.rollout import stream

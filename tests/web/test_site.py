@@ -294,6 +294,6 @@ class Other(Method):
 
 def test_a_method_that_the_worker_does_not_know_is_refused_and_nothing_is_written(tmp_path):
     one = Model(lambda query: query, Other(), (3, SIDE, SIDE))
-    with pytest.raises(UserError, match=r"OTHER does not stream in the browser; these do: flow, biflow, condiff\."):
+    with pytest.raises(UserError, match=r"OTHER does not stream in the browser; these do: flow, biflow, flow"):
         build(one, "other", torch.zeros(0, 1, 3, SIDE, SIDE, dtype=torch.uint8), tmp_path / "site")
     assert not list(tmp_path.iterdir())
