@@ -1,5 +1,6 @@
 """The flow map: jumps that are exact where the field is known, and what it learns them from."""
 
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -95,6 +96,26 @@ def lesson(network, **settings):
 def test_the_exact_map_has_no_loss_and_the_field_itself_has_one():
     assert lesson(jumping)["u"].max() < 1e-4
     assert lesson(growing)["u"].mean() > 100 * lesson(jumping)["u"].mean()
+
+
+def test_a_network_learns_the_map_of_its_teachers_field():
+    # u = x (a + b jump + c jump²) for a field of -x / 2: its jumps are of exp(-jump / 2) - 1.
+    weights = torch.zeros(3, requires_grad=True)
+
+    def network(query) -> Fields:
+        jump = query.jump.reshape(-1, 1, 1, 1)
+        return Fields(query.x * (weights[0] + weights[1] * jump + weights[2] * jump**2), torch.zeros_like(query.x))
+
+    optimizer, g = torch.optim.Adam([weights], lr=0.02), generator(5)
+    for _ in range(300):
+        x = torch.randn(64, 2, 1, 4, 4, generator=g)
+        loss = FLOWMAP.loss(network, x, g, TrainConfig(), growing)
+        optimizer.zero_grad()
+        loss.terms["u"].mean().backward()
+        optimizer.step()
+    for jump in (0.5, 1.0):
+        learned = sum(weight * jump**power for power, weight in enumerate(weights.tolist())) * jump
+        assert learned == pytest.approx(math.expm1(GROWTH * jump), abs=0.005)
 
 
 def test_a_quarter_of_the_samples_learns_the_field_and_the_others_jumps_of_a_half_or_the_whole():

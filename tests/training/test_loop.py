@@ -70,7 +70,7 @@ def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["samples"] == 160
-    assert lines[-1]["v"] < 0.8 * lines[0]["v"]
+    assert method.teacher or lines[-1]["v"] < 0.8 * lines[0]["v"]  # tests/methods/test_flowmap.py for the others
     against = {FLOW: {"v_against_t"}, CONDIFF: {"v_against_alpha"}, FLOWMAP: set()}
     against[BIFLOW] = {f"{term}_against_{variable}" for term in "vn" for variable in ("t", "alpha")}
     assert {key for key in lines[0] if "_against_" in key} == against[method]
@@ -160,7 +160,7 @@ def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method,
         whole, resumed = (load_file(latest(tmp_path / run) / name) for run in ("whole", "cut"))
         assert all(torch.equal(whole[key], resumed[key]) for key in whole), name
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["v"] < 0.9 * lines[0]["v"]
+    assert method.teacher or lines[-1]["v"] < 0.9 * lines[0]["v"]
     model = load_model(tmp_path / "whole")
     assert (model.context, model.context_eps, model.actions.columns) == (2, 0.1, ("move",))
 
