@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from benchmarks import record, reference_pipeline
 from benchmarks.solvers import exact_frames, field, starting_frames
 from biflow import Solver, TrainConfig, load_model, sample_generators, shipped_model, solve, stream, train, with_engine
+from biflow.paths import conditioned
 from biflow.reference import reference_network
 
 TURNS, FRAMES = 4, 5  # turns timed, of so many frames; one turn before them builds engines and learns step sizes
@@ -50,18 +52,22 @@ def _wait(x: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def ours(folder: Path, eps: float, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
+def ours(
+    folder: Path, eps: float, first: Tensor, timer: list[Timed], solver: Solver | None = None
+) -> Iterator[tuple[Tensor, float]]:
     model = with_engine(load_model(folder, device=first.device))
     timer.append(Timed(model.network))
-    for frame in stream(replace(model, network=timer[-1]), first, eps=eps if model.method.takes_eps else None):
+    how: dict[str, Any] = {"eps": eps if model.method.takes_eps else None, "solver": solver}
+    for frame in stream(replace(model, network=timer[-1]), first, **how):
         yield frame.x, frame.nfe.float().mean().item()
 
 
 def reference(folder: Path, eps: float, first: Tensor, timer: list[Timed], compiled: bool = False):
     model = load_model(folder, device=first.device)
     timer.append(Timed(torch.compile(model.network) if compiled else model.network))
+    network = conditioned(timer[-1], model.conditions(len(first)))
     generators = sample_generators(0, range(len(first)))
-    for frame, nfe in reference_pipeline.frames(model.method, timer[-1], first, eps, generators):
+    for frame, nfe in reference_pipeline.frames(model.method, network, first, eps, generators):
         yield frame, float(nfe)
 
 

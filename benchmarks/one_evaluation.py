@@ -12,21 +12,17 @@ resumes an interrupted evaluation in `--out`.
 """
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks import record, reference_pipeline
-from benchmarks.against_reference import Timed, race, starting_frames
-from biflow import Solver, load_model, sample_generators, stream, with_engine
+from benchmarks import record
+from benchmarks.against_reference import Timed, ours, race, reference, starting_frames
+from biflow import Solver, load_model, with_engine
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
 from biflow.methods import BIFLOW, FLOWMAP
-from biflow.paths import conditioned
 
 SOLVERS = {"usual": Solver(), "1": Solver("euler", steps=1), "2": Solver("euler", steps=2)}
 CASES = [(BIFLOW.name, steps) for steps in SOLVERS] + [(FLOWMAP.name, steps) for steps in ("1", "2")]
@@ -36,9 +32,9 @@ COLUMNS = ("nfe", "kvd", "fvd", "slope", "motion", "grid", "ratio_eager_1", "rat
 
 def quality(folder: Path, solver: Solver, data: Path, out: Path, samples: int, frames: int) -> dict[str, Any]:
     """KVD, FVD and the like of videos by this solver."""
-    protocol = Protocol(name="one evaluation", samples=samples, frames=frames, stride=16, nearest=0, short_videos=0)
+    size: dict[str, Any] = {"samples": samples, "frames": frames, "stride": 16, "nearest": 0, "short_videos": 0}
     model = with_engine(load_model(folder), rtol=solver.rtol)
-    result = evaluate(model, data, out, replace(protocol, solver=solver))
+    result = evaluate(model, data, out, Protocol(name="one evaluation", solver=solver, **size))
     more = result["past_and_actions"]
     row = {name: result[name]["mean"] for name in ("nfe", "kvd", "fvd")} | {"slope": result["kvd"]["slope"]}
     row |= {name: more[name]["over_real"] for name in ("motion", "grid")}
@@ -47,41 +43,25 @@ def quality(folder: Path, solver: Solver, data: Path, out: Path, samples: int, f
     return row | {"intervals": intervals | {name: more[name]["interval"] for name in ("motion", "grid")}}
 
 
-def ours(folder: Path, solver: Solver, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
-    model = with_engine(load_model(folder))
-    timer.append(Timed(model.network))
-    for frame in stream(replace(model, network=timer[-1]), first, solver=solver):
-        yield frame.x, frame.nfe.float().mean().item()
-
-
-def reference(folder: Path, first: Tensor, timer: list[Timed]) -> Iterator[tuple[Tensor, float]]:
-    model = load_model(folder)
-    timer.append(Timed(model.network))
-    network = conditioned(timer[-1], model.conditions(len(first)))
-    for frame, nfe in reference_pipeline.frames(
-        model.method, network, first, model.eps, sample_generators(0, range(len(first)))
-    ):
-        yield frame, float(nfe)
-
-
 def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, str], dict[str, float]]:
     """Frames per second of each case, and how many times those of the reference's pipeline that is."""
     folder = models[BIFLOW.name]
-    first = starting_frames(folder, data, load_model(folder).size, batch)
-    timers: dict[str, list[Timed]] = {" ".join(case): [] for case in CASES} | {"reference": []}
+    one, names = load_model(folder), {case: " ".join(case) for case in CASES}
+    first = starting_frames(folder, data, one.size, batch)
+    timers: dict[str, list[Timed]] = {name: [] for name in (*names.values(), "reference")}
     pipelines = {
-        " ".join(case): ours(models[case[0]], SOLVERS[case[1]], first, timers[" ".join(case)]) for case in CASES
+        name: ours(models[method], one.eps, first, timers[name], SOLVERS[steps])
+        for (method, steps), name in names.items()
     }
-    pipelines["reference"] = reference(folder, first, timers["reference"])
-    found = race(pipelines, timers)
-    seconds = {name: row["seconds"] for name, row in found.items()}
-    print({name: round(batch / taken, 1) for name, taken in seconds.items()}, flush=True)
+    pipelines["reference"] = reference(folder, one.eps, first, timers["reference"])
+    fps = {name: batch / row["seconds"] for name, row in race(pipelines, timers).items()}
+    print({name: round(rate, 1) for name, rate in fps.items()}, flush=True)
     return {
         case: {
-            f"fps_{batch}": round(batch / seconds[" ".join(case)], 1),
-            f"ratio_eager_{batch}": round(seconds["reference"] / seconds[" ".join(case)], 2),
+            f"fps_{batch}": round(fps[name], 1),
+            f"ratio_eager_{batch}": round(fps[name] / fps["reference"], 2),
         }
-        for case in CASES
+        for case, name in names.items()
     }
 
 

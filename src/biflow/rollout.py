@@ -81,7 +81,7 @@ def stream(
         context_eps: noise level of the past frames that the model sees; its own by default. Backward in time it sees
             none, since these are still to come.
         direction: direction in time, where the method can be solved backward.
-        solver: adaptive Adams at rtol = atol = 1e-2 by default.
+        solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
         in_between: frames per step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
             left with noise (eps > 0) is shown denoised at its time (Eq. 6), while the solution itself continues.
 

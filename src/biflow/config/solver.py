@@ -77,6 +77,10 @@ class Solver:
         new = {"steps": steps, **tolerances}
         return replace(self, **{key: value for key, value in new.items() if value is not None})
 
+    def fixed(self, steps: int) -> "Solver":
+        """These settings, in so many steps unless their number is fixed already."""
+        return replace(self, steps=self.steps or steps)
+
     @property
     def name(self) -> str:
         """The name in SOLVERS that gives this solver."""

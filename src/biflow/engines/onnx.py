@@ -186,8 +186,7 @@ def write_small(model: Model, path: Path, first: State) -> tuple[Precision, floa
 
 
 def _stream_error(model: Model, network: Network, first: State) -> float:
-    usual = model.method.solver
-    how: dict[str, Any] = {"frames": STREAM, "solver": usual if usual.steps else replace(usual, steps=4)}
+    how: dict[str, Any] = {"frames": STREAM, "solver": model.method.solver.fixed(4)}
     ours, exact = (generate(one, first, **how) for one in (replace(model, network=network), model))
     return float((ours - exact).square().mean((0, 2, 3, 4)).sqrt().max())
 

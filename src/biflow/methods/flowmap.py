@@ -6,7 +6,7 @@ told the length of the jump; for a jump of length 0, u is the field itself. (Bof
 map matching*; Frans et al. 2024, *One step diffusion via shortcut models*.)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.biflow import BiFlow
-from biflow.methods.method import Given, Loss, squared_error
+from biflow.methods.method import Loss, squared_error
 from biflow.methods.noise import draw_noise
-from biflow.paths import NO_CONDITIONS, Conditions, Curve, Fields, Network, PerSample, Query, State, bilinear
+from biflow.paths import Curve, Fields, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Solution, solve
 from biflow.solvers.solution import columns
 
@@ -79,28 +79,13 @@ class FlowMap(BiFlow):
         v, n_, u = squared_error(v_hat, x1 - x0), squared_error(n_hat, n), squared_error(u_hat, u)
         return Loss({"v": v * is_field / FIELD, "n": n_ * is_field / FIELD, "u": u * ~is_field / (1 - FIELD)}, {})
 
-    def advance(
-        self,
-        network: Network,
-        x: State,
-        k0: float,
-        k1: float,
-        *,
-        given: Given = (),
-        conditions: Conditions = NO_CONDITIONS,
-        eps: float = 0.0,
-        solver: Solver,
-        first_step: Tensor | None = None,
-    ) -> Solution:
+    def advance(self, network: Network, x: State, k0: float, k1: float, *, solver: Solver, **how: Any) -> Solution:
         solver = _of_field(solver) if k1 < k0 else solver
         jump = (k1 - k0) / (solver.steps or 1) if solver.method == "euler" else 0.0
-        how = {"given": given, "conditions": conditions, "eps": eps, "solver": solver, "first_step": first_step}
-        return super().advance(jumping(network, jump), x, k0, k1, **how)
+        return super().advance(jumping(network, jump), x, k0, k1, solver=solver, **how)
 
-    def denoise(
-        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
-    ) -> Solution:
-        return super().denoise(jumping(network, 0.0), x, t, alpha, conditions=conditions, solver=_of_field(solver))
+    def denoise(self, network: Network, x: State, t: float, alpha: float, *, solver: Solver, **how: Any) -> Solution:
+        return super().denoise(jumping(network, 0.0), x, t, alpha, solver=_of_field(solver), **how)
 
 
 def jumping(network: Network, jump: float) -> Network:

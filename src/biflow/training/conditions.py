@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from biflow.config import Solver, TrainConfig
+from biflow.config import TrainConfig
 from biflow.data.windows import Past
 from biflow.model import Model
 from biflow.paths import Conditions
@@ -18,7 +18,7 @@ from biflow.video import to_float
 OWN = 3  # frames of a rollout, at most
 # Near the solver of streams: trained on frames of two Euler steps, which are blurred, a network learns to sharpen its
 # frames, and streamed by a better solver it does so again and again (docs/lab-notes.md).
-OWN_SOLVER = Solver("adams", steps=4)
+OWN_STEPS = 4
 DROPPED = 0.2  # share of the samples that have less past than they could, and share of those without their action
 
 
@@ -89,7 +89,7 @@ def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, gen
         frames[rows.to(frames.device), start - config.context : start + 1],
         actions=actions,
         generators=[generator] * len(rows),
-        solver=OWN_SOLVER if model.method.solver.steps is None else model.method.solver,
+        solver=model.method.solver.fixed(OWN_STEPS),
     )
     with contextlib.suppress(SolverError):  # weights that are not finite: the loss will say so
         for place, frame in enumerate(islice(own, length), start=start + 1):

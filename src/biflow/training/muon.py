@@ -101,7 +101,7 @@ def orthogonalise(g: Float[Tensor, "*n rows columns"], iterations: int = 5) -> F
 
 def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
     """Each update, a matrix of (out, in x kernel), made orthogonal; those of one shape at once."""
-    shared = dist.is_available() and dist.is_initialized() and len(updates) > 0
+    shared = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     whole = torch.zeros(sum(u.numel() for u in updates), device=updates[0].device)
     parts = [part.view_as(u) for part, u in zip(whole.split([u.numel() for u in updates]), updates, strict=True)]
