@@ -35,7 +35,7 @@ GROUPS = [
     ],
     ["methods"],
     ["networks", "data"],
-    ["model", "engines", "memory", "rollout", "reference"],
+    ["model", "engines", "memory", "rollout", "reference", "action_rows"],
     ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "web", "pipeline"],
     ["options", "words"],
     ["cli"],

@@ -209,10 +209,41 @@ def png(frame) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_the_demo_of_a_model_with_actions_does_not_stand_still(model, data, tmp_path, monkeypatch):
-    folder = tmp_path / "model"
+@pytest.fixture
+def walking(model, tmp_path):
+    """The model with two first frames, of which the clip of the first went on with move 1, 0.5 and the other with 0."""
+    folder = tmp_path / "walking"
     shutil.copytree(model, folder)
-    (folder / "first").mkdir()
-    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "first" / "0.png")
-    monkeypatch.setattr("biflow.outputs.shipped_model", lambda: folder)
-    assert demo(Demo(out=tmp_path / "out", frames=2, samples=1))["settings"]["actions"] == "none"
+    for name, rows in (("0", "1,0\n0.5,0\n"), ("1", "0,0\n")):
+        (folder / "first" / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "first" / name / "0.png")
+        (folder / "first" / name / "actions.csv").write_text(f"move,turn\n{rows}")
+    return folder
+
+
+def test_without_actions_those_after_the_first_frames_are_repeated(walking):
+    found = playback(Sample(walking, samples=3, frames=5), load_model(walking))
+    assert found.rows[:, :, 0].tolist() == [[1, 0.5, 1, 0.5, 1], [0] * 5, [1, 0.5, 1, 0.5, 1]]
+    assert not found.rows[:, :, 1].any()
+    assert playback(Sample(walking, samples=1), load_model(walking)).rows.shape == (1, 512, 2)
+
+
+def test_they_are_not_repeated_where_a_first_frame_has_none_nor_backward(walking):
+    backward = playback(Sample(walking, frames=2, direction="backward"), load_model(walking))
+    assert np.isnan(backward.rows).all()
+    (walking / "first" / "1" / "actions.csv").unlink()
+    assert np.isnan(playback(Sample(walking, frames=2), load_model(walking)).rows).all()
+
+
+def test_they_must_be_actions_of_the_model(walking):
+    (walking / "first" / "0" / "actions.csv").write_text("speed\n1\n")
+    with pytest.raises(UserError, match=r"actions.csv has no column move; the model's actions are move, turn"):
+        playback(Sample(walking, frames=2), load_model(walking))
+
+
+def test_the_demo_does_what_was_done_after_its_first_frame(walking, tmp_path, monkeypatch):
+    monkeypatch.setattr("biflow.outputs.shipped_model", lambda: walking)
+    demo(Demo(out=tmp_path / "demo", frames=4, samples=1))
+    again = Sample(walking, samples=1, frames=4, actions="move=1 move=0.5 move=1 move=0.5", out=tmp_path / "again")
+    sample(again)
+    assert (tmp_path / "demo" / "demo.mp4").read_bytes() == (tmp_path / "again" / "sample_000.mp4").read_bytes()

@@ -24,8 +24,8 @@ from biflow.engines import with_engine
 from biflow.files import alone, sha256, together, write_json
 from biflow.hub import repository
 from biflow.machine import device, hardware
-from biflow.model import Model, load_model, read_description, shipped_model, weights_file
-from biflow.playback import UNKNOWN, Playback, playback, reseeded
+from biflow.model import Model, load_model, shipped_model, weights_file
+from biflow.playback import Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators, stream
 from biflow.video import VideoWriter, contact_sheet, to_float
 
@@ -237,10 +237,7 @@ def demo(settings: Demo) -> dict:
     out, folder = settings.out, settings.out / "demo"
     check_writable(folder)
     frames, samples, seed = settings.frames, settings.samples, settings.seed
-    acts = "actions" in read_description(shipped_model() / "config.json")
-    actions = UNKNOWN if acts else None  # the model walks by itself
-    how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "actions": actions}
-    how |= {"webp": settings.webp, "gif": settings.gif}
+    how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:
         (new / "demo").mkdir()
         stats = _sample(Sample(shipped_model(), **how, out=folder), new / "demo")

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from biflow.actions import Actions, script
+from biflow.action_rows import OWN, UNKNOWN, autopilot, column_order, is_file, read_rows
+from biflow.actions import script
 from biflow.config import Sample, parse
 from biflow.config.solver import Solver
-from biflow.data.actions import read_csv, table
-from biflow.data.starts import starts
-from biflow.documents import checked, parsed_json, read_bytes
+from biflow.data.starts import Starts, starts
+from biflow.documents import checked
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.model import Model
@@ -28,7 +28,6 @@ from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
 FRAMES = 512  # unless actions or the user say how many
-OWN, UNKNOWN = "data", "none"  # values of --actions: those of the set; none that the model knows of
 
 
 class Playback(NamedTuple):
@@ -65,17 +64,15 @@ def playback(settings: Sample, model: Model) -> Playback:
     how |= {"solver": settings.full_solver(model.method.solver), "in_between": settings.fps_factor}
     source = settings.first or (model.folder or settings.model) / "first"
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
-    if text is None and model.actions is None:
-        return Playback(starts(source, model.size, **choice).frames, None, wanted or FRAMES, how)
     if text is None:
-        log.warning("No actions are given: the model continues by itself.")
-        text = UNKNOWN
+        begin = starts(source, model.size, **choice)
+        return Playback(begin.frames, _unsteered(begin, model, length := wanted or FRAMES, settings), length, how)
     actions = model.taken_actions()
     if text == OWN:
         backward = settings.direction == "backward"
         found = starts(source, model.size, **choice, actions=wanted or FRAMES, fewer=wanted is None, backward=backward)
         assert found.actions is not None
-        rows = found.actions[..., _order(found.columns, actions, str(source))]
+        rows = found.actions[..., column_order(found.columns, actions, str(source))]
         return Playback(found.frames, rows, rows.shape[1], how)
     recording: dict = {}
     if text == UNKNOWN:
@@ -94,6 +91,18 @@ def playback(settings: Sample, model: Model) -> Playback:
     return Playback(frames, np.repeat(rows[None], len(frames), 0), len(rows), how)
 
 
+def _unsteered(begin: Starts, model: Model, length: int, settings: Sample) -> Float[np.ndarray, "b n k"] | None:
+    """What is done where no actions are given: what followed the first frames in their clips, or nothing known."""
+    if model.actions is None:
+        return None
+    forward = settings.direction == "forward"
+    if rows := autopilot(begin.files, model.actions, length) if forward else []:
+        log.info("No actions are given: those that followed the first frames in their clips are repeated.")
+        return np.stack(rows)
+    log.warning("No actions are given: the model continues by itself.")
+    return np.full((len(begin.frames), length, len(model.actions.columns)), np.nan, np.float32)
+
+
 def reseeded(frames: Iterator[Frame], generators: list[torch.Generator], noise: tuple[int, int]) -> Iterator[Frame]:
     """The frames of a stream with the noise of a live session, which depends on the seed and the frame's number."""
     seed, first = noise
@@ -104,54 +113,6 @@ def reseeded(frames: Iterator[Frame], generators: list[torch.Generator], noise: 
         if frame is None:
             return
         yield frame
-
-
-def is_file(text: str) -> bool:
-    """Whether what is given as actions is the path of a file."""
-    return Path(text).suffix.lower() in (".csv", ".json")
-
-
-def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], dict]:
-    """The rows of a CSV or JSON file, and what it says of the live recording that it lies beside, {} if it does not.
-
-    There is a row for each step of the model; a recording has one for every frame in between as well. Its rows may be
-    missing: NaN, where no action was known. Raises UserError.
-    """
-    raw = read_bytes(path)
-    recording: dict = {}
-    if path.suffix.lower() == ".csv":
-        clips = list(read_csv(raw, str(path)))
-        several = any(name is not None for name, _, _ in clips)
-        rows, columns = (clips[0][1], clips[0][2]["columns"]) if clips else ([], None)
-    else:
-        content = parsed_json(raw, str(path))
-        content = content if isinstance(content, dict) else {"actions": content}
-        columns, rows, recording = content.get("columns"), content.get("actions"), content.get("recording") or {}
-        several = isinstance(rows, dict)
-    if several:
-        what = f"{path} holds the actions of several clips, not one list"
-        raise UserError(f"{what}. Prepare the clips, start from that set, and use the actions {OWN!r}.")
-    if not isinstance(rows, list) or not isinstance(recording, dict):
-        raise UserError(f"{path} holds no list of actions. Write a row of numbers for each frame.")
-    unknown = np.array([row is None and bool(recording) for row in rows], bool)
-    values = np.full((len(rows), len(actions.columns)), np.nan, np.float32)
-    known = [row for row, gap in zip(rows, unknown, strict=True) if not gap]
-    if known or not rows:
-        found = table(str(path), known, {"columns": columns})
-        order = _order(found.columns if columns else actions.columns, actions, str(path))
-        if found.rows.shape[1] == len(order):
-            found.rows[:] = found.rows[:, order]
-        values[~unknown] = actions.check(found.rows, str(path))
-    legs = recording.get("in_between", 1)
-    return values[:: legs if isinstance(legs, int) and legs > 1 else 1], recording
-
-
-def _order(columns: tuple[str, ...], actions: Actions, where: str) -> list[int]:
-    """Where each column of a model's actions is among these columns. Raises UserError for other ones."""
-    for name in sorted({*columns} ^ {*actions.columns}):
-        what = f"{where} has {'a' if name in columns else 'no'} column {name}"
-        raise UserError(f"{what}; the model's actions are {', '.join(actions.columns)}.", setting="actions")
-    return [columns.index(name) for name in actions.columns]
 
 
 def _recorded(

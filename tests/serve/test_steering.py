@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from biflow.actions import from_json
 from biflow.errors import UserError
+from biflow.serve.session import Session
 from biflow.serve.steering import PATIENCE, description, pressed, row
 from tests.serve.helpers import Client, Watching, play, told, until
 
@@ -44,6 +47,28 @@ def test_the_model_goes_on_by_itself_until_somebody_acts(session, clock):
     expected = [{"by": 1, "autopilot": False}, {"by": None, "autopilot": True}]
     for viewer in (one, two):
         assert told(viewer, "steering") == [{"type": "steering", **message} for message in expected]
+
+
+def test_until_somebody_acts_the_actions_after_the_first_frame_are_repeated(steered, clock):
+    rows = [np.array([[1, 0.5, 0], [0, 0, 0], [0, -1, 0]], np.float32), np.array([[0.5, 0, 0]], np.float32)]
+    walk = replace(steered["walk"], rows=rows)
+    session, viewer = Session("test", {**steered, "walk": walk}), Watching()
+    session.join(viewer)
+    session.change({"solver": "midpoint", "steps": 1})
+    done = [{"move": 1.0, "turn": 0.5}, {}, LEFT]
+    assert play(session, 4) == [*done, done[0]]
+    session.act(viewer, RIGHT)
+    assert play(session) == [RIGHT]
+    session.act(viewer, {})
+    clock[0] += PATIENCE
+    assert play(session) == [LEFT]  # what belongs to frame 6
+    session.restart(1)
+    assert play(session, 2) == [{"move": 0.5}] * 2
+    session.restart_from(torch.zeros(3, 16, 16, dtype=torch.uint8))
+    assert play(session, 2) == done[:2]
+    session.change({"direction": "backward"})
+    assert play(session) == [None]
+    session.recorder.close()
 
 
 def test_one_viewer_steers_until_it_rests_or_leaves(session, clock):

@@ -34,6 +34,7 @@ from tests.web.test_worker import ACTIONS, node, worker
 
 __all__ = ["worker"]  # a fixture
 SIDE = 16
+ROWS = [np.array([[-1.0, 0.5], [0.0, 0.0]], np.float32)] * 3  # while nobody steers
 
 
 def model() -> Model:
@@ -62,7 +63,7 @@ def site(tmp_path_factory):
     first = torch.randint(0, 256, (3, 3, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     folder = tmp_path_factory.mktemp("pages") / "site"
     jaxtyping.config.update("jaxtyping_disable", True)  # a tracer would trace the checks, for seconds
-    built = build(one, "tiny", first, folder)
+    built = build(Served("tiny", one, first, ROWS), folder)
     jaxtyping.config.update("jaxtyping_disable", False)
     assert built.precision == "fp16"
     assert built.error <= HALF_LEVEL
@@ -78,6 +79,7 @@ def test_frames_in_wasm_are_those_of_pytorch(site, worker, tmp_path):
     *past, newest = to_float(first[0]).flatten(1).tolist()
     about = json.loads((folder / "model" / "model.json").read_text())
     assert about.items() >= json.loads(json.dumps(of_frames(one))).items()
+    assert about["rows"] == [rows.tolist() for rows in ROWS]
     settings = {"model": about, "first": newest, "past": past[::-1], "frames": frames, "seed": seed % 2**32}
     settings |= {"actions": [{}] * frames, "eps": one.eps, "solver": "adams", "steps": STEPS}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
@@ -295,5 +297,5 @@ class Other(Method):
 def test_a_method_that_the_worker_does_not_know_is_refused_and_nothing_is_written(tmp_path):
     one = Model(lambda query: query, Other(), (3, SIDE, SIDE))
     with pytest.raises(UserError, match=r"OTHER does not stream in the browser; these do: flow, biflow, flow"):
-        build(one, "other", torch.zeros(0, 1, 3, SIDE, SIDE, dtype=torch.uint8), tmp_path / "site")
+        build(Served("other", one, torch.zeros(0, 1, 3, SIDE, SIDE, dtype=torch.uint8)), tmp_path / "site")
     assert not list(tmp_path.iterdir())

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from biflow.action_rows import OWN, UNKNOWN, is_file, read_rows
 from biflow.actions import script
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.files import reading, sha256
 from biflow.model import Model
-from biflow.playback import OWN, UNKNOWN, is_file, read_rows
 
 TURN = 22  # frames to each side, by default; 88 degrees in the maze
 USUAL_TURN = f"left*{TURN} right*{TURN}"

@@ -1,15 +1,17 @@
 """The models that a server offers: found, loaded, and warmed up before the first client comes."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from biflow.action_rows import autopilot
 from biflow.data.starts import starts
 from biflow.engines import with_engine
 from biflow.errors import UserError
@@ -37,11 +39,13 @@ class Served:
         name: what clients choose it by: the name of its folder, without the path.
         model: with an engine's network that any thread may ask, a `Batcher`.
         first: the n frames to start from, each after j - 1 frames before it; none if the model comes without.
+        rows: what is done after each of them while nobody steers, again and again; none if no action is to be known.
     """
 
     name: str
     model: Model
     first: UInt8[Tensor, "n j 3 h w"]
+    rows: Sequence[Float[np.ndarray, "_ k"]] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,17 +117,26 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
                 raise
             log.warning("%s is left out: %s", name, error)
             continue
-        if first or (folder / "first").is_dir():
-            start = starts(first or folder / "first", model.size, past=model.context).frames
-        else:
+        begun = with_first(name, model, first or folder / "first", given=first is not None)
+        if not len(begun.first):
             log.warning("%s has no first frames (%s): %s", name, folder / "first", NO_FIRST)
-            start = torch.empty((0, 1, 3, *model.size), dtype=torch.uint8)
         model = with_engine(model)
         batcher = Batcher(model.network, limit=BATCH.get(model.device.type, 1))
-        served[name] = Served(name, replace(model, network=batcher), start)
+        served[name] = replace(begun, model=replace(model, network=batcher))
     if not served:
         raise UserError(f"None of {', '.join(folders)} can be loaded.", setting="model")
     return served
+
+
+def with_first(name: str, model: Model, source: Path, *, given: bool) -> Served:
+    """A model with frames to start from, and what is done after them; without any if there is no folder `source`.
+
+    Raises UserError for frames or actions that the model cannot take, and where nothing is there although `given`.
+    """
+    if not given and not source.is_dir():
+        return Served(name, model, torch.empty((0, 1, 3, *model.size), dtype=torch.uint8))
+    begin = starts(source, model.size, past=model.context)
+    return Served(name, model, begin.frames, autopilot(begin.files, model.actions) if model.actions else ())
 
 
 def warm_up(served: Served) -> None:

@@ -23,7 +23,7 @@ from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
 from biflow.serve.shelf import Shelf
 from biflow.serve.starts import Starts
-from biflow.serve.steering import Pressed, Steering
+from biflow.serve.steering import Pressed, Steering, autopilot
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import framed
 
@@ -223,9 +223,10 @@ class Session:
         with self._changed:
             self.steering.rest()
             controls, version, held = self.controls, self.version, self.steering.pressed
+            action = autopilot(self._served, controls, self.starts.now, self.dream.now.index) if held is None else held
         started = time.monotonic()
         try:
-            moment = self.dream.advance(controls, action=held, unwanted=lambda: self._unwanted(controls, held))
+            moment = self.dream.advance(controls, action=action, unwanted=lambda: self._unwanted(controls, held))
         except Stale:
             self._gave_up = True
             return
@@ -234,15 +235,14 @@ class Session:
             self._tell({"type": "error", "text": str(error)})
             self.change({"playing": False})
             return
-        self._gave_up = False
-        self._steps = max(0, self._steps - 1)
+        self._gave_up, self._steps = False, max(0, self._steps - 1)
         self._show(moment, controls, version)
         if controls.fps_cap:
             # Counted from when it was due, so that the rate holds; but a pause is never made up for.
             self._due = max(self._due, started - 0.5 / controls.fps_cap) + 1 / controls.fps_cap
 
     def _unwanted(self, solving: Controls, held: Pressed | None) -> bool:
-        """Whether to give up the frame that is being solved under these controls, after this action.
+        """Whether to give up the frame that is being solved under these controls, after this action of a viewer.
 
         After a change one frame is given up, but not two in a row: dragging a slider must not stop the picture. A key
         is then seen after 1 interval between frames, not 1.5. A frame whose own action is new is finished, so that an
@@ -253,7 +253,7 @@ class Session:
         if self.recorder.on:
             return False  # a stream that starts anew takes other steps, and the recording could not be repeated
         moved = self._hurry or stream_settings(solving) != stream_settings(self.controls)
-        fresh = self.dream.now.action != held or solving.in_between > 1  # or acts with the next whole frame only
+        fresh = held not in (None, self.dream.now.action) or solving.in_between > 1  # it acts with a whole frame only
         moved |= self.steering.pressed != held and not fresh
         return moved and not self._gave_up
 

@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from biflow.actions import Actions, key_of
 from biflow.errors import UserError
+from biflow.serve.controls import Controls
+from biflow.serve.models import Served
 from biflow.serve.viewer import Viewer
 
 PATIENCE = 10.0  # seconds without a key after which the model continues by itself
@@ -100,6 +102,20 @@ def pressed(actions: Actions, wanted: Any) -> tuple[Pressed, list[str]]:
 def row(actions: Actions, held: Pressed) -> Float[np.ndarray, " k"]:
     """The action in a model's columns; it may have been meant for another model."""
     return actions.clamped(actions.row(**{name: value for name, value in held.items() if name in actions.columns}))
+
+
+def autopilot(served: Served, controls: Controls, start: int | None, index: int) -> Pressed | None:
+    """What is done before the frame after number `index` while nobody steers: the rows of its first frame, repeated.
+
+    After a picture of a viewer, whose number `start` is negative, these are the rows of the first first frame. None if
+    no action is known, as backward in time.
+    """
+    actions = served.model.actions
+    if actions is None or not len(served.rows) or controls.direction == "backward":
+        return None
+    rows = served.rows[max(0, start or 0)]
+    values = rows[index // controls.in_between % len(rows)]
+    return {actions.columns[i]: float(values[i]) for i in np.flatnonzero(values != actions.neutral)}
 
 
 def description(actions: Actions) -> dict:

@@ -9,7 +9,7 @@ import torch
 
 from biflow.card import EVIDENCE, PICTURE, read_evidence, results_of, write_card
 from biflow.config import Export
-from biflow.data.starts import held_out, starts
+from biflow.data.starts import held_out
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
@@ -101,13 +101,11 @@ def _write_onnx(settings: Export, out: Path, model: Model) -> str:
 
 
 def _write_web(settings: Export, out: Path, source: Path, model: Model) -> str:
+    from biflow.serve.models import with_first
     from biflow.web.build import build
 
-    first = settings.first or source / "first"
-    frames = torch.empty((0, 1, 3, *model.size), dtype=torch.uint8)
-    if first.is_dir():
-        frames = starts(first, model.size, past=model.context).frames
-    built = build(model, source.resolve().name, frames, out)
+    first, given = settings.first or source / "first", settings.first is not None
+    built = build(with_first(source.resolve().name, model, first, given=given), out)
     levels = f"frames differ from PyTorch's by {127.5 * built.error:.2g} grey levels"
     size = f"{built.bytes / 1e6:.1f} MB, {built.served / 1e6:.1f} MB compressed"
     return (

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from biflow.config import SOLVERS
 from biflow.engines.onnx import Precision, write_small
@@ -67,12 +65,13 @@ class Built(NamedTuple):
     served: int
 
 
-def build(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], out: Path) -> Built:
-    """Write the folder, whole or not at all; `first` are frames to start from, each after those before it.
+def build(served: Served, out: Path) -> Built:
+    """Write the folder, whole or not at all.
 
     Raises:
         UserError: a method that the worker does not know, or onnxruntime-web cannot be downloaded.
     """
+    model, first = served.model, served.first
     check_method(model)
     module, glue, binary = runtime.read(runtime.MODULE, runtime.GLUE, runtime.BINARY)
     with replacing(out) as folder:
@@ -85,13 +84,13 @@ def build(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], out: Path)
         _write(folder / "onnxruntime" / runtime.GLUE, glue)
         _write(folder / "onnxruntime" / f"{runtime.BINARY}.gz", compressed(binary))
         shutil.copy(runtime.LICENCE, folder / "onnxruntime" / "LICENSE")
-        precision, error = _write_model(model, name, first, folder / "model")
+        precision, error = _write_model(served, folder / "model")
         version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_files(folder)))).hexdigest()[:12]
         _write(folder / "sw.js", (HERE / "sw.js").read_text("utf-8").replace("{{version}}", version).encode())
         contents = {path: path.read_bytes() for path in _files(folder)}
         size = sum(map(len, contents.values()))
-        served = sum(min(len(content), len(compressed(content))) for content in contents.values())
-    return Built(precision, error, size, served)
+        sent = sum(min(len(content), len(compressed(content))) for content in contents.values())
+    return Built(precision, error, size, sent)
 
 
 def check_method(model: Model) -> None:
@@ -114,9 +113,10 @@ def of_frames(model: Model) -> dict:
     }
 
 
-def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], folder: Path) -> tuple[Precision, float]:
+def _write_model(served: Served, folder: Path) -> tuple[Precision, float]:
     """The network, first frames and what the worker has to know, in a folder `model`."""
     folder.mkdir()
+    model, first = served.model, served.first
     plain = folder / "network.onnx"
     start = first[:2] if len(first) else torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
     precision, error = write_small(model, plain, to_float(start))
@@ -131,10 +131,11 @@ def _write_model(model: Model, name: str, first: UInt8[Tensor, "n j 3 h w"], fol
         **of_frames(model),
         "inputs": {key: list(value.shape[1:]) for key, value in present(example(model)).items()},
         "first": list(first.shape[:2]),
+        "rows": [rows.tolist() for rows in served.rows],
         "bytes": sum((folder / path).stat().st_size for path in loaded),
     }
     _write(folder / "model.json", json.dumps(content).encode())
-    _write(folder / "hello.json", json.dumps(page_hello(Served(name, model, first))).encode())
+    _write(folder / "hello.json", json.dumps(page_hello(served)).encode())
     return precision, error
 
 

@@ -3,7 +3,7 @@
 import { Dream, Stale, streamSettings } from "./dream.js";
 import { bmp, pack } from "./frames.js";
 import { changed } from "./controls.js";
-import { Steering } from "./steering.js";
+import { Steering, autopilot } from "./steering.js";
 
 const CREDITS = 2; // frames on their way to the page
 const STEPS = 8; // single frames that may wait
@@ -125,6 +125,7 @@ export class Session {
 
   async advance() {
     const { controls, version } = this, held = this.steering.pressed, begun = now();
+    const action = held ?? autopilot(this.model, controls, this.start, this.dream.now.index);
     this.hurry = false;
     const unwanted = async () => {
       await this.breathe();
@@ -132,7 +133,7 @@ export class Session {
     };
     let moment;
     try {
-      moment = await this.dream.advance(controls, held, unwanted);
+      moment = await this.dream.advance(controls, action, unwanted);
     } catch (error) {
       if (error instanceof Stale) { this.gaveUp = true; return; }
       this.steps = 0;
@@ -149,7 +150,7 @@ export class Session {
 
   unwanted(solving, held) { // after a change one frame is given up, but not two in a row, as on the server
     const moved = this.hurry || streamSettings(solving) !== streamSettings(this.controls);
-    const fresh = this.dream.now.action !== held;
+    const fresh = held && this.dream.now.action !== held;
     return (moved || (this.steering.pressed !== held && !fresh)) && !this.gaveUp;
   }
 
