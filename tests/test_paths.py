@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from biflow.paths import (
+    PATHS,
     Curve,
     Fields,
     Query,
@@ -111,6 +112,59 @@ def test_bilinear_by_hand_with_a_t_and_an_alpha_of_each_sample():
     t, alpha = torch.tensor([0.25, 0.5]), torch.tensor([0.5, 0.1])
     assert linear(x0, x1, t).flatten().tolist() == [1.5, 30.0]
     assert bilinear(x0, x1, n, t, alpha).flatten().tolist() == [51.5, -70.0]
+
+
+# Paths through several frames
+
+
+def clip(s: int = 4, b: int = 3) -> torch.Tensor:
+    """s + 1 frames of each of b samples."""
+    return torch.randn(b, s + 1, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_in_a_world_of_constant_velocity_all_paths_are_one(path):
+    x0, v, _ = frames()
+    moving = torch.stack([x0 + j / 3 * v for j in range(4)], dim=1)
+    for t in (0.0, 0.2, 1 / 3, 0.5, 0.9, 1.0):
+        x, dx = PATHS[path](moving, full(t))
+        assert torch.allclose(x, x0 + t * v)
+        assert torch.allclose(dx, v)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_with_two_frames_every_path_is_the_papers(path):
+    pair = clip(s=1)
+    x, dx = PATHS[path](pair, full(0.3))
+    assert torch.allclose(x, linear(*pair.unbind(1), full(0.3)))
+    assert torch.allclose(dx, pair[:, 1] - pair[:, 0])
+
+
+@pytest.mark.parametrize("path", ["knots", "cubic"])
+def test_a_path_passes_every_frame_at_its_time(path):
+    some = clip()
+    for j in range(5):
+        assert torch.allclose(PATHS[path](some, full(j / 4))[0], some[:, j])
+    assert not torch.allclose(PATHS["linear"](some, full(0.5))[0], some[:, 2])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_second_part_of_a_path_is_its_derivative(path):
+    some, h = clip(), 1e-6
+    t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+    (below, _), (_, dx), (above, _) = (PATHS[path](some, t + step) for step in (-h, 0, h))
+    assert torch.allclose(dx, (above - below) / (2 * h), atol=1e-6)
+
+
+def test_the_cubic_path_is_smooth_and_follows_an_acceleration():
+    some, h = clip(), 1e-9
+    for j in (1, 2, 3):  # where the straight lines of "knots" have a kink
+        before, after = (PATHS["cubic"](some, full(j / 4 + step))[1] for step in (-h, h))
+        assert torch.allclose(before, after, atol=1e-5)
+    falling = torch.tensor([[0.0, 1, 4, 9, 16]] * 3, dtype=torch.float64)  # (4 t)²
+    x, dx = PATHS["cubic"](falling, full(0.4))
+    assert torch.allclose(x, full(1.6**2))
+    assert torch.allclose(dx, full(32 * 0.4))
 
 
 # Curves

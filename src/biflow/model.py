@@ -46,6 +46,7 @@ class Model:
         context: number of frames before the current one that it sees.
         context_eps: the level of the noise that these get while streaming.
         actions: what its actions are; None if it takes none.
+        span: number of frames of these videos that a solve leads ahead; each of them is a frame of the stream.
         limits: every frame is clamped to them, and first frames must lie in them; None for none.
         device: where the network computes.
         engine: what evaluates the network, in words.
@@ -60,6 +61,7 @@ class Model:
     context: int = 0
     context_eps: float = 0.0
     actions: Actions | None = None
+    span: int = 1
     limits: tuple[float, float] | None = (-1.0, 1.0)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     engine: str = "torch"
@@ -87,6 +89,7 @@ class Model:
         return {
             **memory,
             **actions,
+            **({"span": self.span} if self.span > 1 else {}),
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
@@ -171,7 +174,7 @@ def load_model(
     network.to(device).eval()
     shape, place = (3, height, width), torch.device(device)
     eps, context_eps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("context_eps", 0.0)
-    memory = (context, context_eps, actions)
+    memory = (context, context_eps, actions, settings.get("span", 1))
     return Model(network, method, shape, eps, settings.get("fps"), *memory, device=place, folder=folder)
 
 

@@ -91,9 +91,52 @@ def linear(x0: State, x1: State, t: PerSample) -> State:
     return torch.lerp(x0, x1, _over(t, x0))
 
 
+Frames = Float[
+    Tensor, "b window *shape"
+]  # s + 1 adjacent frames; t = 0 is the first, t = j / s the j-th, t = 1 the last
+
+
+def straight(frames: Frames, t: PerSample) -> tuple[State, State]:
+    """x_t and dx_t/dt on the straight line from the first frame to the last, whatever lies between. Eq. (3)"""
+    x0, x1 = frames[:, 0], frames[:, -1]
+    return linear(x0, x1, t), x1 - x0
+
+
+def knots(frames: Frames, t: PerSample) -> tuple[State, State]:
+    """x_t and dx_t/dt on the straight lines from each frame to the next, so that t = j / s is frame j."""
+    (y0, y1), u, s = _around(frames, t, (0, 1))
+    return linear(y0, y1, u), s * (y1 - y0)
+
+
+def cubic(frames: Frames, t: PerSample) -> tuple[State, State]:
+    """x_t and dx_t/dt on the cubic Hermite curve through all frames (Catmull-Rom; one-sided slopes at both ends)."""
+    (before, y0, y1, after), u, s = _around(frames, t, (-1, 0, 1, 2))
+    first, last = (_over(t * s < 1, y0), _over(t * s >= s - 1, y0))
+    m0 = torch.where(first, y1 - y0, (y1 - before) / 2)
+    m1 = torch.where(last, y1 - y0, (after - y0) / 2)
+    u = _over(u, y0)
+    a, b = 2 * (y0 - y1) + m0 + m1, 3 * (y1 - y0) - 2 * m0 - m1
+    return ((a * u + b) * u + m0) * u + y0, s * ((3 * a * u + 2 * b) * u + m0)
+
+
+PATHS = {"linear": straight, "knots": knots, "cubic": cubic}  # as settings name them; with two frames they are one
+
+
+def _around(frames: Frames, t: PerSample, offsets: tuple[int, ...]) -> tuple[list[State], PerSample, int]:
+    """The frames at these offsets from the one before t (the outermost for those beyond), t between frames, and s."""
+    s, each = frames.shape[1] - 1, torch.arange(len(frames), device=frames.device)
+    j = (t * s).long().clamp(0, s - 1)
+    return [frames[each, (j + offset).clamp(0, s)] for offset in offsets], t * s - j, s
+
+
+def noisy(x: State, n: State, alpha: PerSample) -> State:
+    """x + alpha n."""
+    return x + _over(alpha, n) * n
+
+
 def bilinear(x0: State, x1: State, n: State, t: PerSample, alpha: PerSample) -> State:
     """x_{t,alpha} = x0 + t (x1 - x0) + alpha n: blend two frames by t, then add noise by alpha. Eq. (4)"""
-    return linear(x0, x1, t) + _over(alpha, n) * n
+    return noisy(linear(x0, x1, t), n, alpha)
 
 
 def line(start: tuple[float, float], end: tuple[float, float]) -> Curve:

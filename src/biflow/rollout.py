@@ -82,8 +82,8 @@ def stream(
             none, since these are still to come.
         direction: direction in time, where the method can be solved backward.
         solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
-        in_between: frames per step of the model: with 4, each of four legs of the curve gives a frame. A frame that is
-            left with noise (eps > 0) is shown denoised at its time (Eq. 6), while the solution itself continues.
+        in_between: frames per frame of the training videos: with 4, each of four legs of the curve gives one. A frame
+            on the way, also one of a model of a larger `span`, is shown denoised at its time (Eq. 6).
 
     Raises:
         UserError: frames that do not fit the model, or something that its method cannot do.
@@ -104,12 +104,13 @@ def stream(
     eps, solver = _check_settings(model, eps, direction, in_between), solver or model.method.solver
     if actions is not None:
         model.taken_actions()
+    legs = model.span * in_between
     if solver.steps is not None:  # a number of fixed steps is shared among the legs
-        solver = replace(solver, steps=-(-solver.steps // in_between))
+        solver = replace(solver, steps=-(-solver.steps // legs))
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
     memory = Memory(model, past if direction == "forward" else [], generators, context_eps)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
-    return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, in_between + 1).tolist())
+    return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, legs + 1).tolist())
 
 
 def _split(model: Model, first: Tensor) -> tuple[list[Tensor], State]:
@@ -146,7 +147,7 @@ def _frames(
                 if leg < legs and (clean := method.clean(network, x, k1, backward=backward, **how)):
                     shown, nfe = clean.x, nfe + clean.nfe
                 shown = shown.clamp(*model.limits) if model.limits else shown
-            time = index + leg / legs
+            time = (index + leg / legs) * model.span
             yield Frame(shown, nfe, -time if backward else time)
         if not backward:
             memory.add(last)

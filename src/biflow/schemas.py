@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from msgspec import Meta
 
 from biflow.config.checks import SEEDS, SIDES
-from biflow.config.training import CONTEXT
+from biflow.config.training import CONTEXT, SPAN
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Number = Annotated[int, Meta(ge=1, le=2**40)]
@@ -88,6 +88,7 @@ class ModelFile(TypedDict, total=False):
     fps: Rate | None
     context: Annotated[int, Meta(ge=0, le=CONTEXT)]
     context_eps: Level
+    span: Annotated[int, Meta(ge=1, le=SPAN)]
     actions: NamedActions
     network: dict[str, Any] | None
     v_scale: Positive

@@ -8,7 +8,7 @@ from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
 from biflow.methods.biflow import biflow_loss
 from biflow.methods.condiff import condiff_loss
 from biflow.methods.flow import flow_loss
-from biflow.paths import Fields
+from biflow.paths import Fields, linear
 from tests.methods.asked import ALL, Asked, clips, curved_fields, generator, lesson
 
 
@@ -28,23 +28,28 @@ def random_inputs(b: int = 3):
     return x0, x1, n, t, alpha
 
 
+def moved(x0, x1, t):
+    """x_t on the straight path, and its derivative."""
+    return linear(x0, x1, t), x1 - x0
+
+
 # The fields that the losses look for
 
 
 def test_the_exact_fields_have_no_loss():
     x0, x1, n, t, alpha = random_inputs()
-    assert flow_loss(lambda q: Fields(x1 - x0), x0, x1, t)["v"].tolist() == [0, 0, 0]
-    terms = biflow_loss(lambda q: Fields(x1 - x0, n), x0, x1, n, t, alpha)
+    assert flow_loss(lambda q: Fields(x1 - x0), *moved(x0, x1, t), t)["v"].tolist() == [0, 0, 0]
+    terms = biflow_loss(lambda q: Fields(x1 - x0, n), *moved(x0, x1, t), n, t, alpha)
     assert terms["v"].tolist() == terms["n"].tolist() == [0, 0, 0]
     assert condiff_loss(lambda q: Fields(x1 - n), x0, x1, n, alpha)["v"].tolist() == [0, 0, 0]
 
 
 def test_wrong_fields_cost_in_their_own_term_only():
     x0, x1, n, t, alpha = random_inputs()
-    terms = biflow_loss(lambda q: Fields(x1 - x0, n + 2), x0, x1, n, t, alpha)
+    terms = biflow_loss(lambda q: Fields(x1 - x0, n + 2), *moved(x0, x1, t), n, t, alpha)
     assert terms["v"].tolist() == [0, 0, 0]
     assert torch.allclose(terms["n"], torch.full((3,), 4.0))
-    terms = biflow_loss(lambda q: Fields(x1 - x0 - 3, n), x0, x1, n, t, alpha)
+    terms = biflow_loss(lambda q: Fields(x1 - x0 - 3, n), *moved(x0, x1, t), n, t, alpha)
     assert torch.allclose(terms["v"], torch.full((3,), 9.0))
     assert terms["n"].tolist() == [0, 0, 0]
 
@@ -54,14 +59,14 @@ def test_wrong_fields_cost_in_their_own_term_only():
 
 def test_flow_loss_by_hand():
     # x_t = 1.5 and 6; f = x + t = 1.75 and 6.5; x1 - x0 = 2 and -4.
-    terms = flow_loss(lambda q: Fields(q.x + q.t[:, None]), X0, X1, T)
+    terms = flow_loss(lambda q: Fields(q.x + q.t[:, None]), *moved(X0, X1, T), T)
     assert terms.keys() == {"v"}
     assert terms["v"].tolist() == [0.25**2, 10.5**2]
 
 
 def test_biflow_loss_by_hand():
     # x_{t,alpha} = 1.5 + 0.5 * 16 = 9.5 and 6 - 1 = 5; v = x + t = 9.75 and 5.5; n = x - alpha = 9 and 4.875.
-    terms = biflow_loss(lambda q: Fields(q.x + q.t[:, None], q.x - q.alpha[:, None]), X0, X1, N, T, ALPHA)
+    terms = biflow_loss(lambda q: Fields(q.x + q.t[:, None], q.x - q.alpha[:, None]), *moved(X0, X1, T), N, T, ALPHA)
     assert terms.keys() == {"v", "n"}
     assert terms["v"].tolist() == [7.75**2, 9.5**2]
     assert terms["n"].tolist() == [7.0**2, 12.875**2]
@@ -92,8 +97,8 @@ def test_condiff_runs_from_noise_to_the_next_frame_given_the_current_one(alpha):
 
 def losses(x0, x1, n, t, alpha):
     return {
-        "flow": flow_loss(curved_fields, x0, x1, t),
-        "biflow": biflow_loss(curved_fields, x0, x1, n, t, alpha),
+        "flow": flow_loss(curved_fields, *moved(x0, x1, t), t),
+        "biflow": biflow_loss(curved_fields, *moved(x0, x1, t), n, t, alpha),
         "condiff": condiff_loss(curved_fields, x0, x1, n, alpha),
     }
 
@@ -119,7 +124,9 @@ def test_the_loss_does_not_depend_on_the_resolution():
 
 def test_a_half_precision_prediction_is_compared_in_float32():
     x0, x1, n, t, alpha = random_inputs()
-    terms = biflow_loss(lambda q: Fields((x1 - x0).bfloat16() + 100, n.bfloat16()), x0, x1, n, t, alpha).values()
+    terms = biflow_loss(
+        lambda q: Fields((x1 - x0).bfloat16() + 100, n.bfloat16()), *moved(x0, x1, t), n, t, alpha
+    ).values()
     assert {value.dtype for value in terms} == {torch.float32}
 
 
@@ -131,7 +138,7 @@ def test_the_losses_draw_no_random_numbers():
 
 def test_a_network_without_noise_head_cannot_be_trained_as_biflow():
     with pytest.raises(AssertionError, match="two heads"):
-        biflow_loss(lambda q: Fields(q.x), X0, X1, N, T, ALPHA)
+        biflow_loss(lambda q: Fields(q.x), *moved(X0, X1, T), N, T, ALPHA)
 
 
 # The loss of a clip

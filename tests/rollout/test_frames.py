@@ -193,3 +193,30 @@ def test_condiff_keeps_each_condition_with_its_sample_when_samples_finish_apart(
     assert torch.allclose(frame.x[1], x0[1], atol=0.1)
     assert torch.allclose(frame.x[[0, 2]], noise(3)[[0, 2]].clamp(-1, 1))
     assert frame.nfe[1] > frame.nfe[0] == frame.nfe[2]
+
+
+# Several frames per solve
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_solve_that_spans_frames_gives_each_of_them_at_its_time(direction):
+    # dx/dt = 3 d in the first third, -3 d in the second, 3 d in the last: up, down, up.
+    x0, d = images(), 0.1 + 0.01 * images(seed=1)
+    turns = lambda q: over(torch.where((q.t - 0.5).abs() < 1 / 6, -3.0, 3.0)) * d  # noqa: E731
+    shown = list(
+        islice(stream(known(FLOW, turns, span=3), x0, solver=Solver("midpoint", steps=3), direction=direction), 6)
+    )
+    sign = 1 if direction == "forward" else -1
+    assert [frame.time for frame in shown] == [sign * time for time in (1, 2, 3, 4, 5, 6)]
+    assert [frame.nfe.tolist() for frame in shown] == [[2, 2]] * 6  # the three steps are shared among the frames
+    for frame, moved in zip(shown, (1, 0, 1, 2, 1, 2), strict=True):
+        assert torch.allclose(frame.x, x0 + sign * moved * d, atol=1e-6)
+
+
+def test_frames_on_the_way_of_biflow_are_shown_without_noise_and_can_have_more_in_between():
+    x0, d = images(), 0.2 * images(seed=1)
+    model = known(BIFLOW, constant(d), constant(noise()), span=2)
+    shown = list(islice(stream(model, x0, generators=generators(), eps=0.3, in_between=2), 4))
+    assert [frame.time for frame in shown] == [0.5, 1, 1.5, 2]
+    for frame in shown:
+        assert torch.allclose(frame.x, x0 + frame.time / 2 * d, atol=1e-5)

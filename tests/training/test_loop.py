@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from biflow.errors import UserError
 from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, Loss
 from biflow.methods.flow import flow_loss
 from biflow.model import load_model
+from biflow.paths import straight
 from biflow.rollout import stream
 from biflow.training.begin import rms_change
 from biflow.training.checkpoint import latest
@@ -319,7 +321,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(prepared, tmp_path):
 def test_accumulated_gradients_equal_those_of_the_whole_batch(prepared, tmp_path, monkeypatch):
     def noiseless(network, clips, generator, config):
         t = torch.full((len(clips),), 0.5)
-        return Loss(flow_loss(network, *clips.unbind(1), t), {"t": t})
+        return Loss(flow_loss(network, *straight(clips, t), t), {"t": t})
 
     monkeypatch.setattr(FLOW, "loss", noiseless)
     config = replace(CONFIG, method="flow", steps=2, save_every=2, clip=1e9, precision="fp32")
@@ -372,3 +374,28 @@ def test_learning_rate_warms_up_and_follows_the_cosine():
 def test_previews_are_drawn_from_the_test_split(prepared, tmp_path):
     train(replace(CONFIG, steps=3, preview_every=3), prepared, tmp_path)
     assert (tmp_path / "previews" / "step_00000003.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("path", ["linear", "knots", "cubic"])
+def test_a_model_that_spans_frames_is_trained_and_gives_as_many_per_solve(path, prepared, tmp_path):
+    config = replace(CONFIG, steps=1, save_every=1, span=3, path=path)
+    train(config, prepared, tmp_path)
+    model = load_model(tmp_path)
+    assert (model.span, model.actions) == (3, None)
+    windows = Windows(prepared, frames=4)
+    assert model.network.v_scale == pytest.approx(rms_change(windows, path), rel=1e-3)
+    first = to_float(windows[0][:1])
+    assert [next_.time for next_ in islice(stream(model, first, solver=Solver("euler", steps=3)), 3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("method", [CONDIFF, FLOWMAP])
+def test_a_method_that_solves_one_frame_at_a_time_cannot_span_several(method, prepared, tmp_path):
+    with pytest.raises(UserError, match=f"{method.title} solves one frame at a time: set span to 1") as refusal:
+        train(replace(CONFIG, method=method.name, span=2), prepared, tmp_path)
+    assert refusal.value.setting == "span"
+
+
+def test_a_span_goes_without_context():
+    with pytest.raises(UserError, match=r"span is 2, but .* set context and own_frames to 0") as refusal:
+        TrainConfig(span=2, context=1)
+    assert refusal.value.setting == "span"

@@ -6,7 +6,8 @@ docstring is the help text. Nothing here imports torch, so that the command line
 
 from biflow.config.data import FetchData, Prepare
 from biflow.config.evaluation import Evaluate, FetchWeights, Fvd, Network, Report
+from biflow.config.models import Export, ImportReference, Info
 from biflow.config.parsing import parse, preset, read_yaml
 from biflow.config.solver import SOLVERS, Solver, SolverName
 from biflow.config.streaming import Demo, Direction, Engine, Sample, Serve
-from biflow.config.training import NORM_GROUPS, Export, ImportReference, Info, NetworkConfig, Train, TrainConfig
+from biflow.config.training import NORM_GROUPS, NetworkConfig, Train, TrainConfig

@@ -1,17 +1,15 @@
 """The settings of networks and training runs: at once the YAML file, the command line and the checkpoint's metadata."""
 
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed, check_sides
-from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
-from biflow.hub import is_id
 
-FRAME_STEPS = 4  # of frame.onnx, for methods whose usual solver is adaptive
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 WIDEST, DEEPEST, CONTEXT = 8192, 16, 256  # widths, resolutions and blocks in each, and past frames of a network
+SPAN = 64  # frames per solve
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,11 @@ class TrainConfig:
         clip: Largest norm of the gradient.
         ema: Decay of the averaged weights that streaming uses; 0 for none.
         alpha_max: Largest noise level that BI-FLOW is trained with; it draws from U(0, alpha_max).
+        span: How many frames of the videos lie ahead where a frame is solved to. FLOW and BI-FLOW then give as many
+            frames per solve. 1 is the paper's.
+        path: How the frames between the current one and the one `span` ahead are passed in training: "linear", the
+            paper's, which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
+            curve through all of them. With a span of 1 they are the same.
         context: Number of past frames that the network sees beside the current one; 0 is the paper's.
         context_noise: Largest noise level on past frames in training. Each has its own from U(0, context_noise), which
             the network is told.
@@ -125,6 +128,8 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.9999
     alpha_max: float = 1.0
+    span: int = 1
+    path: Literal["linear", "knots", "cubic"] = "linear"
     context: int = 0
     context_noise: float = 0.3
     context_eps: float = 0.1
@@ -144,6 +149,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
+        check(self, "be at least 1", lambda n: n >= 1, "span", most=SPAN)
+        if self.span > 1 and (self.context or self.own_frames):
+            what = "a model that solves several frames at once sees no past frames and trains on none of its own"
+            raise UserError(f"span is {self.span}, but {what}: set context and own_frames to 0.", setting="span")
         check_level(self, "coarse_noise", "eps", "context_noise", "context_eps")
         check(self, "not be negative", lambda n: n >= 0, "warmup", "preview_every")
         check(self, "not be negative", lambda n: n >= 0, "context", most=CONTEXT)
@@ -198,102 +207,3 @@ class Train(TrainConfig):
     def settings(self) -> TrainConfig:
         """What the run's checkpoints record: all but where it reads and writes."""
         return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a model as a small folder to share, as ONNX, or as a page that runs in the browser without a server.
-
-    The model folder holds the averaged weights in bf16, a record of the training, a few first frames, and a card
-    (README.md), with a moving picture, that says what is known of the model.
-
-    Attributes:
-        model: A run of `biflow train`, or a model folder.
-        out: The model folder to write.
-        first: Other first frames than the model's own: those of a prepared set's test split.
-        onnx: A folder to write as ONNX: network.onnx, one evaluation; frame.onnx, a whole frame; and onnx.json, which
-            describes them. Each is compared with PyTorch.
-        web: A folder to write as a page that any web server can serve, and that streams the model in the browser.
-        solver: How frame.onnx solves a frame. By default as `biflow sample` does, in fixed steps.
-        steps: Number of fixed solver steps in frame.onnx; 4 by default, or 1 for a flow map.
-        license: The licence of the weights, as the Hugging Face Hub names it (mit, cc-by-4.0, other …), for the card.
-        evaluated: An evaluation of this model by `biflow evaluate`. Its results go on the card.
-        push: A repository on the Hugging Face Hub to upload the model folder to as well.
-
-    Examples:
-        biflow export runs/mine models/mine
-        biflow export runs/mine models/mine --license cc-by-4.0 --push user/name
-        biflow export runs/mine --web site
-        biflow export models/mine --onnx mine-onnx --steps 2
-    """
-
-    model: Path
-    out: Path | None = None
-    _: KW_ONLY
-    first: Path | None = None
-    onnx: Path | None = None
-    web: Path | None = None
-    solver: SolverName | None = None
-    steps: int | None = None
-    license: str | None = None
-    evaluated: Path | None = None
-    push: str | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.out or self.onnx or self.web):
-            raise UserError("Say what to write: a model folder as OUT, or set onnx or web to a folder.")
-        if not self.out and (self.push or self.license or self.evaluated):
-            raise UserError("A licence, results and an upload belong to a model folder: name one as OUT.")
-        check(self, "be at least 1", lambda n: n >= 1, "steps")
-        self.full_solver()  # it raises UserError
-        if self.push is not None and not is_id(self.push, local=False):
-            form = "the id of a repository on the Hugging Face Hub: user/name"
-            raise UserError(f"push is {self.push!r}, but must be {form}.", setting="push")
-
-    def full_solver(self, usual: Solver = USUAL) -> Solver:
-        """The solver of frame.onnx, for a method that is usually solved by `usual`."""
-        return usual.changed(self.solver, self.steps or usual.steps or FRAME_STEPS)
-
-
-@dataclass(frozen=True)
-class Info:
-    """Print what is known of a model: what it is, how it was trained, its results and its licence.
-
-    Attributes:
-        model: A run of `biflow train`, a model folder, the id of a model on the Hugging Face Hub (user/name), or a
-            prepared set.
-
-    Examples:
-        biflow info runs/mine
-    """
-
-    model: Path
-
-
-@dataclass(frozen=True)
-class ImportReference:
-    """Import a checkpoint of the paper's own code. The model gives the same frames as ryushinn/ode-video does.
-
-    Attributes:
-        weights: The model.safetensors of the checkpoint.
-        out: The model folder to write.
-        method: The method it was trained with: flow, biflow or condiff.
-        width: Base width of its network. The published checkpoints have 192 (flow, condiff) and 128 (biflow).
-        size: Side of the frames it was trained on.
-        shape: Shape of its network.
-
-    Examples:
-        biflow import reference model.safetensors models/sky --method biflow --width 128 --size 128
-    """
-
-    weights: Path
-    out: Path
-    _: KW_ONLY
-    method: str
-    width: int
-    size: int
-    shape: Literal["default", "small"] = "default"
-
-    def __post_init__(self) -> None:
-        check_sides(self)
-        check(self, f"be a multiple of {NORM_GROUPS}", lambda n: n > 0 and n % NORM_GROUPS == 0, "width", most=WIDEST)

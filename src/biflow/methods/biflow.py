@@ -7,18 +7,19 @@ from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
 from biflow.methods.noise import Noise, draw_noise, noise_like
-from biflow.paths import Conditions, Network, PerSample, Query, State, bilinear
+from biflow.paths import PATHS, Conditions, Network, PerSample, Query, State, noisy
 from biflow.solvers import Field, Solution, solve
 
 
-def biflow_loss(network: Network, x0: State, x1: State, n: State, t: PerSample, alpha: PerSample) -> Terms:
-    """|| f^v(x_{t,alpha}, t, alpha) - (x1 - x0) ||² + || f^n(x_{t,alpha}, t, alpha) - n ||². Eq. (5)
+def biflow_loss(network: Network, x: State, v: State, n: State, t: PerSample, alpha: PerSample) -> Terms:
+    """|| f^v(x_{t,alpha}, t, alpha) - v ||² + || f^n(x_{t,alpha}, t, alpha) - n ||². Eq. (5)
 
-    Returns the two terms as v and n; the objective is their sum.
+    `x` is x_t, to which alpha n is added, and `v` its derivative: x1 - x0 on the paper's straight path. Returns the two
+    terms as v and n; the objective is their sum.
     """
-    v_hat, n_hat = network(Query(bilinear(x0, x1, n, t, alpha), t, alpha))
+    v_hat, n_hat = network(Query(noisy(x, n, alpha), t, alpha))
     assert n_hat is not None, "BI-FLOW needs a network with two heads"
-    return {"v": squared_error(v_hat, x1 - x0), "n": squared_error(n_hat, n)}
+    return {"v": squared_error(v_hat, v), "n": squared_error(n_hat, n)}
 
 
 class BiFlow(Method):
@@ -29,10 +30,10 @@ class BiFlow(Method):
     takes_eps = True
 
     def loss(self, network: Network, clips: Tensor, generator: torch.Generator, config: TrainConfig) -> Loss:
-        x0, x1 = clips.unbind(1)
-        t, share = torch.rand((2, len(x0)), generator=generator, device=x0.device)
-        n = draw_noise(x0.shape, generator, coarse=config.coarse_noise)
-        return Loss(biflow_loss(network, x0, x1, n, t, share * config.alpha_max), {"t": t, "alpha": share})
+        t, share = torch.rand((2, len(clips)), generator=generator, device=clips.device)
+        n = draw_noise(clips[:, 0].shape, generator, coarse=config.coarse_noise)
+        x, v = PATHS[config.path](clips, t)
+        return Loss(biflow_loss(network, x, v, n, t, share * config.alpha_max), {"t": t, "alpha": share})
 
     def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
         return frame + eps * noise_like(frame, generators) if eps else frame, ()

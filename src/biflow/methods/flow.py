@@ -5,13 +5,16 @@ from torch import Tensor
 
 from biflow.config import TrainConfig
 from biflow.methods.method import Loss, Method, Terms, squared_error
-from biflow.paths import Network, PerSample, Query, State, linear
+from biflow.paths import PATHS, Network, PerSample, Query, State
 from biflow.solvers import Field
 
 
-def flow_loss(network: Network, x0: State, x1: State, t: PerSample) -> Terms:
-    """|| f(x_t, t) - (x1 - x0) ||², x_t = x0 + t (x1 - x0). Eq. (3). Returns the term v."""
-    return {"v": squared_error(network(Query(linear(x0, x1, t), t)).v, x1 - x0)}
+def flow_loss(network: Network, x: State, v: State, t: PerSample) -> Terms:
+    """|| f(x_t, t) - v ||². Eq. (3). Returns the term v.
+
+    `x` is x_t, and `v` its derivative: x1 - x0 on the paper's straight path.
+    """
+    return {"v": squared_error(network(Query(x, t)).v, v)}
 
 
 class Flow(Method):
@@ -20,10 +23,9 @@ class Flow(Method):
     name, title = "flow", "FLOW"
 
     def loss(self, network: Network, clips: Tensor, generator: torch.Generator, config: TrainConfig) -> Loss:
-        x0, x1 = clips.unbind(1)
         # The second row is not used: BI-FLOW draws its alpha there, so that both see the same t.
-        t, _ = torch.rand((2, len(x0)), generator=generator, device=x0.device)
-        return Loss(flow_loss(network, x0, x1, t), {"t": t})
+        t, _ = torch.rand((2, len(clips)), generator=generator, device=clips.device)
+        return Loss(flow_loss(network, *PATHS[config.path](clips, t), t), {"t": t})
 
     def field(self, network: Network, eps: float, backward: bool) -> Field:
         return lambda x, t: network(Query(x, t)).v  # Eq. (7)

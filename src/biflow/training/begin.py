@@ -15,6 +15,7 @@ from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.model import Model, empty_conditions, load_model, save_model, start_from
 from biflow.networks import VideoUNet, check_size
+from biflow.paths import PATHS
 from biflow.training.checkpoint import Resumed
 from biflow.video import to_float
 
@@ -30,6 +31,9 @@ def new_model(
 ) -> tuple[Model, float]:
     """A model with fresh weights, or with those of `init` in a new run, and the unit of its f^v."""
     method = methods.get(config.method)
+    if config.span > 1 and (method.teacher or not method.in_between):
+        raise UserError(f"{method.title} solves one frame at a time: set span to 1.", setting="span")
+    actions = windows.actions if config.span == 1 else None  # each acts on one frame
     if config.init and network is not None:
         raise UserError("A network of your own begins with its own weights.", setting="init")
     first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
@@ -40,16 +44,16 @@ def new_model(
         if config.v_scale not in (None, v_scale):
             log.warning("v_scale is that of %s, %g, not %g.", config.init, v_scale, config.v_scale)
     else:
-        v_scale = config.v_scale or rms_change(windows) if method.motion_unit else 1.0
+        v_scale = config.v_scale or rms_change(windows, config.path) if method.motion_unit else 1.0
     if network is None:
         check_size(config.network, *windows.size)
         torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
-        seen = empty_conditions(1, (3, 1, 1), config.context, windows.actions)
+        seen = empty_conditions(1, (3, 1, 1), config.context, actions)
         network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
         if first:
-            start_from(network, method, windows.actions, config.context, first)
+            start_from(network, method, actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
-    memory = (config.context, config.context_eps, windows.actions)
+    memory = (config.context, config.context_eps, actions, config.span)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
 
 
@@ -76,8 +80,11 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Mode
     return teacher
 
 
-def rms_change(windows: Windows, samples: int = 512) -> float:
-    """Root mean square of x1 - x0 over (at most `samples`, evenly spread) windows of a set, in [-1, 1] units."""
+def rms_change(windows: Windows, path: str = "linear", samples: int = 512) -> float:
+    """Root mean square of dx_t/dt, x1 - x0 on a straight path, over windows of a set, in [-1, 1] units.
+
+    There are at most `samples` of them, evenly spread.
+    """
     picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
-    frames = to_float(windows.batch(picks))
-    return max((frames[:, 1] - frames[:, 0]).square().mean().sqrt().item(), 1e-3)  # positive for a still video too
+    frames, t = to_float(windows.batch(picks)), (torch.arange(len(picks)) * 0.618) % 1
+    return max(PATHS[path](frames, t)[1].square().mean().sqrt().item(), 1e-3)  # positive for a still video too

@@ -39,7 +39,7 @@ def conditions(
     - Actions are left out in a share of the samples.
     """
     frames = to_float(batch.frames.to(generator.device, non_blocking=True))
-    now = frames.shape[1] - model.method.window  # the place of the current frame
+    now = frames_before(config)  # the place of the current frame
     if config.own_frames:
         _put_own(frames, model, batch, config, generator)
     seen = model.conditions(len(frames))
@@ -73,7 +73,7 @@ def _put_past(
 
 def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, generator: torch.Generator) -> None:
     """Replace the current frame and up to OWN - 1 before it, in a share of the samples, by what the model makes."""
-    now = frames.shape[1] - model.method.window
+    now = frames_before(config)
     chance, length = _uniform(2, generator=generator).tolist()
     count, length = int(config.own_frames * len(frames) + chance), 1 + int(length * OWN)
     rows = (batch.known >= config.context + length).nonzero()[:count, 0]

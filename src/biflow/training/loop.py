@@ -80,7 +80,8 @@ def train(
         if main and not prepared:
             raw.prepare_in(out, data, size, lambda folder: admit(Windows(folder)))
         accelerator.wait_for_everyone()
-        windows = Windows(data if prepared else out / "data", frames=methods.get(config.method).window)
+        length = config.span * (methods.get(config.method).window - 1) + 1
+        windows = Windows(data if prepared else out / "data", frames=length)
         run = _Run(config, windows, out, network, accelerator, resumed, admit(windows))
         return _steps(run, windows, out)
 
@@ -178,7 +179,7 @@ class _Run:
 
 def _begin(run: _Run, windows: Windows) -> None:
     """Say what the run uses, and keep first frames in it, so that its model has something to start from."""
-    about = {"bf16": run.bf16, "change": rms_change(windows)}
+    about = {"bf16": run.bf16, "change": rms_change(windows, run.config.path)}
     print(*overview(run.config, run.model, windows, run.out, run.history["step"], **about), sep="\n", flush=True)
     test = held_out(windows.root)  # says where previews start
     if not (run.out / "first").exists():
