@@ -244,6 +244,7 @@ ATTACKS: dict[str, Callable[[Address, float], int]] = {
     "recordings": lambda address, until: in_turn(
         address, until, [frame(TEXT, RECORD % b) for b in (b"true", b"false")]
     ),
+    "30 that record": lambda address, until: in_turn(address, until, [frame(TEXT, RECORD % b"true")], 30, 1.0),
     "unread answers": lambda address, until: hold(address, until, 200, request(address, "/preview.png") * 20),
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import os
+import pickle
 import random
 import resource
 import socket
@@ -442,3 +443,38 @@ def test_pictures_that_are_held_for_hours_count_as_untimed(tmp_path):
         pictures[0].save(tmp_path / "src" / f"{number}.webp", duration=duration, **options)
     index = prepare(Prepare(tmp_path / "src", tmp_path / "out", size=8), progress=False)
     assert [clip["frames"] for clip in index["clips"]] == [4, 4, 4]
+
+
+def nested(depth):
+    """A pickle of {key: 0} whose key is a tuple of a tuple twice, of a tuple twice, and so on."""
+    doubled = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
+    return b"\x80\x02}" + b")" + doubled + b"K\0s."
+
+
+def torch_file(content, *, legacy=False):
+    """A file of PyTorch with this pickle in the place of its own."""
+    file = io.BytesIO()
+    torch.save(torch.zeros(2), file, _use_new_zipfile_serialization=not legacy)
+    if legacy:
+        head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {}))
+        return head + content + pickle.dumps([], 2)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(packed, "w") as target:
+        for entry in source.infolist():
+            own = entry.filename.endswith("data.pkl")
+            target.writestr(entry.filename, content if own else source.read(entry.filename))
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("bomb", ["nested", "many"])
+def test_pickles_of_torch_that_take_for_ever_are_refused(bomb, legacy, tmp_path):
+    content = nested(60) if bomb == "nested" else b"\x80\x02" + b"(" * 2 + b")" * 3_000_000 + b"t."
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "bomb.pt").write_bytes(torch_file(content, legacy=legacy))
+    assert "holds more Python objects than a file of tensors needs" in skipped(tmp_path / "src")["bomb.pt"]
+
+
+def test_files_of_torch_before_version_1_6_are_read(tmp_path):
+    torch.save(torch.from_numpy(clip(2)), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert prepare(Prepare(tmp_path, tmp_path / "out", size=8), progress=False)["clips"][0]["name"] == "old.pt"

@@ -26,12 +26,14 @@ from biflow import films, video
 from biflow.actions import ActionsError
 from biflow.data.floats import Floats, Range, span_of
 from biflow.data.numpy_files import load_numpy
+from biflow.data.pickles import check_pickle
 from biflow.data.sources import File
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.limits import CLIPS, REPEATS, TENSORS, Allowance, check_pixels
 
 CHANNELS = (1, 3, 4)
+LEGACY = 5  # pickles at the beginning of a file of PyTorch before 1.6
 CHUNK = 1 << 24  # values that are looked at together
 Array = np.ndarray | Tensor
 
@@ -115,13 +117,22 @@ def _load_torch(file: File) -> Any:
         packed = opened.read(2) == b"PK"
         opened.seek(0)
         entries = zipfile.ZipFile(opened).infolist() if packed else []
-        if sum(entry.file_size for entry in entries) > size:
+        names = {entry.filename for entry in entries}
+        if sum(entry.file_size for entry in entries) > size or len(names) < len(entries):
             raise UserError(f"{file.name} is damaged, or compressed. Save it again.")  # torch never compresses
+        for name in names:
+            if name.endswith(".pkl"):
+                with zipfile.ZipFile(opened).open(name) as inside:
+                    check_pickle(inside, file.name)
         if packed and file.real:
             return torch.load(file.real, map_location="cpu", weights_only=True, mmap=True)
         if size > TENSORS:
             what = f"{file.name} is too large to be read into memory"
             raise UserError(f"{what}. Unpack it, or save it with a newer PyTorch.")
+        opened.seek(0)
+        for _ in range(LEGACY if not packed else 0):
+            if opened.tell() < size:
+                check_pickle(opened, file.name)
         opened.seek(0)
         return torch.load(opened, map_location="cpu", weights_only=True)
 
