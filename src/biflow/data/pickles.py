@@ -4,10 +4,9 @@ PyTorch's restricted unpickler runs no code of others. But tuples that hold an e
 small in a file, and take for ever once such a tuple is the key of a dictionary.
 """
 
-import io
 import pickletools
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from biflow.errors import UserError
 
@@ -16,8 +15,11 @@ PARTS = 10_000_000  # of an object that a pickle builds, parts of its parts incl
 PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
 
 
-def check_pickle(file: IO[bytes] | io.BufferedIOBase, name: str) -> None:
-    """Read a pickle up to its end. Raises UserError for one that takes too long, others where it is damaged."""
+def check_pickle(file: Any, name: str) -> None:
+    """Read a pickle from a file of bytes, up to its end.
+
+    Raises UserError for one that takes too long, and other exceptions where it is damaged.
+    """
     stack: list[int] = []  # parts of the objects there
     marks: list[int] = []
     memo: dict[int, int] = {}
