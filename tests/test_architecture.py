@@ -32,6 +32,7 @@ GROUPS = [
         "film_filters",
         "config",
         "actions",
+        "background",
     ],
     ["methods"],
     ["networks", "data"],

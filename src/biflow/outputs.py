@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from biflow import __version__
 from biflow.animation import AnimationWriter
+from biflow.background import InTurn
 from biflow.config import Demo, Sample
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
@@ -141,29 +142,35 @@ def _write(
     frames: Iterator[Shown], results: _Results, settings: Sample, play: Playback, model: Model, part: range, bar: tqdm
 ) -> None:
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
-    out, columns, factor = results.out, _columns(play), play.how["in_between"]
+    columns, factor = _columns(play), play.how["in_between"]
     rate, scale = (settings.fps or model.fps or 25.0) * factor, settings.scale or max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
+    bases = [results.out / f"sample_{sample:03d}" for sample in part]
+    paths = [[base.with_suffix(kind) for kind in _kinds(settings)] for base in bases]
     with ExitStack() as files:
         writers: list[list[VideoWriter | AnimationWriter]] = []
+
+        def write(index: int, pixels: Tensor) -> None:
+            for base, one, each in zip(bases, pixels, writers, strict=True):
+                for writer in each:
+                    writer.write(one)
+                if settings.png:
+                    _write_png(base / f"{index:06d}.png", one)
+
+        behind = InTurn(write)
         try:
             for index, frame in enumerate(islice(frames, play.length * factor)):
                 if not writers:
-                    paths = [[out / f"sample_{sample:03d}{kind}" for kind in _kinds(settings)] for sample in part]
-                    writers = [
-                        [files.enter_context(_writer(path)(path, rate, model.size, scale=scale)) for path in videos]
-                        for videos in paths
-                    ]
+                    how = {"fps": rate, "size": model.size, "scale": scale}
+                    writers = [[files.enter_context(_writer(path)(path, **how)) for path in group] for group in paths]
+                    files.callback(behind.wait)  # before the files are closed
+                behind.do(index, frame.pixels)
                 results.seconds += frame.seconds
                 for i, pixels in enumerate(frame.pixels):
-                    for writer in writers[i]:
-                        writer.write(pixels)
                     nfe[i].append(frame.nfe[i])
                     if index in columns:
                         sheet[i].append(pixels)
-                    if settings.png:
-                        _write_png(out / f"sample_{part[i]:03d}" / f"{index:06d}.png", pixels)
                 bar.update(len(part))
         except KeyboardInterrupt:
             results.interrupted = True
