@@ -41,8 +41,7 @@ def test_an_error_comes_with_a_later_call_or_at_the_end_and_drops_what_waits():
     made: list[int] = []
     calls = InTurn(fail)
     with pytest.raises(ValueError, match="the disk is full"):
-        for number in range(100):
-            calls.do(number, made)
+        [calls.do(number, made) for number in range(100)]
     calls.wait()
     assert made[:2] == [0, 1]
     last = InTurn(fail)

@@ -151,12 +151,16 @@ def _write(
     with ExitStack() as files:
         writers: list[list[VideoWriter | AnimationWriter]] = []
 
-        def write(index: int, pixels: Tensor) -> None:
-            for base, one, each in zip(bases, pixels, writers, strict=True):
-                for writer in each:
-                    writer.write(one)
+        def write(index: int, frame: Shown) -> None:
+            for i, (base, pixels) in enumerate(zip(bases, frame.pixels, strict=True)):
+                for writer in writers[i]:
+                    writer.write(pixels)
                 if settings.png:
-                    _write_png(base / f"{index:06d}.png", one)
+                    _write_png(base / f"{index:06d}.png", pixels)
+                nfe[i].append(frame.nfe[i])
+                if index in columns:
+                    sheet[i].append(pixels)
+            results.seconds += frame.seconds
 
         behind = InTurn(write)
         try:
@@ -165,12 +169,7 @@ def _write(
                     how = {"fps": rate, "size": model.size, "scale": scale}
                     writers = [[files.enter_context(_writer(path)(path, **how)) for path in group] for group in paths]
                     files.callback(behind.wait)  # before the files are closed
-                behind.do(index, frame.pixels)
-                results.seconds += frame.seconds
-                for i, pixels in enumerate(frame.pixels):
-                    nfe[i].append(frame.nfe[i])
-                    if index in columns:
-                        sheet[i].append(pixels)
+                behind.do(index, frame)
                 bar.update(len(part))
         except KeyboardInterrupt:
             results.interrupted = True
