@@ -68,6 +68,23 @@ def test_a_bare_list_and_a_csv_without_a_header(src):
     same(rows(windows)["ride.npy"], [-1], [2], [0], [1])
 
 
+def test_columns_that_count_frames_are_no_actions(src, caplog):
+    lines = [f"{i},{gas},{steer},{i / 10}" for i, (gas, steer) in enumerate(STEPS)]
+    write(src / "walk.csv", "\n".join(["Frame,gas,steer,timestamp", *lines]))
+    windows = run(src)
+    assert windows.actions.columns == ("gas", "steer")
+    assert rows(windows)["walk"][:4] == STEPS
+    assert "walk.csv has columns that only count frames, which are left out: Frame, timestamp." in caplog.text
+
+
+@pytest.mark.parametrize("column", ["0,1,0,1", "3,2,1,0"])
+def test_a_column_of_such_a_name_that_does_not_count_is_an_action(column, src):
+    write(
+        src / "walk.csv", "\n".join(["index,gas", *(f"{value},{i % 2}" for i, value in enumerate(column.split(",")))])
+    )
+    assert run(src).actions.columns == ("index", "gas")
+
+
 def test_one_csv_for_a_folder(src):
     lines = [f"{name};{gas};{steer}" for gas, steer in STEPS for name in ("walk", "ride.npy")]
     write(src / "actions.csv", "\ufeffclip;gas;steer\n" + "\n".join(lines))

@@ -1,5 +1,7 @@
 """What a batch is trained under: past frames, some of the model's own, and actions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,19 @@ def test_own_frames_follow_the_actions_of_the_clip():
         turns = np.array([0.1, 0.2, 0.3])  # scaled
         expected = [level(10 * (OWN - n)) + 0.1 * n + turns[OWN - n :].sum() for n in (1, 2, 3)]
         assert min(abs(clips[0, 0, 0, 0, 0].item() - e) for e in expected) < 1e-4
+
+
+def test_own_frames_of_a_clip_without_actions_are_made_without_one():
+    told = Model(lambda query: Fields(0.1 * query.action[:, :1, None, None].expand_as(query.x)), FLOW, (3, 4, 4))
+    told = replace(told, actions=ACTIONS)  # brighter by 0.1 where the network is told an action
+    rows = np.zeros((B, OWN + 1, 1), np.float32)
+    rows[: B // 2] = np.nan
+    config = TrainConfig(context=0, own_frames=1.0, eps=0.0)
+    for seed in range(6):
+        now = conditions(told, batch(OWN, actions=rows), config, generator(seed))[0][:, 0, 0, 0, 0]
+        length = round((now[-1] - now[0]).item() / 0.1)
+        assert length in (1, 2, 3)
+        assert torch.allclose(now[: B // 2], torch.tensor(level(10 * (OWN - length))), atol=1e-5)
 
 
 def test_a_clip_too_short_for_a_rollout_keeps_its_own_frames():

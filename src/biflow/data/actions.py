@@ -6,9 +6,11 @@ it may also have n, of which the last is not used. `docs/own-videos.md` shows th
 
 import csv
 import difflib
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -24,12 +26,14 @@ from biflow.data.sources import File
 from biflow.documents import parsed_json
 from biflow.errors import UserError
 
+log = logging.getLogger("biflow")
 NAME = "actions"  # of a file with the actions of several clips, or of the one whose folder it is in
 SHARED = ("ranges", "keys", "resample")  # what a JSON file may say of all clips of the set
 OTHERS = ("columns", "fps", "note")  # what else it may hold beside "actions"
 RULES = ("hold", "mean")
 LARGEST = 1e30  # of numbers in these files
 ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
+COUNTERS = {"frame", "frame_id", "frame_index", "frame_number", "index", "time", "timestamp", "seconds", "ms", "t"}
 ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *MOVING, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
@@ -195,8 +199,25 @@ def read_csv(content: bytes, where: str) -> Iterator[tuple[str | None, Any, dict
                 title = columns[i] if columns and i < len(columns) else f"column {i}"
                 raise ActionsError(f"{where} has {cell!r} for {title} in row {len(rows)}, which is not a number.")
         rows.append([value for value in map(_number, cells) if value is not None])
+    counters = _counters(columns, groups) if columns else []
+    if counters and columns:
+        log.warning("%s has columns that only count frames, which are left out: %s.", where, ", ".join(counters))
+    kept = [i for i, column in enumerate(columns or []) if column not in counters]
     for name, rows in groups.items():
-        yield name, rows, {"columns": columns}
+        rows = [[row[i] for i in kept] for row in rows] if counters else rows
+        yield name, rows, {"columns": [columns[i] for i in kept] if counters and columns else columns}
+
+
+def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]) -> list[str]:
+    """The columns with the name of a number of frames or a time that rise from row to row, as recorders write them."""
+    if any(len(row) != len(columns) for rows in groups.values() for row in rows):
+        return []  # `table` says what is wrong
+
+    def rises(i: int) -> bool:
+        return all(a[i] < b[i] for rows in groups.values() for a, b in pairwise(rows))
+
+    found = [column for i, column in enumerate(columns) if column.lower() in COUNTERS and rises(i)]
+    return found if len(found) < len(columns) else []
 
 
 def _number(cell: str) -> float | None:

@@ -3,6 +3,7 @@
 import contextlib
 from itertools import islice
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -83,7 +84,8 @@ def _put_own(frames: Tensor, model: Model, batch: Past, config: TrainConfig, gen
     actions = None
     if model.actions and batch.actions is not None:
         done = batch.actions[rows, start:now].numpy()
-        actions = list(model.actions.clamped(done).swapaxes(0, 1))
+        known = np.isfinite(done).all(axis=-1, keepdims=True)
+        actions = list(np.where(known, model.actions.clamped(done), np.nan).swapaxes(0, 1))
     own = stream(
         model,
         frames[rows.to(frames.device), start - config.context : start + 1],

@@ -24,11 +24,13 @@ export class WorkerLink {
 
   record(on) {
     if (!on) return this.recorder?.end();
+    URL.revokeObjectURL(this.recorded); // only the last recording is kept, as on a server
     try {
       this.recorder = new Recorder((video, frames, text) => {
         this.recorder = null;
-        const kind = video.type.split("/")[1];
-        this.answer({ type: "recording", on: false, name: `biflow.${kind}`, url: URL.createObjectURL(video), frames, text });
+        const name = `biflow.${video.type.split("/")[1]}`;
+        this.recorded = URL.createObjectURL(video);
+        this.answer({ type: "recording", on: false, name, url: this.recorded, frames, text });
       });
       this.answer({ type: "recording", on: true });
     } catch ({ message }) {
