@@ -1,13 +1,17 @@
 """`biflow export`: what it takes, what it refuses, and what it leaves alone."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from biflow import load_model, save_model
+from biflow.config import Export
 from biflow.engines import onnx
+from biflow.errors import UserError
 from biflow.methods import BIFLOW
+from biflow.training.export import export
 from biflow.web import build as web
 from biflow.web.build import Built
 from tests.command_line import printed, refused
@@ -68,8 +72,18 @@ def test_steps_of_the_frame_are_fixed(folder, tmp_path, capsys):
 
 def test_it_says_what_it_has_written_and_how_exact_it_is(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(onnx, "write_folder", lambda model, out, solver: (6e-6, 2e-7))
-    monkeypatch.setattr(web, "build", lambda model, name, first, out: Built("fp16", 0.5 / 127.5, 9_300_000, 9_100_000))
+    monkeypatch.setattr(web, "build", lambda served, out: Built("fp16", 0.5 / 127.5, 9_300_000, 9_100_000))
     out = printed("export", folder, "--onnx", tmp_path / "onnx", "--web", tmp_path / "site", capsys=capsys)
     assert "From PyTorch differ network.onnx by at most 6e-06, frame.onnx by 2e-07." in out
     assert "(9.3 MB, 9.1 MB compressed; weights in fp16, frames differ from PyTorch's by 0.5 grey levels)" in out
     assert f"python -m http.server --directory {tmp_path / 'site'}" in out
+
+
+def test_a_model_that_solves_several_frames_at_once_is_no_page_and_no_onnx(folder, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "span": 4, "format": 2}))
+    for kind in ("onnx", "web"):
+        with pytest.raises(UserError, match="solves 4 frames at once"):
+            export(Export(model, **{kind: tmp_path / kind}))
+        assert not (tmp_path / kind).exists()

@@ -111,9 +111,9 @@ def test_a_model_of_a_newer_format_or_of_another_program_is_refused(hub, folder,
     hub.add("me/newer", folder)
     config = json.loads((folder / "config.json").read_text())
     assert config["format"] == 1
-    hub.repositories["me/newer"]["config.json"] = json.dumps({**config, "format": 2}).encode()
+    hub.repositories["me/newer"]["config.json"] = json.dumps({**config, "format": 3}).encode()
     sentence = refused("sample", "me/newer", capsys=capsys)
-    assert "describes a model of format 2, and this biflow reads format 1." in sentence
+    assert "describes a model of format 3, and this biflow reads formats up to 2." in sentence
     assert sentence.endswith("pip install -U biflow")
     hub.add("me/unet", folder)
     hub.repositories["me/unet"]["config.json"] = b'{"_class_name": "UNet2DModel", "sample_size": 16}'

@@ -217,7 +217,7 @@ def walking(model, tmp_path):
     for name, rows in (("0", "1,0\n0.5,0\n"), ("1", "0,0\n")):
         (folder / "first" / name).mkdir(parents=True)
         Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "first" / name / "0.png")
-        (folder / "first" / name / "actions.csv").write_text(f"move,turn\n{rows}")
+        (folder / "first" / name / "after.csv").write_text(f"move,turn\n{rows}")
     return folder
 
 
@@ -231,13 +231,13 @@ def test_without_actions_those_after_the_first_frames_are_repeated(walking):
 def test_they_are_not_repeated_where_a_first_frame_has_none_nor_backward(walking):
     backward = playback(Sample(walking, frames=2, direction="backward"), load_model(walking))
     assert np.isnan(backward.rows).all()
-    (walking / "first" / "1" / "actions.csv").unlink()
+    (walking / "first" / "1" / "after.csv").unlink()
     assert np.isnan(playback(Sample(walking, frames=2), load_model(walking)).rows).all()
 
 
 def test_they_must_be_actions_of_the_model(walking):
-    (walking / "first" / "0" / "actions.csv").write_text("speed\n1\n")
-    with pytest.raises(UserError, match=r"actions.csv has no column move; the model's actions are move, turn"):
+    (walking / "first" / "0" / "after.csv").write_text("speed\n1\n")
+    with pytest.raises(UserError, match=r"after.csv has no column move; the model's actions are move, turn"):
         playback(Sample(walking, frames=2), load_model(walking))
 
 

@@ -28,7 +28,7 @@ def read_rows(path: Path, actions: Actions) -> tuple[Float[np.ndarray, "n k"], d
     raw = read_bytes(path)
     recording: dict = {}
     if path.suffix.lower() == ".csv":
-        clips = list(read_csv(raw, str(path)))
+        clips = list(read_csv(raw, str(path), keep=actions.columns))
         several = any(name is not None for name, _, _ in clips)
         rows, columns = (clips[0][1], clips[0][2]["columns"]) if clips else ([], None)
     else:

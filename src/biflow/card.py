@@ -168,6 +168,8 @@ def _of_model(folder: Path, description: ModelFile) -> Rows:
     rows["rate"] = f"{fps:g} frames per second" if fps else "unknown"
     if method.takes_eps:
         rows["noise level"] = f"{description.get('eps', 0.1):g}"
+    if (span := description.get("span", 1)) > 1:
+        rows["frames per solve"] = str(span)
     if context:
         rows["past frames"] = str(context)
     if actions:
@@ -181,7 +183,8 @@ def _of_model(folder: Path, description: ModelFile) -> Rows:
         rows["network"] = f"{parameters / 1e6:.1f} million parameters{widths}"
         rows["weights"] = f"{weights.stat().st_size / 1e6:.1f} MB, {', '.join(sorted(kinds))}: {weights.name}"
     if (folder / "first").is_dir():
-        rows["first frames"] = str(len([path for path in (folder / "first").iterdir() if path.name[:1] != "."]))
+        names = [path.name for path in (folder / "first").iterdir()]
+        rows["first frames"] = str(len([name for name in names if name[:1] != "." and not name.endswith(".csv")]))
     return rows
 
 

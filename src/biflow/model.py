@@ -29,7 +29,7 @@ from biflow.tensors import bare, mismatched, read_tensors, with_names
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
 NO_MODEL = "does not describe a biflow model"
-FORMAT = 1  # of config.json, raised when older versions could no longer read it rightly
+FORMAT = 2  # of config.json, of which older versions do not know the span; without one, it is 1
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -93,7 +93,7 @@ class Model:
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
-            "format": FORMAT,
+            "format": FORMAT if self.span > 1 else 1,
             "fps": self.fps,
             "method": self.method.name,
             "network": asdict(unet.network) if unet else None,
@@ -183,8 +183,8 @@ def read_description(path: Path) -> ModelFile:
     settings = read_document(path, ModelFile, NO_MODEL, "Get or write the folder of the model again.")
     if not {"method", "network"} & settings.keys():
         raise UserError(f"{path} {NO_MODEL}: it has neither a method nor a network.")
-    if (written := settings.get("format", FORMAT)) != FORMAT:
-        what = f"{path} describes a model of format {written!r}, and this biflow reads format {FORMAT}"
+    if (written := settings.get("format", FORMAT)) > FORMAT:
+        what = f"{path} describes a model of format {written!r}, and this biflow reads formats up to {FORMAT}"
         raise UserError(f"{what}. Install a newer one: pip install -U biflow")
     return settings
 

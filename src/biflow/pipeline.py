@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -120,10 +121,12 @@ class BiFlowPipeline(DiffusionPipeline):
         out, source = Path(save_directory), self.model.folder
         save_model(out, self.model)
         (out / AVERAGED).unlink(missing_ok=True)  # of another model; they would be read in place of these
-        for path in [path for pattern in FILES for path in source.glob(pattern)] if source else []:
-            copy = out / path.relative_to(source)
+        for path in filter(Path.is_file, source.rglob("*")) if source else []:
+            copy = out / (name := path.relative_to(source))
+            if not any(fnmatch(name.as_posix(), pattern) for pattern in FILES):
+                continue
             if path.name not in ("config.json", "model_index.json", WEIGHTS, AVERAGED) and not copy.exists():
-                copy.parent.mkdir(exist_ok=True)
+                copy.parent.mkdir(exist_ok=True, parents=True)
                 shutil.copyfile(path, copy)
         self.save_config(out)
         if push_to_hub:

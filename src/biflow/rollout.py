@@ -147,7 +147,7 @@ def _frames(
                 if leg < legs and (clean := method.clean(network, x, k1, backward=backward, **how)):
                     shown, nfe = clean.x, nfe + clean.nfe
                 shown = shown.clamp(*model.limits) if model.limits else shown
-            time = (index + leg / legs) * model.span
+            time = (index * legs + leg) * model.span / legs
             yield Frame(shown, nfe, -time if backward else time)
         if not backward:
             memory.add(last)

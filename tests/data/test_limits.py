@@ -451,6 +451,24 @@ def nested(depth):
     return b"\x80\x02}" + b")" + doubled + b"K\0s."
 
 
+def lists(depth, *, late):
+    """A pickle of a list that holds a list twice, and so on. With `late`, each is filled after it has become a part."""
+    if late:
+        made = b"".join(b"]q%c0" % i for i in range(depth))
+        filled = b"".join(b"h%c(h%ch%ce0" % (i, i - 1, i - 1) for i in reversed(range(1, depth)))
+        return b"\x80\x02" + made + filled + b"h%c." % (depth - 1)
+    return b"\x80\x02]q\0" + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, depth)) + b")R."
+
+
+BOMBS = {
+    "nested": nested(60),
+    "lists": lists(60, late=False),
+    "lists filled late": lists(60, late=True),
+    "many": b"\x80\x02" + b"(" * 2 + b")" * 3_000_000 + b"t.",
+    "hashed again and again": nested(18)[:-4] + b"q\xff0}" + b"h\xffK\0s" * 1000 + b".",
+}
+
+
 def torch_file(content, *, legacy=False):
     """A file of PyTorch with this pickle in the place of its own."""
     file = io.BytesIO()
@@ -467,9 +485,9 @@ def torch_file(content, *, legacy=False):
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-@pytest.mark.parametrize("bomb", ["nested", "many"])
+@pytest.mark.parametrize("bomb", BOMBS)
 def test_pickles_of_torch_that_take_for_ever_are_refused(bomb, legacy, tmp_path):
-    content = nested(60) if bomb == "nested" else b"\x80\x02" + b"(" * 2 + b")" * 3_000_000 + b"t."
+    content = BOMBS[bomb]
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "bomb.pt").write_bytes(torch_file(content, legacy=legacy))
     assert "holds more Python objects than a file of tensors needs" in skipped(tmp_path / "src")["bomb.pt"]

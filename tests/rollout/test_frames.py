@@ -213,6 +213,13 @@ def test_a_solve_that_spans_frames_gives_each_of_them_at_its_time(direction):
         assert torch.allclose(frame.x, x0 + sign * moved * d, atol=1e-6)
 
 
+def test_times_of_any_span_are_whole_numbers():
+    for span in range(1, 17):
+        model = known(FLOW, constant(0.0), span=span)
+        times = [frame.time for frame in islice(stream(model, images(), solver=EULER), 5 * span)]
+        assert times == list(range(1, 5 * span + 1))
+
+
 def test_frames_on_the_way_of_biflow_are_shown_without_noise_and_can_have_more_in_between():
     x0, d = images(), 0.2 * images(seed=1)
     model = known(BIFLOW, constant(d), constant(noise()), span=2)

@@ -71,6 +71,20 @@ def test_until_somebody_acts_the_actions_after_the_first_frame_are_repeated(stee
     session.recorder.close()
 
 
+def test_another_model_with_fewer_first_frames_repeats_those_of_its_first_one(steered, clock):
+    rows = [np.array([[1, 0, 0]], np.float32)] * 3
+    walk = replace(steered["walk"], rows=rows)
+    few = replace(walk, name="few", first=walk.first[:1], rows=[np.array([[0, 1, 0]], np.float32)])
+    session, viewer = Session("test", {"walk": walk, "few": few}), Watching()
+    session.join(viewer)
+    session.change({"solver": "midpoint", "steps": 1})
+    session.restart(2)
+    assert play(session) == [{"move": 1.0}]
+    session.change({"model": "few"})
+    assert play(session) == [RIGHT]
+    session.recorder.close()
+
+
 def test_one_viewer_steers_until_it_rests_or_leaves(session, clock):
     one, two = session.viewers
     session.act(one, LEFT)

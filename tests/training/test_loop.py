@@ -399,3 +399,11 @@ def test_a_span_goes_without_context():
     with pytest.raises(UserError, match=r"span is 2, but .* set context and own_frames to 0") as refusal:
         TrainConfig(span=2, context=1)
     assert refusal.value.setting == "span"
+
+
+def test_a_model_of_another_span_is_no_beginning(prepared, tmp_path):
+    train(replace(CONFIG, steps=1, save_every=1, span=2), prepared, tmp_path / "two")
+    for method in ("biflow", "flowmap"):
+        with pytest.raises(UserError, match="has a span of 2, not 1") as refusal:
+            train(replace(CONFIG, method=method, init=str(tmp_path / "two")), prepared, tmp_path / method)
+        assert refusal.value.setting == "init"

@@ -87,7 +87,7 @@ class TrainConfig:
         ema: Decay of the averaged weights that streaming uses; 0 for none.
         alpha_max: Largest noise level that BI-FLOW is trained with; it draws from U(0, alpha_max).
         span: How many frames of the videos lie ahead where a frame is solved to. FLOW and BI-FLOW then give as many
-            frames per solve. 1 is the paper's.
+            frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions.
         path: How the frames between the current one and the one `span` ahead are passed in training: "linear", the
             paper's, which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
             curve through all of them. With a span of 1 they are the same.

@@ -176,8 +176,11 @@ def _read_json(text: bytes, where: str) -> Iterator[tuple[str | None, Any, dict]
         yield name, part, settings
 
 
-def read_csv(content: bytes, where: str) -> Iterator[tuple[str | None, Any, dict]]:
-    """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips."""
+def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[tuple[str | None, Any, dict]]:
+    """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips.
+
+    Columns that only count frames are left out, unless they are among `keep`.
+    """
     try:
         text = content.decode("utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
@@ -199,7 +202,7 @@ def read_csv(content: bytes, where: str) -> Iterator[tuple[str | None, Any, dict
                 title = columns[i] if columns and i < len(columns) else f"column {i}"
                 raise ActionsError(f"{where} has {cell!r} for {title} in row {len(rows)}, which is not a number.")
         rows.append([value for value in map(_number, cells) if value is not None])
-    counters = _counters(columns, groups) if columns else []
+    counters = [name for name in _counters(columns, groups) if name not in keep] if columns else []
     if counters and columns:
         log.warning("%s has columns that only count frames, which are left out: %s.", where, ", ".join(counters))
     kept = [i for i, column in enumerate(columns or []) if column not in counters]
@@ -209,12 +212,13 @@ def read_csv(content: bytes, where: str) -> Iterator[tuple[str | None, Any, dict
 
 
 def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]) -> list[str]:
-    """The columns with the name of a number of frames or a time that rise from row to row, as recorders write them."""
+    """The columns with the name of a number of frames or a time that rise, as recorders write them."""
     if any(len(row) != len(columns) for rows in groups.values() for row in rows):
         return []  # `table` says what is wrong
 
     def rises(i: int) -> bool:
-        return all(a[i] < b[i] for rows in groups.values() for a, b in pairwise(rows))
+        parts = [[row[i] for row in rows] for rows in groups.values()]
+        return all(a <= b for part in parts for a, b in pairwise(part)) and all(part[-1] > part[0] for part in parts)
 
     found = [column for i, column in enumerate(columns) if column.lower() in COUNTERS and rises(i)]
     return found if len(found) < len(columns) else []

@@ -117,13 +117,11 @@ def _load_torch(file: File) -> Any:
         packed = opened.read(2) == b"PK"
         opened.seek(0)
         entries = zipfile.ZipFile(opened).infolist() if packed else []
-        names = {entry.filename for entry in entries}
-        if sum(entry.file_size for entry in entries) > size or len(names) < len(entries):
+        if sum(entry.file_size for entry in entries) > size:
             raise UserError(f"{file.name} is damaged, or compressed. Save it again.")  # torch never compresses
-        for name in names:
-            if name.endswith(".pkl"):
-                with zipfile.ZipFile(opened).open(name) as inside:
-                    check_pickle(inside, file.name)
+        if packed:  # by PyTorch's own reader: which entry is meant is for it to say
+            opened.seek(0)
+            check_pickle(io.BytesIO(torch._C.PyTorchFileReader(opened).get_record("data.pkl")), file.name)
         if packed and file.real:
             return torch.load(file.real, map_location="cpu", weights_only=True, mmap=True)
         if size > TENSORS:

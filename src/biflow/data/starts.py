@@ -20,7 +20,7 @@ from biflow.video import read_image, resize
 
 log = logging.getLogger("biflow")
 
-ROWS = "actions.csv"
+AFTER = "after.csv"  # not actions.csv, whose rows begin at the first image of a folder
 DEFAULT_SAMPLES = 8  # where a source has as many and nobody says how many
 
 
@@ -31,8 +31,8 @@ class Starts(NamedTuple):
     actions: what followed in its clip, in the units of the set; None if that was not asked for.
     places: the number of its clip in the test split and its place in that; None for images.
     columns: names of the columns of actions.
-    files: of images, CSV files with the actions that followed in their clips, where there are some: `actions.csv` in
-        the folder of the frame and those before it, or beside the image and named like it.
+    files: of images, CSV files with the actions that followed in their clips, where there are some: `after.csv` in the
+        folder of the frame and those before it, or `000.after.csv` beside `000.png`.
     """
 
     frames: UInt8[Tensor, "b j 3 h w"]
@@ -163,7 +163,7 @@ def _from_images(source: Path, size: tuple[int, int], samples: int | None, past:
     samples = samples or min(len(found), DEFAULT_SAMPLES)
     length = min(past + 1, *(len(files) for files in found[:samples])) if past else 1
     each = [torch.stack([_read(file, size) for file in files[-length:]]) for files in found[:samples]]
-    rows = [images[0].parent / ROWS if nested else images[0].with_suffix(".csv") for images in found]
+    rows = [images[0].parent / AFTER if nested else images[0].with_suffix(f".{AFTER}") for images in found]
     picks = [i % len(each) for i in range(samples)]
     files = tuple(rows[i] if rows[i].is_file() else None for i in picks)
     return Starts(torch.stack([each[i] for i in picks]), files=files)

@@ -28,6 +28,7 @@ class BiFlow(Method):
     name, title = "biflow", "BI-FLOW"
     heads = 2
     takes_eps = True
+    spans = True
 
     def loss(self, network: Network, clips: Tensor, generator: torch.Generator, config: TrainConfig) -> Loss:
         t, share = torch.rand((2, len(clips)), generator=generator, device=clips.device)

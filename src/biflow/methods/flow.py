@@ -21,6 +21,7 @@ class Flow(Method):
     """Frame to frame, without noise. It drifts apart within a few frames."""
 
     name, title = "flow", "FLOW"
+    spans = True
 
     def loss(self, network: Network, clips: Tensor, generator: torch.Generator, config: TrainConfig) -> Loss:
         # The second row is not used: BI-FLOW draws its alpha there, so that both see the same t.

@@ -47,6 +47,7 @@ class FlowMap(BiFlow):
     """
 
     name, title = "flowmap", "FLOW MAP"
+    spans = False
     teacher = "biflow"
     solver = Solver("euler", steps=1)
 

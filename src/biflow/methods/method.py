@@ -41,6 +41,7 @@ class Method:
         window: adjacent frames that its loss looks at.
         takes_eps: whether it streams with a noise level.
         backward: whether it can be solved backward in time.
+        spans: whether its loss takes windows of any number of frames, and learns the way from the first to the last.
         in_between: whether a frame can be solved in several legs, with a frame to show after each.
         teacher: the method of the model that its loss learns from, if any; it begins with the weights of that model.
         solver: how a frame is solved unless someone asks for something else.
@@ -53,6 +54,7 @@ class Method:
     window: int = 2
     takes_eps: bool = False
     backward: bool = True
+    spans: bool = False
     in_between: bool = True
     motion_unit: bool = True
     teacher: str | None = None

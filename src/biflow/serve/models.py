@@ -112,12 +112,12 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
     for name, folder in folders.items():
         try:
             model = load_model(folder, device=device())
+            begun = with_first(name, model, first or folder / "first", given=first is not None)
         except UserError as error:
-            if len(folders) == 1:
+            if len(folders) == 1 or first:
                 raise
             log.warning("%s is left out: %s", name, error)
             continue
-        begun = with_first(name, model, first or folder / "first", given=first is not None)
         if not len(begun.first):
             log.warning("%s has no first frames (%s): %s", name, folder / "first", NO_FIRST)
         model = with_engine(model)

@@ -113,7 +113,8 @@ def autopilot(served: Served, controls: Controls, start: int | None, index: int)
     actions = served.model.actions
     if actions is None or not len(served.rows) or controls.direction == "backward":
         return None
-    rows = served.rows[max(0, start or 0)]
+    start = start or 0  # it may have been meant for another model
+    rows = served.rows[start if 0 <= start < len(served.rows) else 0]
     values = rows[index // controls.in_between % len(rows)]
     return {actions.columns[i]: float(values[i]) for i in np.flatnonzero(values != actions.neutral)}
 

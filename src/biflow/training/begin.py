@@ -31,12 +31,16 @@ def new_model(
 ) -> tuple[Model, float]:
     """A model with fresh weights, or with those of `init` in a new run, and the unit of its f^v."""
     method = methods.get(config.method)
-    if config.span > 1 and (method.teacher or not method.in_between):
+    if config.span > 1 and not method.spans:
         raise UserError(f"{method.title} solves one frame at a time: set span to 1.", setting="span")
     actions = windows.actions if config.span == 1 else None  # each acts on one frame
+    if windows.actions and not actions:
+        log.warning("With a span of more than 1, the model takes no actions: those of the set are not used.")
     if config.init and network is not None:
         raise UserError("A network of your own begins with its own weights.", setting="init")
     first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
+    if first and first.span != config.span:
+        raise UserError(f"{config.init} has a span of {first.span}, not {config.span}.", setting="init")
     if resumed:
         v_scale = resumed.v_scale
     elif first:  # its f^v has a unit already

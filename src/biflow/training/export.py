@@ -42,6 +42,8 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
         from biflow.web.build import check_method
 
         check_method(model)
+    if model.span > 1 and (settings.web or settings.onnx):
+        raise UserError(f"This model solves {model.span} frames at once, which a page or ONNX file cannot. Serve it.")
     if settings.out:
         _write_folder(source, settings.out, model, evidence, windows)
         say(f"Exported {settings.model} as {settings.out}. {settings.out / 'README.md'} says what is known of it.")
@@ -81,7 +83,7 @@ def _write_folder(source: Path, out: Path, model: Model, evidence: dict, windows
         if evidence:
             write_json(new / EVIDENCE, evidence)
         if windows is not None:
-            write_first(new / "first", windows, model.context)
+            write_first(new / "first", windows, model.context, model.actions)
         elif (source / "first").is_dir():
             shutil.copytree(source / "first", new / "first")
         draw(load_model(new), new / PICTURE)

@@ -1,19 +1,19 @@
 """Frames that previews and the finished model start from: of clips that are not trained on, where there are some."""
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from biflow.data.starts import ROWS
+from biflow.actions import Actions
+from biflow.data.starts import AFTER
 from biflow.data.windows import Windows
 from biflow.files import replacing
 
 FIRST = 8  # that a model keeps
-AFTER = 256  # actions after each, at most
+LONGEST = 256  # actions after each, at most
 
 
 def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> Int[np.ndarray, "n 2"]:
@@ -32,13 +32,14 @@ def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> 
     return found[np.linspace(0, len(found) - 1, 2 * min(count, len(found)) + 1)[1::2].round().astype(int)]
 
 
-def write_first(out: Path, windows: Windows, context: int) -> None:
+def write_first(out: Path, windows: Windows, context: int, actions: Actions | None = None) -> None:
     """Write at most FIRST frames of a split to the folder `out`, where `sample` and `serve` find them in a model.
 
     These are images; for a model with context, folders of images, each with a frame and those before it. Beside them
-    lie the actions that followed in the clip, up to AFTER of them, where the set has some.
+    lie the actions that followed in the clip, up to LONGEST of them, where the set has those of the model, `actions`.
     """
-    after = int(min(AFTER, np.median([clip["frames"] for clip in windows.clips])) / 2) if windows.actions else 0
+    acts = actions and windows.actions and windows.actions.columns == actions.columns
+    after = int(min(LONGEST, np.median([clip["frames"] for clip in windows.clips])) / 2) if acts else 0
     with replacing(out) as folder:
         folder.mkdir()
         for i, (clip, newest) in enumerate(places(windows, FIRST, before=context, after=after).tolist()):
@@ -46,15 +47,16 @@ def write_first(out: Path, windows: Windows, context: int) -> None:
                 path = folder / f"{i:03d}" / f"{index:06d}.png" if context else folder / f"{i:03d}.png"
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray(windows.frame(clip, index).permute(1, 2, 0).numpy()).save(path)
-            if windows.actions:
-                rows = folder / f"{i:03d}" / ROWS if context else folder / f"{i:03d}.csv"
-                _write_rows(rows, windows.actions.columns, windows.action_rows(clip)[newest : newest + AFTER])
+            if actions and acts:
+                rows = folder / f"{i:03d}" / AFTER if context else folder / f"{i:03d}.{AFTER}"
+                _write_rows(rows, actions, windows.action_rows(clip)[newest : newest + LONGEST])
 
 
-def _write_rows(path: Path, columns: Sequence[str], rows: Float[np.ndarray, "n k"]) -> None:
+def _write_rows(path: Path, actions: Actions, rows: Float[np.ndarray, "n k"]) -> None:
     """Write the rows before the first that is not known, if there are any."""
     unknown = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     rows = rows[: unknown[0]] if len(unknown) else rows
     if len(rows):
         with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([columns, *([f"{value:.6g}" for value in row] for row in rows)])
+            lines = [[f"{value:.6g}" for value in row] for row in actions.clamped(rows)]
+            csv.writer(file).writerows([actions.columns, *lines])

@@ -183,7 +183,7 @@ def _begin(run: _Run, windows: Windows) -> None:
     print(*overview(run.config, run.model, windows, run.out, run.history["step"], **about), sep="\n", flush=True)
     test = held_out(windows.root)  # says where previews start
     if not (run.out / "first").exists():
-        write_first(run.out / "first", test, run.config.context)
+        write_first(run.out / "first", test, run.config.context, run.model.actions)
 
 
 def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> None:

@@ -98,8 +98,6 @@ def check_method(model: Model) -> None:
     known = re.findall(r"^  (\w+): \{$", (HERE / "worker" / "methods.js").read_text("utf-8"), re.MULTILINE)
     if model.method.name not in known:
         raise UserError(f"{model.method.title} does not stream in the browser; these do: {', '.join(known)}.")
-    if model.span > 1:
-        raise UserError(f"This model solves {model.span} frames at once, which the page without a server cannot.")
 
 
 def of_frames(model: Model) -> dict:

@@ -34,6 +34,6 @@ export class Steering {
 
 export function autopilot({ actions, rows }, { direction }, start, index) { // biflow.serve.steering.autopilot
   if (!actions || !rows.length || direction === "backward") return null;
-  const { columns, neutral } = actions, each = rows[Math.max(0, start ?? 0)], row = each[index % each.length];
+  const { columns, neutral } = actions, each = rows[start] ?? rows[0], row = each[index % each.length];
   return Object.fromEntries(columns.map((name, i) => [name, row[i]]).filter(([, value], i) => value !== neutral[i]));
 }
