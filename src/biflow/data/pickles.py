@@ -10,7 +10,7 @@ from typing import Any
 
 from biflow.errors import UserError
 
-OPERATIONS = 1_000_000  # of a pickle; a list of 10,000 tensors has 280,000
+OPERATIONS = 500_000  # of a pickle; a list of 10,000 tensors has 280,000
 PARTS = 20_000_000  # of all objects that it builds, parts of their parts included; that list has 2,000,000
 PUTS, GETS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
 GROW = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # the first object that they take
