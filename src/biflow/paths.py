@@ -91,9 +91,8 @@ def linear(x0: State, x1: State, t: PerSample) -> State:
     return torch.lerp(x0, x1, _over(t, x0))
 
 
-Frames = Float[
-    Tensor, "b window *shape"
-]  # s + 1 adjacent frames; t = 0 is the first, t = j / s the j-th, t = 1 the last
+# s + 1 adjacent frames: t = 0 is the first, t = j / s the j-th, t = 1 the last.
+Frames = Float[Tensor, "b window *shape"]
 
 
 def straight(frames: Frames, t: PerSample) -> tuple[State, State]:

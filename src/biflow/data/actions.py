@@ -205,10 +205,11 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
     counters = [name for name in _counters(columns, groups) if name not in keep] if columns else []
     if counters and columns:
         log.warning("%s has columns that only count frames, which are left out: %s.", where, ", ".join(counters))
-    kept = [i for i, column in enumerate(columns or []) if column not in counters]
+        kept = [i for i, column in enumerate(columns) if column not in counters]
+        columns = [columns[i] for i in kept]
+        groups = {name: [[row[i] for i in kept] for row in rows] for name, rows in groups.items()}
     for name, rows in groups.items():
-        rows = [[row[i] for i in kept] for row in rows] if counters else rows
-        yield name, rows, {"columns": [columns[i] for i in kept] if counters and columns else columns}
+        yield name, rows, {"columns": columns}
 
 
 def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]) -> list[str]:

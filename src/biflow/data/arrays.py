@@ -122,16 +122,17 @@ def _load_torch(file: File) -> Any:
         if packed:  # by PyTorch's own reader: which entry is meant is for it to say
             opened.seek(0)
             check_pickle(io.BytesIO(torch._C.PyTorchFileReader(opened).get_record("data.pkl")), file.name)
-        if packed and file.real:
-            return torch.load(file.real, map_location="cpu", weights_only=True, mmap=True)
+            if file.real:
+                return torch.load(file.real, map_location="cpu", weights_only=True, mmap=True)
         if size > TENSORS:
             what = f"{file.name} is too large to be read into memory"
             raise UserError(f"{what}. Unpack it, or save it with a newer PyTorch.")
         opened.seek(0)
-        for _ in range(LEGACY if not packed else 0):
-            if opened.tell() < size:
-                check_pickle(opened, file.name)
-        opened.seek(0)
+        if not packed:
+            for _ in range(LEGACY):
+                if opened.tell() < size:
+                    check_pickle(opened, file.name)
+            opened.seek(0)
         return torch.load(opened, map_location="cpu", weights_only=True)
 
 

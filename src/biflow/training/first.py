@@ -38,8 +38,9 @@ def write_first(out: Path, windows: Windows, context: int, actions: Actions | No
     These are images; for a model with context, folders of images, each with a frame and those before it. Beside them
     lie the actions that followed in the clip, up to LONGEST of them, where the set has those of the model, `actions`.
     """
-    acts = actions and windows.actions and windows.actions.columns == actions.columns
-    after = int(min(LONGEST, np.median([clip["frames"] for clip in windows.clips])) / 2) if acts else 0
+    if actions and not (windows.actions and windows.actions.columns == actions.columns):
+        actions = None
+    after = int(min(LONGEST, np.median([clip["frames"] for clip in windows.clips])) / 2) if actions else 0
     with replacing(out) as folder:
         folder.mkdir()
         for i, (clip, newest) in enumerate(places(windows, FIRST, before=context, after=after).tolist()):
@@ -47,7 +48,7 @@ def write_first(out: Path, windows: Windows, context: int, actions: Actions | No
                 path = folder / f"{i:03d}" / f"{index:06d}.png" if context else folder / f"{i:03d}.png"
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray(windows.frame(clip, index).permute(1, 2, 0).numpy()).save(path)
-            if actions and acts:
+            if actions:
                 rows = folder / f"{i:03d}" / AFTER if context else folder / f"{i:03d}.{AFTER}"
                 _write_rows(rows, actions, windows.action_rows(clip)[newest : newest + LONGEST])
 
