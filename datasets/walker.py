@@ -1,7 +1,9 @@
 """Who walks through the mazes: commands (move, turn) for every frame, drawn at random.
 
 Both lie in [-1, 1]: move 1 is a full step forward, turn 1 the largest turn to the right. A walk alternates between
-following corridors, pressing keys as a player does, and looking around.
+following corridors and looking around. It keeps to the middle of corridors and hardly ever touches a wall: a picture
+that one wall fills does not show where the walker is, and what a small network learns of such pictures it lacks
+elsewhere.
 """
 
 import math
@@ -12,23 +14,12 @@ from dataclasses import dataclass
 CELL = 128  # side of a grid cell and height of a wall, in map units
 STEP = 5.3  # map units per frame at move 1
 MAX_TURN = 4.0  # degrees per frame at turn 1
-NEAR = 44  # a wall ahead that is nearer than this fills the whole picture
+CLEAR = 48  # map units: how near backing off may come to a wall
 DIRECTIONS = EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 Command = tuple[float, float]
 
-FORWARD, BACK, STILL, LEFT, RIGHT = (1.0, 0.0), (-1.0, 0.0), (0.0, 0.0), (0.0, -1.0), (0.0, 1.0)
-KEYS = {
-    FORWARD: 8,
-    (1.0, -1.0): 4,
-    (1.0, 1.0): 4,
-    LEFT: 2,
-    RIGHT: 2,
-    BACK: 2,
-    STILL: 1,
-    (-1.0, -1.0): 1,
-    (-1.0, 1.0): 1,
-}
+BACK, STILL, LEFT, RIGHT = (-1.0, 0.0), (0.0, 0.0), (0.0, -1.0), (0.0, 1.0)
 
 
 @dataclass
@@ -74,7 +65,7 @@ def turn_to(pose: Pose, x: float, y: float) -> float:
 
 def commands(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
     """Commands of a walk without end. The caller carries them out and keeps `pose` up to date."""
-    shares = {follow: 0.55, play: 0.2, look: 0.25}  # of frames
+    shares = {follow: 0.75, look: 0.25}  # of frames
     spent = {kind: rng.uniform(0, 200) * share for kind, share in shares.items()}
     while True:
         kind = min(shares, key=lambda kind: spent[kind] / shares[kind])
@@ -84,64 +75,36 @@ def commands(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[
 
 
 def follow(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
-    """Follow corridors, near or off their middle, with smooth steering or with full turns as keys give."""
+    """Follow corridors along their middle, with smooth steering or with full turns as keys give."""
     keys, stops = rng.random() < 0.5, rng.random() < 0.3  # whether it stands still for sharp turns
-    move = 1.0 if keys or rng.random() < 0.7 else rng.uniform(0.5, 1)
     cell = pose.cell
     way = min(
         exits(open_cells, cell),
         key=lambda way: abs(turn_to(pose, pose.x + way[0], pose.y + way[1])),
     )
-    place, stuck = None, 0
-    for _ in range(rng.randrange(40, 141)):
-        if place is None or math.dist((pose.x, pose.y), place) < (0.4 if stops else 0.75) * CELL:
+    place, waits = None, False
+    for _ in range(rng.randrange(60, 161)):
+        if place is None or math.dist((pose.x, pose.y), place) < (0.2 if stops else 0.6) * CELL:
             if place is not None:
                 way = choose_way(rng, open_cells, cell, way)
             cell = (cell[0] + way[0], cell[1] + way[1])
-            place = ((cell[0] + rng.uniform(0.35, 0.65)) * CELL, (cell[1] + rng.uniform(0.35, 0.65)) * CELL)
+            place = ((cell[0] + 0.5) * CELL, (cell[1] + 0.5) * CELL)
         error = turn_to(pose, *place)
-        turn = (0 if abs(error) < 5 else math.copysign(1, error)) if keys else 0.3 * error / MAX_TURN
-        waits = abs(error) > (25 if stops else 100)
-        yield 0.0 if waits else move, max(-1.0, min(1.0, turn))
-        stuck = stuck + 1 if not waits and pose.moved < 0.3 * move * STEP else 0
-        if stuck > 3:
-            yield from escape(rng, pose, open_cells)
-            return
-
-
-def play(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
-    """Hold keys for random times, but do not stare at a wall."""
-    frames = rng.randrange(20, 81)
-    while frames > 0:
-        command = rng.choices(list(KEYS), list(KEYS.values()))[0]
-        blocked = 0
-        for _ in range(3 + int(rng.expovariate(1 / (8 if command[1] else 14)))):
-            yield command
-            frames -= 1
-            stuck = command[0] != 0 and pose.moved < 0.3 * STEP
-            blocked = blocked + 1 if stuck or (view(pose, open_cells) < NEAR and not command[1]) else 0
-            if blocked > 3:
-                yield from escape(rng, pose, open_cells)
-                break
-
-
-def escape(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
-    """Turn on the spot to the nearest direction in which the way is free, and take it."""
-    turned = min((t for t in range(-180, 181, 4)), key=lambda t: (view(pose, open_cells, t) < 1.5 * CELL, abs(t)))
-    turned += math.copysign(8, turned)
-    yield from [RIGHT if turned > 0 else LEFT] * round(abs(turned) / MAX_TURN)
-    yield from [FORWARD] * rng.randrange(6, 15)
+        turn = (0 if abs(error) < 3 else math.copysign(1, error)) if keys else 0.3 * error / MAX_TURN
+        waits = abs(error) > (15 if stops or waits else 60)
+        yield 0.0 if waits else 1.0, max(-1.0, min(1.0, turn))
 
 
 def look(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
     """Stop; look to a side and back, all around, back off, or wait."""
-    kind = rng.choices(("aside", "around", "off", "wait"), (6, 0.7, 3, 3))[0]
+    kind = rng.choices(("aside", "around", "off", "wait"), (5, 0.7, 8, 3))[0]
     if kind == "aside":
         return look_aside(rng)
     if kind == "around":
         return [rng.choice((LEFT, RIGHT))] * round(360 / MAX_TURN)
     if kind == "off":  # not into a wall, where the command would not be visible
-        return [BACK] * min(rng.randrange(6, 26), max(0, int((view(pose, open_cells, 180) - 24) / STEP)))
+        free = min(view(pose, open_cells, turned) for turned in (150, 180, 210)) - CLEAR
+        return [BACK] * min(rng.randrange(6, 26), max(0, int(free / STEP)))
     return [STILL] * rng.randrange(4, 20)
 
 
