@@ -8,6 +8,7 @@ but whole ones under its name after the kill, and after the second run the bytes
 
 import argparse
 import hashlib
+import json
 import random
 import shutil
 import signal
@@ -79,10 +80,21 @@ def _contents(folder: Path) -> dict[str, str]:
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
     names = {path: path.relative_to(folder).as_posix() for path in paths}
     return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        name: hashlib.sha256(_undated(path)).hexdigest()
         for path, name in names.items()
         if path.name not in TIMES and name.split("/")[0] not in DATED and not name.startswith(".")
     }
+
+
+def _undated(path: Path) -> bytes:
+    """The bytes of a file, without the commit that weights name: work on the checkout may go on meanwhile."""
+    data = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return data
+    tensors = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:tensors])
+    header.get("__metadata__", {}).pop("commit", None)
+    return json.dumps(header).encode() + data[tensors:]
 
 
 def _clips(folder: Path) -> None:

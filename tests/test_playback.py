@@ -21,6 +21,7 @@ from biflow.networks import VideoUNet
 from biflow.outputs import demo, sample
 from biflow.playback import playback
 from biflow.rollout import frame_seed, stream
+from biflow.training import picture
 from biflow.video import to_float, to_uint8
 
 ACTIONS = Actions(("move", "turn"), ((0.0, 1.0), (-1.0, 1.0)))
@@ -198,9 +199,9 @@ def test_a_recording_is_repeated_as_it_was(model, tmp_path):
     settings = Sample(model, actions=str(tmp_path / "recording.json"), engine="torch", png=True, out=tmp_path / "out")
     stats = sample(settings)
     assert (stats["samples"], stats["frames"], stats["settings"]["eps"]) == (1, 4, 0.3)
-    for index, picture in enumerate(pictures):
+    for index, expected in enumerate(pictures):
         written = np.array(Image.open(tmp_path / "out" / "sample_000" / f"{index:06d}.png"))
-        assert torch.equal(torch.from_numpy(written).permute(2, 0, 1), picture)
+        assert torch.equal(torch.from_numpy(written).permute(2, 0, 1), expected)
 
 
 def png(frame) -> str:
@@ -247,3 +248,14 @@ def test_the_demo_does_what_was_done_after_its_first_frame(walking, tmp_path, mo
     again = Sample(walking, samples=1, frames=4, actions="move=1 move=0.5 move=1 move=0.5", out=tmp_path / "again")
     sample(again)
     assert (tmp_path / "demo" / "demo.mp4").read_bytes() == (tmp_path / "again" / "sample_000.mp4").read_bytes()
+
+
+def test_the_picture_on_the_card_does_it_too(walking, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(picture, "FRAMES", 4)
+    monkeypatch.setattr(picture, "stream", lambda *args, actions: asked.extend(actions) or stream(*args))
+    picture.draw(load_model(walking), tmp_path / "stream.webp")
+    assert np.array(asked)[:, :, 0].tolist() == [[1, 0], [0.5, 0], [1, 0], [0.5, 0]]
+    (walking / "first" / "1" / "after.csv").unlink()
+    monkeypatch.setattr(picture, "stream", lambda *args, actions: stream(*args, actions=actions))
+    picture.draw(load_model(walking), tmp_path / "stream.webp")  # the model continues by itself

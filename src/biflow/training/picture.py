@@ -4,10 +4,12 @@ import logging
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from biflow.action_rows import autopilot
 from biflow.animation import AnimationWriter
 from biflow.data.starts import starts
 from biflow.errors import UserError
@@ -21,7 +23,10 @@ SIDE = 128  # pixels, that frames are enlarged to in whole steps
 
 
 def draw(model: Model, path: Path) -> None:
-    """Write the picture of a model with first frames; without them, or if it cannot stream, the logger says why not."""
+    """Write the picture of a model with first frames; without them, or if it cannot stream, the logger says why not.
+
+    What was done after the first frames in their clips is done again, as `biflow sample` does without actions.
+    """
     path.unlink(missing_ok=True)  # of another model
     first = (model.folder or path.parent) / "first"
     if not first.is_dir():
@@ -29,10 +34,14 @@ def draw(model: Model, path: Path) -> None:
         return
     (height, width), fps = model.size, model.fps or 25.0
     try:
-        begin = to_float(starts(first, model.size, past=model.context).frames[:STREAMS]).to(model.device)
+        found = starts(first, model.size, past=model.context)
+        begin = to_float(found.frames[:STREAMS]).to(model.device)
+        total = min(FRAMES, max(2, round(SECONDS * fps)))
+        rows = autopilot(found.files[:STREAMS], model.actions, total) if model.actions else []
+        actions = iter(np.stack(rows, axis=1)) if rows else None
         side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
-            frames = islice(drain(stream(model, begin)), total := min(FRAMES, max(2, round(SECONDS * fps))))
+            frames = islice(drain(stream(model, begin, actions=actions)), total)
             for frame in tqdm(frames, "moving picture", total, unit="frame"):
                 picture.write(torch.cat(list(F.pad(frame.pixels, (0, 1), value=255)), dim=2)[:, :, :-1])
     except UserError as error:
