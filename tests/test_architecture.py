@@ -36,14 +36,14 @@ GROUPS = [
     ],
     ["methods"],
     ["networks", "data"],
-    ["model", "engines", "memory", "rollout", "reference", "action_rows"],
+    ["model", "engines", "memory", "rollout", "sequences", "reference", "action_rows"],
     ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "web", "pipeline"],
     ["options", "words"],
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}
-METHODS = {"flow", "biflow", "condiff", "flowmap"}
-TITLES = {"FLOW", "BI-FLOW", "CONDIFF", "FLOW MAP"}
+METHODS = {"flow", "biflow", "condiff", "flowmap", "sequence"}
+TITLES = {"FLOW", "BI-FLOW", "CONDIFF", "FLOW MAP", "SEQUENCE"}
 
 
 def name_of(path: Path) -> str:

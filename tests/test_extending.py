@@ -225,6 +225,6 @@ def test_a_solver_setting_that_it_does_not_use_changes_nothing(run, first):
 def test_a_method_of_that_name_is_known_only_here(toy, monkeypatch):
     assert methods.get("toy") is toy
     monkeypatch.undo()
-    with pytest.raises(UserError, match="the methods are flow, biflow, condiff, flowmap"):
+    with pytest.raises(UserError, match="the methods are flow, biflow, condiff, flowmap, sequence"):
         methods.get("toy")
-    assert list(METHODS) == ["flow", "biflow", "condiff", "flowmap"]
+    assert list(METHODS) == ["flow", "biflow", "condiff", "flowmap", "sequence"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, Method
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, SEQUENCE, Method
 from biflow.methods.flowmap import JumpQuery
 from biflow.model import Model, load_model, save_model, shipped_model, weights_file
 from biflow.networks import VideoUNet
@@ -26,7 +26,7 @@ WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_mo
 def tiny(method: Method = BIFLOW, network: NetworkConfig = TINY, seed: int = 0, v_scale: float = 1.0, **settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = VideoUNet(method, network, v_scale=v_scale).eval()
+        unet = VideoUNet(method, network, v_scale=v_scale, span=settings.get("span", 1)).eval()
     return Model(unet, method, (3, 8, 8), **{"eps": 0.1 if method.takes_eps else 0.0, **settings})
 
 
@@ -37,6 +37,7 @@ def answer(model: Model) -> Fields:
     t, alpha = torch.rand(2, 2, generator=g)
     queries = {FLOW: Query(x, t), BIFLOW: Query(x, t, alpha), CONDIFF: Query(x, alpha=alpha, condition=condition)}
     queries[FLOWMAP] = JumpQuery(x, t, alpha, jump=t[:, None])
+    queries[SEQUENCE] = Query(torch.stack([x] * model.span, dim=1), alpha=alpha)
     return model.network(queries[model.method])
 
 
@@ -89,6 +90,14 @@ def test_a_saved_model_comes_back_the_same(tmp_path, method, network):
         assert not loaded.network.training
         assert loaded.folder == tmp_path
         assert same_answers(loaded, model)
+
+
+def test_a_model_of_clips_comes_back_the_same(tmp_path):
+    model = tiny(SEQUENCE, span=4)
+    save_model(tmp_path, model)
+    loaded = load_model(tmp_path)
+    assert (loaded.span, loaded.shape, answer(loaded).v.shape) == (4, (3, 8, 8), (2, 4, 3, 8, 8))
+    assert same_answers(loaded, model)
 
 
 def test_config_json_says_all_but_the_weights(tmp_path):

@@ -75,7 +75,7 @@ def test_every_public_name_is_there_and_says_what_it_is(name):
         assert not doc.startswith(f"{name}("), "a docstring that a dataclass or a NamedTuple writes by itself"
     else:
         assert name == "METHODS"
-        assert list(thing) == ["flow", "biflow", "condiff", "flowmap"]
+        assert list(thing) == ["flow", "biflow", "condiff", "flowmap", "sequence"]
 
 
 def test_dir_lists_the_public_names():

@@ -253,9 +253,9 @@ def test_the_demo_does_what_was_done_after_its_first_frame(walking, tmp_path, mo
 def test_the_picture_on_the_card_does_it_too(walking, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(picture, "FRAMES", 4)
-    monkeypatch.setattr(picture, "stream", lambda *args, actions: asked.extend(actions) or stream(*args))
+    monkeypatch.setattr(picture, "follow", lambda *args, actions: asked.extend(actions) or stream(*args))
     picture.draw(load_model(walking), tmp_path / "stream.webp")
     assert np.array(asked)[:, :, 0].tolist() == [[1, 0], [0.5, 0], [1, 0], [0.5, 0]]
     (walking / "first" / "1" / "after.csv").unlink()
-    monkeypatch.setattr(picture, "stream", lambda *args, actions: stream(*args, actions=actions))
+    monkeypatch.setattr(picture, "follow", lambda *args, actions: stream(*args, actions=actions))
     picture.draw(load_model(walking), tmp_path / "stream.webp")  # the model continues by itself

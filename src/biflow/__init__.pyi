@@ -13,6 +13,7 @@ from .methods import Method as Method
 from .methods.biflow import biflow_loss as biflow_loss
 from .methods.condiff import condiff_loss as condiff_loss
 from .methods.flow import flow_loss as flow_loss
+from .methods.sequence import sequence_loss as sequence_loss
 from .model import Model as Model
 from .model import load_model as load_model
 from .model import save_model as save_model
@@ -35,6 +36,7 @@ from .rollout import drain as drain
 from .rollout import generate as generate
 from .rollout import sample_generators as sample_generators
 from .rollout import stream as stream
+from .sequences import clips as clips
 from .solvers import SolverError as SolverError
 from .solvers import solve as solve
 from .training.loop import train as train

@@ -152,6 +152,8 @@ def _about(description: ModelFile) -> str:
     rate = f" and {fps:g} frames per second" if fps else ""
     steered = ", and takes actions" if description.get("actions") else ""
     does = "It continues a picture as video, frame by frame"
+    if method.clips:
+        does = f"It makes clips of {description.get('span', 1)} frames, all at once"
     return f"A {method.title} video model. {does}, at {width}x{height}{rate}{steered}."
 
 
@@ -198,7 +200,9 @@ def _of_training(known: dict) -> Rows:
     settings = {key: value for key, value in config.items() if value != _plain_value(usual.get(key))}
     shown = (f"{key} {_short(value)}" for key, value in settings.items() if key not in ("network", "steps"))
     rows = {"steps": f"{step:,}{share}" if step else UNKNOWN}
-    rows["samples"] = f"{known['samples']:,} pairs of frames" if known.get("samples") else UNKNOWN
+    frames = methods.get(config.get("method", "biflow")).frames(config.get("span", 1))
+    what = "pairs of frames" if frames == 2 else f"windows of {frames} frames"
+    rows["samples"] = f"{known['samples']:,} {what}" if known.get("samples") else UNKNOWN
     rows["time"] = f"{known['hours']:.2g} hours" if known.get("hours") else UNKNOWN
     rows["hardware"] = known.get("hardware") or UNKNOWN
     rows["losses"] = ", ".join(f"{name} {value:.3g}" for name, value in known.get("losses", {}).items()) or UNKNOWN

@@ -46,7 +46,8 @@ class Model:
         context: number of frames before the current one that it sees.
         context_eps: the level of the noise that these get while streaming.
         actions: what its actions are; None if it takes none.
-        span: number of frames of these videos that a solve leads ahead; each of them is a frame of the stream.
+        span: number of frames of these videos that a solve leads ahead, each of which is a frame of the stream; or,
+            where the method makes whole clips, that a clip has.
         limits: every frame is clamped to them, and first frames must lie in them; None for none.
         device: where the network computes.
         engine: what evaluates the network, in words.
@@ -164,8 +165,9 @@ def load_model(
             config = parse(NetworkConfig, settings.get("network") or {}, "network")
             check_size(config, height, width)
             conditions, v_scale = empty_conditions(1, (3, 1, 1), context, actions), float(settings.get("v_scale", 1.0))
+            span = settings.get("span", 1)
             with torch.device("meta"):  # until its shapes are known to be those of the weights
-                network = VideoUNet(method, config, v_scale=v_scale, conditions=conditions)
+                network = VideoUNet(method, config, v_scale=v_scale, conditions=conditions, span=span)
     except UserError as error:
         raise UserError(f"{path} {NO_MODEL}: {error}") from error
     if network is None:

@@ -72,6 +72,7 @@ class VideoUNet(nn.Module):
         config: its shape.
         v_scale: unit of the f^v head, whose output is multiplied by it.
         conditions: those that it is asked under, as an example.
+        span: frames of a state, for a method whose states are clips.
 
     Raises:
         UserError: the method asks with other tensors too, which would be ignored.
@@ -84,10 +85,12 @@ class VideoUNet(nn.Module):
         *,
         v_scale: float = 1.0,
         conditions: Conditions = NO_CONDITIONS,
+        span: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.v_scale = config or NetworkConfig(), v_scale
-        query = method.example(torch.zeros(1, 3, 1, 1, device="cpu"), conditions=conditions)
+        state = torch.zeros(1, *method.state((3, 1, 1), span), device="cpu")
+        query = method.example(state, conditions=conditions)
         frames, numbers, vectors = _parts(query)
         if any(tensor.ndim not in (1, 2, 4, 5) for tensor in present(query).values()) or not 1 <= len(numbers) <= 2:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in present(query).items())
@@ -98,12 +101,18 @@ class VideoUNet(nn.Module):
         channels, count = sum(frame.shape[1] for frame in frames), method.heads if self.network.pair else 1
         second, width = len(numbers) > 1, sum(vector.shape[1] for vector in vectors)
         self.nets = nn.ModuleList(
-            _unet(self.network, channels, 3 * method.heads // count, second, width) for _ in range(count)
+            _unet(self.network, channels, state.numel() * method.heads // count, second, width) for _ in range(count)
         )
 
     def forward(self, query: Any) -> Fields:
-        """The fields at the query's state: x (b, 3, h, w) in about [-1, 1] plus noise; numbers (b,) in [0, 1]."""
-        return self.fields([self.evaluate(net, query) for net in self.nets])
+        """The fields at the query's state: x (b, 3, h, w) in about [-1, 1] plus noise; numbers (b,) in [0, 1].
+
+        The state may also be clips (b, span, 3, h, w), whose frames are stacked as channels too.
+        """
+        outputs = [self.evaluate(net, query) for net in self.nets]
+        if query[0].ndim > 4:
+            return Fields(outputs[0].reshape(query[0].shape) * self.v_scale)
+        return self.fields(outputs)
 
     def evaluate(self, net: nn.Module, query: Any) -> Float[Tensor, "b c h w"]:
         """The output of one of `nets`, 3 channels per head."""

@@ -27,7 +27,8 @@ from biflow.hub import repository
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
 from biflow.playback import Playback, playback, reseeded
-from biflow.rollout import Shown, drain, sample_generators, stream
+from biflow.rollout import Shown, drain, sample_generators
+from biflow.sequences import follow
 from biflow.video import VideoWriter, contact_sheet, to_float
 
 log = logging.getLogger("biflow")
@@ -100,7 +101,7 @@ def _sample(settings: Sample, out: Path) -> dict:
         for part in (range(len(first))[low : low + settings.batch] for low in range(0, len(first), settings.batch)):
             start = to_float(play.frames[part.start : part.stop]).to(model.device)
             generators = sample_generators(settings.seed, part)
-            frames = stream(model, start, actions=play.actions(part), generators=generators, **play.how)
+            frames = follow(model, start, actions=play.actions(part), generators=generators, **play.how)
             frames = reseeded(frames, generators, play.noise) if play.noise else frames
             _write(drain(frames), results, settings, play, model, part, bar)
             if results.interrupted:

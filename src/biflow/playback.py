@@ -27,7 +27,7 @@ from biflow.schemas import Recording
 from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
-FRAMES = 512  # unless actions or the user say how many
+FRAMES = 512  # unless actions or the user say how many, or the method makes whole clips
 
 
 class Playback(NamedTuple):
@@ -66,7 +66,8 @@ def playback(settings: Sample, model: Model) -> Playback:
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
     if text is None:
         begin = starts(source, model.size, **choice)
-        return Playback(begin.frames, _unsteered(begin, model, length := wanted or FRAMES, settings), length, how)
+        length = wanted or (model.span - 1 if model.method.clips else FRAMES)
+        return Playback(begin.frames, _unsteered(begin, model, length, settings), length, how)
     actions = model.taken_actions()
     if text == OWN:
         backward = settings.direction == "backward"

@@ -61,7 +61,8 @@ def _fitting(state: dict[str, Tensor]) -> dict[str, str]:
     """The settings of a checkpoint that has these tensors; none if there are no such settings."""
     first = state.get("conv_in.weight", state.get("model1.conv_in.weight"))
     width = first.shape[0] if first is not None and first.ndim else 0
-    for method, shape in product(methods.METHODS.values(), SHAPES):
+    ours = [method for method in methods.METHODS.values() if not method.clips]
+    for method, shape in product(ours, SHAPES):
         with suppress(UserError), torch.device("meta"):  # a width that no network has
             network = VideoUNet(method, reference_network(shape, width, pair=method.heads == 2))
             names = _reference_names(network)

@@ -100,7 +100,7 @@ def stream(
     generators = sample_generators(0, range(len(first))) if generators is None else generators
     past, last = _split(model, first)
     for frame in (*past, last):
-        _check_first(model, frame, len(generators))
+        check_first(model, frame, len(generators))
     eps, solver = _check_settings(model, eps, direction, in_between), solver or model.method.solver
     if actions is not None:
         model.taken_actions()
@@ -208,7 +208,7 @@ def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
         yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun)
 
 
-def _check_first(model: Model, first: Tensor, generators: int) -> None:
+def check_first(model: Model, first: Tensor, generators: int) -> None:
     """Raise UserError for frames that this model cannot start from."""
     if model.shape is not None and tuple(first.shape[1:]) != tuple(model.shape):
         taken = ", ".join(map(str, ("b", *model.shape)))
@@ -228,6 +228,9 @@ def _check_first(model: Model, first: Tensor, generators: int) -> None:
 def _check_settings(model: Model, eps: float | None, direction: str, in_between: int) -> float:
     """The noise level to use. Raises UserError for what this model cannot stream."""
     method = model.method
+    if method.clips:
+        what = f"{method.title} makes clips of {model.span} frames at once, and cannot stream"
+        raise UserError(f"{what}. `biflow sample` makes such clips; in Python, use biflow.clips.")
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
     if in_between < 1:

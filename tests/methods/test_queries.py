@@ -8,12 +8,13 @@ import torch
 from biflow import methods
 from biflow.config import Solver, TrainConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP
+from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, SEQUENCE
 from biflow.methods.flowmap import JumpQuery
 from biflow.methods.noise import noise_like
 from biflow.model import Model
 from biflow.paths import Query, present
-from biflow.rollout import sample_generators, stream
+from biflow.rollout import sample_generators
+from biflow.sequences import follow
 from tests.methods.asked import ALL, Asked, clips, generator, lesson
 
 # What a network is asked
@@ -22,13 +23,13 @@ from tests.methods.asked import ALL, Asked, clips, generator, lesson
 def queries_of(method, **settings):
     """What the network is asked in the first two frames of a stream of points (2, 3), forward in time."""
     network = Asked(method.heads)
-    model = Model(network, method, eps=0.25 if method.takes_eps else 0.0)
-    list(islice(stream(model, torch.full((2, 3), 0.5), solver=Solver("euler", steps=2), **settings), 2))
+    model = Model(network, method, (3,), eps=0.25 if method.takes_eps else 0.0)
+    list(islice(follow(model, torch.full((2, 3), 0.5), solver=Solver("euler", steps=2), **settings), 2))
     return network.queries
 
 
 ASKED = {FLOW: ["x", "t"], BIFLOW: ["x", "t", "alpha"], CONDIFF: ["x", "alpha", "condition"]}
-ASKED[FLOWMAP] = [*ASKED[BIFLOW], "jump"]
+ASKED |= {FLOWMAP: [*ASKED[BIFLOW], "jump"], SEQUENCE: ["x", "alpha"]}
 
 
 @ALL
@@ -88,10 +89,10 @@ def test_a_method_is_got_by_its_name(method):
 
 
 def test_an_unknown_method_names_the_known_ones():
-    with pytest.raises(UserError, match=r"'bflow'.* flow, biflow, condiff, flowmap.*mean '(bi)?flow'") as error:
+    with pytest.raises(UserError, match=r"'bflow'.* condiff, flowmap, sequence.*mean '(bi)?flow'") as error:
         methods.get("bflow")
     assert error.value.setting == "method"
-    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff, flowmap\.$"):
+    with pytest.raises(UserError, match=r"'xyz'.* flow, biflow, condiff, flowmap, sequence\.$"):
         methods.get("xyz")
 
 

@@ -1,8 +1,10 @@
 """Networks whose fields are known, and models of them."""
 
+import pytest
 import torch
 from torch import Tensor
 
+from biflow.methods import METHODS
 from biflow.model import Model
 from biflow.paths import Fields
 from biflow.rollout import sample_generators, stream
@@ -11,6 +13,7 @@ from biflow.solvers import Solver
 EXACT = Solver("rk4", steps=16)
 EULER = Solver("euler", steps=1)
 SIZE = (4, 4)
+STREAMING = pytest.mark.parametrize("method", [method for method in METHODS.values() if not method.clips])
 
 
 class Known:

@@ -8,9 +8,9 @@ import torch
 from biflow.actions import Actions
 from biflow.config import Solver
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, FLOW, METHODS
+from biflow.methods import BIFLOW, FLOW
 from biflow.rollout import denoise, drain, generate, sample_generators, stream
-from tests.rollout.known import EULER, constant, generators, images, known
+from tests.rollout.known import EULER, STREAMING, constant, generators, images, known
 
 ACTIONS = Actions(("move", "turn"), ((0.0, 2.0), (-1.0, 1.0)))
 ADD = 0.1  # to every pixel in every frame
@@ -133,7 +133,7 @@ def test_backward_in_time_no_past_is_known_but_actions_are():
         assert query.action[0].tolist() == [1, 1, 0]
 
 
-@pytest.mark.parametrize("method", METHODS.values())
+@STREAMING
 def test_in_adaptive_solves_each_sample_keeps_its_own_conditions(method):
     """Samples differ in how hard they are, so that they leave the solver one after the other."""
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, FLOW, METHODS
+from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model
 from biflow.rollout import generate, stream
 from biflow.solvers import Solver
-from tests.rollout.known import SIZE, constant, known
+from tests.rollout.known import SIZE, STREAMING, constant, known
 
 START, VELOCITY = torch.tensor([[-3.0, 5.0], [10.0, 2.0]]), torch.tensor([0.5, -1.0])
 
@@ -49,7 +49,7 @@ def test_in_a_world_of_constant_velocity_flow_walks_on_and_keeps_an_error(direct
 
 
 @pytest.mark.parametrize("shape", [(), (5,), (3, 4, 4), (2, 3, 4, 5)])
-@pytest.mark.parametrize("method", METHODS.values())
+@STREAMING
 def test_samples_may_have_any_shape(method, shape):
     model = known(method, lambda q: -q.x, constant(0.0) if method.heads == 2 else None, shape=shape)
     frames = list(islice(stream(model, torch.zeros(2, *shape)), 2))

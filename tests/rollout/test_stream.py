@@ -3,17 +3,16 @@
 import weakref
 from itertools import islice
 
-import pytest
 import torch
 from torch import nn
 
 from biflow.config import NetworkConfig
-from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS
+from biflow.methods import BIFLOW, CONDIFF, FLOW
 from biflow.model import Model
 from biflow.networks import VideoUNet
 from biflow.rollout import generate, sample_generators, stream
 from biflow.solvers import Solver
-from tests.rollout.known import EULER, SIZE, constant, first_frame, generators, images, known, over
+from tests.rollout.known import EULER, SIZE, STREAMING, constant, first_frame, generators, images, known, over
 
 
 def test_a_stream_is_lazy_and_endless_and_forgets():
@@ -97,7 +96,7 @@ def test_the_reference_looks_for_the_first_step_of_every_frame():
     assert [query.t.item() for query in model.network.queries].count(0) == 6
 
 
-@pytest.mark.parametrize("method", METHODS.values())
+@STREAMING
 def test_same_seed_same_video_for_any_batch_size(method):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

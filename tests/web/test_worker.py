@@ -182,4 +182,5 @@ def test_what_is_done_while_nobody_steers_is_that_of_python(worker):
 def test_every_method_of_the_project_is_there(worker):
     program = 'import { methods } from "./methods.js"; console.log(JSON.stringify(Object.keys(methods)))'
     names = json.loads(node(worker, "--input-type=module", "-e", program))
-    assert set(names) >= {method.name for method in METHODS.values() if type(method).__module__.startswith("biflow.")}
+    ours = {method for method in METHODS.values() if type(method).__module__.startswith("biflow.")}
+    assert set(names) >= {method.name for method in ours if not method.clips}

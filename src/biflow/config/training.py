@@ -73,8 +73,9 @@ class TrainConfig:
     """Settings of the training run. The defaults of the objective and the optimiser are the paper's.
 
     Attributes:
-        method: The method: flow (Eq. 3), biflow (Eq. 5), condiff (Eq. 1 given the current frame), or flowmap, which is
-            learned from a biflow model (--from) and then takes one evaluation per frame.
+        method: The method: flow (Eq. 3), biflow (Eq. 5), condiff (Eq. 1 given the current frame), flowmap, which is
+            learned from a biflow model (--from) and then takes one evaluation per frame, or sequence, which makes whole
+            clips of `span` frames (Eq. 1) and cannot stream.
         steps: Number of optimiser steps.
         batch: Samples per step, over all processes and accumulated parts.
         accumulate: Parts of a batch whose gradients are summed before the step.
@@ -87,7 +88,8 @@ class TrainConfig:
         ema: Decay of the averaged weights that streaming uses; 0 for none.
         alpha_max: Largest noise level that BI-FLOW is trained with; it draws from U(0, alpha_max).
         span: How many frames of the videos lie ahead where a frame is solved to. FLOW and BI-FLOW then give as many
-            frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions.
+            frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions. For
+            sequence, the number of frames of a clip.
         path: How the frames between the current one and the one `span` ahead are passed in training: "linear", the
             paper's, which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
             curve through all of them. With a span of 1 they are the same.
@@ -166,7 +168,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
-    """Train a model: FLOW, BI-FLOW or CONDIFF. The same command again resumes from the newest checkpoint in OUT.
+    """Train a model by one of the methods. The same command again resumes from the newest checkpoint in OUT.
 
     Attributes:
         data: A prepared set, or anything that `biflow prepare` takes.

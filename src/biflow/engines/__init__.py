@@ -38,10 +38,14 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
     field's, and spend evaluations on them.
     """
     on_cpu = model.device.type == "cpu"
+    if model.method.clips and engine == "auto":  # the others know of frames only
+        return model
     if engine == "auto" and on_cpu and isinstance(model.network, nn.Module):
         found: list[Engine] = [name for name, packages in ON_CPU.items() if all(map(find_spec, packages))]
         engine = found[0] if found else "torch"
     try:
+        if model.method.clips and engine in ON_CPU:
+            raise RuntimeError(f"{model.method.title} makes whole clips")
         if engine in ON_CPU and not on_cpu:
             raise RuntimeError("it runs on the CPU only, and the model is elsewhere")
         if engine == "onnxruntime":
@@ -57,7 +61,7 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
             reason = f"it is not installed; pip install {' '.join(ON_CPU[engine])}"
         log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
         return model
-    return model if engine == "torch" or on_cpu else _on_gpu(model, rtol)
+    return model if engine == "torch" or on_cpu or model.method.clips else _on_gpu(model, rtol)
 
 
 def _on_gpu(model: Model, rtol: float) -> Model:

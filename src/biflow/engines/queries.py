@@ -14,8 +14,8 @@ from biflow.paths import present
 def example(model: Model, batch: int = 2) -> Any:
     """A query of `batch` samples such as the model's method puts, on its device."""
     assert model.shape is not None, "an engine needs to know the shape of a sample"
-    frame = torch.zeros(batch, *model.shape, device=model.device)
-    return model.method.example(frame, conditions=model.conditions(batch))
+    state = torch.zeros(batch, *model.method.state(model.shape, model.span), device=model.device)
+    return model.method.example(state, conditions=model.conditions(batch))
 
 
 def fill(slots: Any, query: Any) -> None:

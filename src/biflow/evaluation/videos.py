@@ -18,7 +18,8 @@ from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.schemas import Costs
 from biflow.files import write_array, write_json
 from biflow.model import Model
-from biflow.rollout import drain, sample_generators, stream
+from biflow.rollout import drain, sample_generators
+from biflow.sequences import follow
 from biflow.video import to_float
 
 ANEW = "Remove it, and evaluate again to make it anew."
@@ -112,7 +113,7 @@ def generate(
         generators = sample_generators(protocol.seed, part)
         first = to_float(videos.starts[part]).to(model.device)
         first = first if first.shape[1] > 1 else first[:, 0]  # several frames are for models of a known shape only
-        frames = drain(stream(model, first, actions=videos.actions(part), generators=generators, **settings))
+        frames = drain(follow(model, first, actions=videos.actions(part), generators=generators, **settings))
         title = f"{out.name}, {len(missing) - low} to go"
         bar = tqdm(islice(frames, total), title, total, unit="frame", disable=not progress or None)
         pixels, nfe, seconds = zip(*((frame.pixels, frame.nfe, frame.seconds) for frame in bar), strict=True)

@@ -8,11 +8,12 @@ from biflow.methods.condiff import CONDIFF
 from biflow.methods.flow import FLOW
 from biflow.methods.flowmap import FLOWMAP
 from biflow.methods.method import Loss, Method
+from biflow.methods.sequence import SEQUENCE
 
-__all__ = ["BIFLOW", "CONDIFF", "FLOW", "FLOWMAP", "METHODS", "Loss", "Method", "get"]
+__all__ = ["BIFLOW", "CONDIFF", "FLOW", "FLOWMAP", "METHODS", "SEQUENCE", "Loss", "Method", "get"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (FLOW, BIFLOW, CONDIFF, FLOWMAP)}
-"""By name, in the paper's order. A method of your own joins by `METHODS["mine"] = MyMethod()`."""
+METHODS: dict[str, Method] = {method.name: method for method in (FLOW, BIFLOW, CONDIFF, FLOWMAP, SEQUENCE)}
+"""By name; the paper's tables compare the first three. A method of your own joins by `METHODS["mine"] = MyMethod()`."""
 
 
 def get(name: str) -> Method:

@@ -42,6 +42,7 @@ class Method:
         takes_eps: whether it streams with a noise level.
         backward: whether it can be solved backward in time.
         spans: whether its loss takes windows of any number of frames, and learns the way from the first to the last.
+        clips: whether it solves a clip of `span` frames at once, from noise, and so cannot stream.
         in_between: whether a frame can be solved in several legs, with a frame to show after each.
         teacher: the method of the model that its loss learns from, if any; it begins with the weights of that model.
         solver: how a frame is solved unless someone asks for something else.
@@ -55,10 +56,19 @@ class Method:
     takes_eps: bool = False
     backward: bool = True
     spans: bool = False
+    clips: bool = False
     in_between: bool = True
     motion_unit: bool = True
     teacher: str | None = None
     solver: Solver = Solver()
+
+    def frames(self, span: int) -> int:
+        """How many adjacent frames its loss looks at, for a model of that span."""
+        return span if self.clips else span * (self.window - 1) + 1
+
+    def state(self, frame: tuple[int, ...], span: int) -> tuple[int, ...]:
+        """The shape of what is solved, for frames of that shape."""
+        return (span, *frame) if self.clips else frame
 
     def loss(
         self, network: Network, clips: Float[Tensor, "b window *shape"], generator: torch.Generator, config: TrainConfig

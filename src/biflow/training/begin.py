@@ -33,6 +33,9 @@ def new_model(
     method = methods.get(config.method)
     if config.span > 1 and not method.spans:
         raise UserError(f"{method.title} solves one frame at a time: set span to 1.", setting="span")
+    if config.span < 2 and method.clips:
+        what = f"{method.title} makes whole clips: set span to their number of frames, such as 16."
+        raise UserError(what, setting="span")
     actions = windows.actions if config.span == 1 else None  # each acts on one frame
     if windows.actions and not actions:
         log.warning("With a span of more than 1, the model takes no actions: those of the set are not used.")
@@ -53,7 +56,7 @@ def new_model(
         check_size(config.network, *windows.size)
         torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
         seen = empty_conditions(1, (3, 1, 1), config.context, actions)
-        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen)
+        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen, span=config.span)
         if first:
             start_from(network, method, actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)

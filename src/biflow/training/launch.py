@@ -103,10 +103,11 @@ def _flops(config: TrainConfig, data: Path, out: Path, size: int) -> int:
     method, windows = methods.get(config.method), Windows(data) if is_prepared(data) else None
     sides, actions = (windows.size, windows.actions) if windows else ((size, size), None)
     check_size(config.network, *sides)
-    network = VideoUNet(method, config.network, conditions=empty_conditions(1, (3, 1, 1), config.context, actions))
+    seen = empty_conditions(1, (3, 1, 1), config.context, actions)
+    network = VideoUNet(method, config.network, conditions=seen, span=config.span)
     if config.init and windows and latest(out) is None:
         start_from(network, method, actions, config.context, load_model(config.init))
-    model = Model(network, method, (3, *sides), context=config.context, actions=actions)
+    model = Model(network, method, (3, *sides), context=config.context, actions=actions, span=config.span)
     return config.batch * training_flops(model)
 
 

@@ -80,7 +80,7 @@ def train(
         if main and not prepared:
             raw.prepare_in(out, data, size, lambda folder: admit(Windows(folder)))
         accelerator.wait_for_everyone()
-        length = config.span * (methods.get(config.method).window - 1) + 1
+        length = methods.get(config.method).frames(config.span)
         windows = Windows(data if prepared else out / "data", frames=length)
         run = _Run(config, windows, out, network, accelerator, resumed, admit(windows))
         return _steps(run, windows, out)

@@ -20,7 +20,7 @@ def overview(
         f"{model.method.title} on {hardware()}: {_shared(model)}, {'bf16' if bf16 else 'fp32'}.",
         f"Data: {_data(windows)}.",
         f"Network: {_network(config, model, step)}.",
-        f"Steps: {config.steps} of {_count(config.batch, 'pair')}, "
+        f"Steps: {config.steps} of {_count(config.batch, _sample(windows))}, "
         f"{config.steps * config.batch / len(windows):.3g} passes over the data.",
         *_losses(config, model, change, step),
         f"Previews: {_previews(config, out, step)}.",
@@ -34,10 +34,14 @@ def _shared(model: Model) -> str:
 
 def _data(windows: Windows) -> str:
     clips, (height, width) = windows.clips, windows.size
-    frames, pairs = sum(clip["frames"] for clip in clips), _count(len(windows), "pair")
+    frames, pairs = sum(clip["frames"] for clip in clips), _count(len(windows), _sample(windows))
     tests = _count(len(windows.index["clips"]) - len(clips), "clip")
     inside = f"{_count(frames, 'frame')} ({pairs}) in {_count(len(clips), 'clip')}"
     return f"{windows.root}, {height}x{width}, {inside}; {tests} for testing"
+
+
+def _sample(windows: Windows) -> str:
+    return "pair" if windows.frames == 2 else "window"
 
 
 def _network(config: TrainConfig, model: Model, step: int) -> str:

@@ -14,7 +14,8 @@ from biflow.animation import AnimationWriter
 from biflow.data.starts import starts
 from biflow.errors import UserError
 from biflow.model import Model
-from biflow.rollout import drain, stream
+from biflow.rollout import drain
+from biflow.sequences import follow
 from biflow.video import to_float
 
 log = logging.getLogger("biflow")
@@ -41,7 +42,7 @@ def draw(model: Model, path: Path) -> None:
         actions = iter(np.stack(rows, axis=1)) if rows else None
         side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
-            frames = islice(drain(stream(model, begin, actions=actions)), total)
+            frames = islice(drain(follow(model, begin, actions=actions)), total)
             for frame in tqdm(frames, "moving picture", total, unit="frame"):
                 picture.write(torch.cat(list(F.pad(frame.pixels, (0, 1), value=255)), dim=2)[:, :, :-1])
     except UserError as error:

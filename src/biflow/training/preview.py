@@ -16,7 +16,8 @@ from biflow.data.starts import held_out
 from biflow.data.windows import Windows
 from biflow.methods import Method
 from biflow.model import Model
-from biflow.rollout import drain, stream
+from biflow.rollout import drain
+from biflow.sequences import follow
 from biflow.training.first import places
 from biflow.video import VideoWriter, contact_sheet, to_float
 
@@ -68,7 +69,7 @@ def preview(model: Model, data: Path, path: Path, show: Callable[[str], None], s
     )
     first = to_float(clips[:, : past + 1]).to(model.device)
     actions = _actions(model, windows, starts, length)
-    frames = drain(stream(model, first, actions=actions, solver=_solver(model.method)))
+    frames = drain(follow(model, first, actions=actions, solver=_solver(model.method)))
     video, begun = [clips[:, past]], time.monotonic()
     while len(video) <= length and (len(video) <= FEWEST or time.monotonic() - begun < SECONDS):
         if stopped():

@@ -1,0 +1,77 @@
+"""Frames of any model, one after the other: of one that streams, or of one that makes whole clips."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biflow.config import Solver
+from biflow.errors import UserError
+from biflow.model import Model
+from biflow.paths import State
+from biflow.rollout import Frame, check_first, sample_generators, stream
+
+KNOWN = 0.25  # share of a clip that the end of the one before it gives
+
+
+def follow(model: Model, first: State, **settings: Any) -> Iterator[Frame]:
+    """Endless frames after `first`: those of `stream`, or, where the method makes whole clips, of `clips`."""
+    return (clips if model.method.clips else stream)(model, first, **settings)
+
+
+def clips(
+    model: Model,
+    first: Tensor,
+    *,
+    generators: Sequence[torch.Generator] | None = None,
+    solver: Solver | None = None,
+    **others: Any,
+) -> Iterator[Frame]:
+    """The frames of clips of `model.span` frames, each clip solved at once from noise. Eq. (1)
+
+    The first clip begins with the frames of `first`, and every later one with the last quarter of the clip before it
+    (outpainting; the paper makes single clips without a given frame). Memory grows with the span, not with the number
+    of clips.
+
+    Args:
+        model: of a method that makes whole clips.
+        first: (b, j, 3, h, w) in [-1, 1] on the model's device, with j from 0, for clips from noise alone, to span - 1;
+            of more, the last ones are taken. (b, 3, h, w) is one frame, if the model's shape is known.
+        generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
+        solver: that of the method by default.
+        others: settings of `stream`, which must be None, or as they are for a stream forward in time.
+
+    The evaluations of a clip are counted with its first new frame.
+
+    Raises:
+        UserError: a model that streams, frames that do not fit it, or a setting that is for streams.
+        SolverError: the solution is not finite, or takes too many evaluations.
+    """
+    method, span = model.method, model.span
+    if not method.clips:
+        raise UserError(f"{method.title} makes frame after frame: use biflow.stream.")
+    usual = {"actions": None, "eps": 0, "context_eps": None, "direction": "forward", "in_between": 1}
+    for name, value in others.items():
+        if value is not None and value != usual[name]:
+            raise UserError(f"{name} is for streams, and {method.title} makes whole clips.", setting=name)
+    known = first[:, None] if model.shape and first.ndim == len(model.shape) + 1 else first
+    generators = sample_generators(0, range(len(first))) if generators is None else generators
+    for frame in known.unbind(1):
+        check_first(model, frame, len(generators))
+    return _clips(model, known[:, max(0, known.shape[1] - span + 1) :], generators, solver or method.solver)
+
+
+def _clips(model: Model, known: Tensor, generators: Sequence[torch.Generator], solver: Solver) -> Iterator[Frame]:
+    numbers, repeated = count(1), min(model.span - 1, max(1, int(KNOWN * model.span)))
+    while True:
+        with torch.inference_mode():
+            new = known.new_full((len(known), model.span - known.shape[1], *known.shape[2:]), torch.nan)
+            x, given = model.method.start(torch.cat([known, new], dim=1), 0.0, generators)
+            solution = model.method.advance(model.network, x, 0.0, 1.0, given=given, solver=solver)
+            clip = solution.x.clamp(*model.limits) if model.limits else solution.x
+        for place in range(known.shape[1], model.span):
+            nfe = solution.nfe if place == known.shape[1] else torch.zeros_like(solution.nfe)
+            yield Frame(clip[:, place], nfe, float(next(numbers)))
+        known = clip[:, model.span - repeated :]
