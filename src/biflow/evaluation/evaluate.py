@@ -8,8 +8,8 @@ It contains
   mean. Bootstrap and jackknife treat videos as independent.
 - `nfe`: `mean` and `p95` over all frames of all videos, with the bootstrap `interval` of the mean; `over_time`, the
   mean at each frame; `batch_max`, the mean over frames of the largest in any video, as the paper counts steps.
-- `over_time`: the measures of `biflow.evaluation.over_time`, and `lpips_to_previous`, at each of `frames`, and their
-  mean in real videos; among them `grid`, at the period of the network's patch.
+- `over_time`: the measures of `biflow.evaluation.over_time`, `lpips_to_previous`, and `drift` of models that learn
+  noise, at each of `frames`, and their mean in real videos; among them `grid`, at the period of the network's patch.
 - `nearest`: distances from the last frames to the nearest training frames, and those of real test frames.
 - `past_and_actions`: see `biflow.evaluation.past_and_actions`.
 - `seconds_per_frame`, `windows`, `note` (a warning that belongs beside the numbers, or None) and `protocol`.
@@ -32,7 +32,7 @@ from biflow.data.starts import starts
 from biflow.data.windows import Windows
 from biflow.documents import read_document
 from biflow.errors import UserError
-from biflow.evaluation import actions, metrics, past_and_actions
+from biflow.evaluation import actions, drift, metrics, past_and_actions
 from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
@@ -103,6 +103,8 @@ def _measured(
         return {}
     per_frame = metrics.frames(evaluation)
     result = metrics.measure(work, evaluation, per_frame)
+    if (seen := drift.measure(model, evaluation)) is not None:
+        result["over_time"]["drift"] = seen
     result["past_and_actions"] = past_and_actions.measure(model, evaluation, networks, per_frame, progress=progress)
     result["protocol"] = {**evaluation.record, "engine": model.engine}
     write_json(evaluation.out / "metrics.json", result)

@@ -7,7 +7,7 @@ from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
 from biflow.methods.noise import Noise, draw_noise, noise_like
-from biflow.paths import PATHS, Conditions, Network, PerSample, Query, State, noisy
+from biflow.paths import PATHS, Conditions, Network, PerSample, Query, State, conditioned, noisy
 from biflow.solvers import Field, Solution, solve
 
 
@@ -66,6 +66,10 @@ class BiFlow(Method):
         curve = paths.denoising_line(t, alpha)
         field, args = under(lambda network: paths.field_along(network, curve), network, conditions)
         return solve(field, x, 0.0, 1.0, args=args, solver=solver)
+
+    def noise(self, network: Network, x: State, alpha: float, *, conditions: Conditions) -> State | None:
+        level = x.new_full((len(x),), alpha)
+        return conditioned(network, conditions)(Query(x, torch.zeros_like(level), level)).n
 
 
 def _curve(eps: float, backward: bool) -> paths.Curve:

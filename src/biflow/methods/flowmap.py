@@ -88,6 +88,9 @@ class FlowMap(BiFlow):
     def denoise(self, network: Network, x: State, t: float, alpha: float, *, solver: Solver, **how: Any) -> Solution:
         return super().denoise(jumping(network, 0.0), x, t, alpha, solver=_of_field(solver), **how)
 
+    def noise(self, network: Network, x: State, alpha: float, **how: Any) -> State | None:
+        return super().noise(jumping(network, 0.0), x, alpha, **how)
+
 
 def jumping(network: Network, jump: float) -> Network:
     """A network of JumpQueries as one of Queries, for jumps of that length."""

@@ -124,6 +124,10 @@ class Method:
         """Remove noise of level `alpha` from states at time `t`. Raises UserError where noise is not learned."""
         raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {self.title}.")
 
+    def noise(self, network: Network, x: State, alpha: float, *, conditions: Conditions) -> State | None:
+        """The noise that its network sees in frames x with noise of level `alpha`; None if it learns none."""
+        return None
+
     def example(self, frame: State, eps: float = 0.0, conditions: Conditions = NO_CONDITIONS) -> Any:
         """The first query by which the frame after `frame` is solved, always with the same noise."""
         queries = []

@@ -85,15 +85,16 @@ def over_time(runs: list[Run]):
 
 def measures(runs: list[Run]):
     """The measures of frames (motion, saturation, …) over time, and their mean in real videos (dashed)."""
-    # Those that all runs have: an evaluation by an earlier version may lack one.
-    names = [name for name in runs[0].metrics["over_time"] if all(name in run.metrics["over_time"] for run in runs)]
+    # Not all runs have each: only models that learn noise have a drift.
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics["over_time"]))
     figure, panels = _figure((10.4, 2.6), len(names))
     colour = colours(runs)
     for panel, name in zip(panels, names, strict=True):
-        for run in runs:
+        having = [run for run in runs if name in run.metrics["over_time"]]
+        for run in having:
             values = run.metrics["over_time"][name]
             panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=_plain(run.label))
-        panel.axhline(runs[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
+        panel.axhline(having[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
         panel.set_title(_plain(name.replace("_", " ")), fontsize=9)
     return figure
 
