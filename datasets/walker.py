@@ -1,9 +1,9 @@
 """Who walks through the mazes: commands (move, turn) for every frame, drawn at random.
 
-Both lie in [-1, 1]: move 1 is a full step forward, turn 1 the largest turn to the right. A walk alternates between
-following corridors and looking around. It keeps to the middle of corridors and hardly ever touches a wall: a picture
-that one wall fills does not show where the walker is, and what a small network learns of such pictures it lacks
-elsewhere.
+Both lie in [-1, 1]: move 1 is a full step forward, turn 1 the largest turn to the right. A walker follows corridors
+along their middle, takes the turns that come while it walks, and at times stands still or backs off. It does not touch
+walls or turn on the spot: a small network that is trained for hours on a CPU does not learn walks that do
+(docs/lab-notes.md).
 """
 
 import math
@@ -15,11 +15,12 @@ CELL = 128  # side of a grid cell and height of a wall, in map units
 STEP = 5.3  # map units per frame at move 1
 MAX_TURN = 4.0  # degrees per frame at turn 1
 CLEAR = 48  # map units: how near backing off may come to a wall
+EARLY = 0.7  # cells before the middle of a cell: where a walker turns to the next one
 DIRECTIONS = EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 Command = tuple[float, float]
 
-BACK, STILL, LEFT, RIGHT = (-1.0, 0.0), (0.0, 0.0), (0.0, -1.0), (0.0, 1.0)
+BACK, STILL = (-1.0, 0.0), (0.0, 0.0)
 
 
 @dataclass
@@ -42,10 +43,10 @@ def exits(open_cells: set[Cell], cell: Cell) -> list[Cell]:
 
 
 def choose_way(rng: random.Random, open_cells: set[Cell], cell: Cell, heading: Cell) -> Cell:
-    """Straight on, left or right, whichever are open, with equal chances; sometimes back, and always where it must."""
+    """Straight on, left or right, whichever are open, with equal chances; back where it must."""
     back = (-heading[0], -heading[1])
     on = [way for way in exits(open_cells, cell) if way != back]
-    return back if not on or (back in exits(open_cells, cell) and rng.random() < 0.02) else rng.choice(on)
+    return rng.choice(on) if on else back
 
 
 def view(pose: Pose, open_cells: set[Cell], turned: float = 0) -> float:
@@ -65,52 +66,29 @@ def turn_to(pose: Pose, x: float, y: float) -> float:
 
 def commands(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
     """Commands of a walk without end. The caller carries them out and keeps `pose` up to date."""
-    shares = {follow: 0.75, look: 0.25}  # of frames
-    spent = {kind: rng.uniform(0, 200) * share for kind, share in shares.items()}
     while True:
-        kind = min(shares, key=lambda kind: spent[kind] / shares[kind])
-        for command in kind(rng, pose, open_cells):
-            spent[kind] += 1
-            yield command
+        yield from follow(rng, pose, open_cells)
+        yield from pause(rng, pose, open_cells)
 
 
 def follow(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
     """Follow corridors along their middle, with smooth steering or with full turns as keys give."""
-    keys, stops = rng.random() < 0.5, rng.random() < 0.3  # whether it stands still for sharp turns
-    cell = pose.cell
-    way = min(
-        exits(open_cells, cell),
-        key=lambda way: abs(turn_to(pose, pose.x + way[0], pose.y + way[1])),
-    )
-    place, waits = None, False
-    for _ in range(rng.randrange(60, 161)):
-        if place is None or math.dist((pose.x, pose.y), place) < (0.2 if stops else 0.6) * CELL:
+    keys, cell, place = rng.random() < 0.5, pose.cell, None
+    way = min(exits(open_cells, cell), key=lambda way: abs(turn_to(pose, pose.x + way[0], pose.y + way[1])))
+    for _ in range(rng.randrange(60, 181)):
+        if place is None or math.dist((pose.x, pose.y), place) < EARLY * CELL:
             if place is not None:
                 way = choose_way(rng, open_cells, cell, way)
             cell = (cell[0] + way[0], cell[1] + way[1])
             place = ((cell[0] + 0.5) * CELL, (cell[1] + 0.5) * CELL)
         error = turn_to(pose, *place)
         turn = (0 if abs(error) < 3 else math.copysign(1, error)) if keys else 0.3 * error / MAX_TURN
-        waits = abs(error) > (15 if stops or waits else 60)
-        yield 0.0 if waits else 1.0, max(-1.0, min(1.0, turn))
+        yield 1.0, max(-1.0, min(1.0, turn))
 
 
-def look(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
-    """Stop; look to a side and back, all around, back off, or wait."""
-    kind = rng.choices(("aside", "around", "off", "wait"), (5, 0.7, 8, 3))[0]
-    if kind == "aside":
-        return look_aside(rng)
-    if kind == "around":
-        return [rng.choice((LEFT, RIGHT))] * round(360 / MAX_TURN)
-    if kind == "off":  # not into a wall, where the command would not be visible
-        free = min(view(pose, open_cells, turned) for turned in (150, 180, 210)) - CLEAR
-        return [BACK] * min(rng.randrange(6, 26), max(0, int(free / STEP)))
-    return [STILL] * rng.randrange(4, 20)
-
-
-def look_aside(rng: random.Random) -> list[Command]:
-    """Turn away by 30 to 180 degrees, wait or not, and turn back by as much."""
-    rate = 1.0 if rng.random() < 0.7 else round(rng.uniform(0.4, 1), 3)
-    turns = round(rng.uniform(30, 180) / (rate * MAX_TURN))
-    rate *= rng.choice((-1, 1))
-    return [(0.0, rate)] * turns + [STILL] * rng.randrange(0, 12) + [(0.0, -rate)] * turns
+def pause(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
+    """Stand still for a while, or back off, but not into a wall, where the command would not be visible."""
+    if rng.random() < 0.5:
+        return [STILL] * rng.randrange(4, 16)
+    free = min(view(pose, open_cells, turned) for turned in (150, 180, 210)) - CLEAR
+    return [BACK] * min(rng.randrange(6, 20), max(0, int(free / STEP)))
