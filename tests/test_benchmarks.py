@@ -1,17 +1,22 @@
 """The short form of `make bench`: only what does not depend on the machine's mood."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import networks, one_evaluation, solvers
+from benchmarks import figure1, in_between, networks, one_evaluation, solvers
 from biflow.data.starts import first_frames
+from biflow.evaluation.networks.features import Features
+from biflow.methods import BIFLOW, FLOW, SEQUENCE
 from biflow.model import load_model, shipped_model
+from biflow.paths import PATHS
 from biflow.rollout import stream
 from biflow.video import to_float
+from tests.rollout.known import constant, known
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
@@ -71,3 +76,61 @@ def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
     drawn = (tmp_path / "plot.svg").read_text()
     assert 'id="biflow"' in drawn
     assert 'id="flowmap"' in drawn
+
+
+def test_distance_and_coverage_of_a_world_that_gets_brighter():
+    """Each frame is 0.02 brighter than the last one; the field of FLOW is off by 0.01."""
+    clips = (torch.arange(6)[:, None, None, None] * 0.02).expand(2, 6, 3, 4, 4)
+    flow = known(FLOW, constant(0.03))
+    assert figure1.distance(flow, clips[:, -2]) == pytest.approx(0.03, rel=1e-4)
+    found = figure1.coverage(flow, clips)
+    assert found["real"] == pytest.approx(0.01, rel=1e-3)
+    assert found["own"] == pytest.approx(0.05, rel=1e-3)  # four frames of its own are 0.04 too bright
+    assert found["coverage"] == pytest.approx(5, rel=1e-3)
+
+
+def test_a_field_that_leads_back_covers_what_streaming_meets():
+    """The exact fields of a world that stands still: noise is whatever is not black."""
+    black = torch.full((2, 6, 3, 4, 4), -1.0)
+    biflow = known(BIFLOW, constant(0.0), lambda q: (q.x + 1) / q.alpha.clamp(min=1e-6)[:, None, None, None], eps=0.2)
+    assert figure1.field_error(biflow, black[:, 0], black[:, 1]) == pytest.approx(0, abs=1e-5)
+    assert figure1.field_error(biflow, black[:, 0] + 0.1, black[:, 1]) == pytest.approx(0, abs=1e-5)
+    assert figure1.field_error(known(FLOW, constant(0.0)), black[:, 0] + 0.1, black[:, 1]) == pytest.approx(0.1)
+
+
+def test_what_clips_and_streams_cost_is_measured_alike():
+    models = [known(FLOW, constant(0.01)), known(SEQUENCE, constant(0.01), span=8)]
+    flow, clips = figure1.speed(models, torch.zeros(1, 3, 4, 4))
+    assert clips["nfe"] < flow["nfe"]  # those of a clip, shared by seven frames
+    assert min(*flow.values(), *clips.values()) > 0
+    assert figure1.coverage(models[1], torch.zeros(2, 6, 3, 4, 4)) == {}
+    assert figure1.distance(models[1], torch.zeros(2, 3, 4, 4)) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_the_plot_of_figure_1_has_a_bar_for_each_model_and_property(tmp_path):
+    rows = [{"model": name, "distance": 1.0, "wait": 2.0, "held": 3.0} for name in ("one", "two")]
+    figure1.plot([{**rows[0], "coverage": 1.5}, rows[1]], tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f'id="{name} {what}"' in drawn for name in ("one", "two") for what in ("distance", "wait", "held"))
+
+
+def test_frames_in_between_are_compared_with_the_real_ones():
+    real = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    differs = Features(
+        "differs", "none", "none", 1, 2, lambda c: c.float().diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]
+    )
+    same = in_between.compared(real, real, differs)
+    assert (same["lpips"], same["last_lpips"], same["gradient"]) == (0, 0, 1)
+    made = real.clone()
+    made[:, :-1] //= 2
+    worse = in_between.compared(made, real, differs)
+    assert worse["gradient"] == pytest.approx(0.5, rel=0.01)
+    assert worse["lpips"] > 0 == worse["last_lpips"]
+    assert worse["psnr"] < 11 < same["psnr"]
+
+
+@pytest.mark.parametrize("case", [in_between.FRAME_BY_FRAME, *PATHS])
+def test_the_models_of_frames_in_between_differ_by_span_and_path_alone(case):
+    usual, config = in_between.settings(in_between.FRAME_BY_FRAME, 4), in_between.settings(case, 4)
+    assert replace(config, span=1, path="linear") == usual
+    assert (config.span, config.path) == ((1, "linear") if case == in_between.FRAME_BY_FRAME else (4, case))
