@@ -11,7 +11,7 @@ SET is a prepared set, and each MODEL was trained on it, without past frames or 
   model makes of it in a stream that began `--own` frames earlier. Their ratio is 1 where training has covered what
   streaming meets. A method that makes whole clips feeds no frame back, and has no such ratio.
 - streaming: evaluations and milliseconds per frame, milliseconds until the first frame is there, and what is held for
-  it, in kB per sample. In turns of one clip per model, by PyTorch, in batches of 1.
+  it, in kB per sample. In turns of 16 frames or one clip per model, by PyTorch, in batches of 1.
 """
 
 import argparse
@@ -26,12 +26,13 @@ from torch import Tensor
 
 from benchmarks import record
 from biflow import Model, Solver, Windows, load_model, sample_generators, to_float
+from biflow.methods import FLOWMAP
 from biflow.paths import linear
 from biflow.sequences import follow
 
 STEPS, STEP = 32, Solver("midpoint", steps=1)
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-ROUNDS = 5
+ROUNDS, FRAMES = 5, 16  # of a stream in each round; of a method that makes whole clips, one clip
 COLUMNS = {
     "distance": "distance",
     "real": "field error, real frames",
@@ -93,10 +94,10 @@ def coverage(model: Model, clips: Tensor) -> dict[str, float]:
 
 def speed(models: list[Model], frames: Tensor) -> list[dict[str, float]]:
     """What streaming costs each model."""
-    length = max(max(model.span for model in models), 16)
+    lengths = [model.span - 1 if model.method.clips else FRAMES for model in models]
     found: list[list[tuple[float, float, float]]] = [[] for _ in models]
     for _ in range(ROUNDS):
-        for model, rows in zip(models, found, strict=True):
+        for model, length, rows in zip(models, lengths, found, strict=True):
             stream, begun = follow(model, frames[:1]), time.perf_counter()
             nfe = [next(stream).nfe.item()]
             wait = time.perf_counter() - begun
@@ -160,8 +161,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     models = [load_model(folder) for folder in options.models]
-    if seeing := [str(model.folder) for model in models if model.context or model.actions]:
-        parser.error(f"{seeing[0]} sees past frames or actions; give models that see the current frame alone.")
+    for model in models:
+        if model.context or model.actions:
+            parser.error(f"{model.folder} sees past frames or actions; give models that see the current frame alone.")
+        if model.method is FLOWMAP or (model.span > 1 and not model.method.clips):
+            parser.error(f"{model.folder} does not solve one frame at a time along the field that it learned.")
     with torch.inference_mode():
         rows = measure(models, options.data, options.samples, options.own)
     print(table(rows))

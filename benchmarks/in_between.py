@@ -7,7 +7,8 @@ from frame to frame, and one that goes `--span` frames ahead along each path of 
 test clips, each streams the next `--span` frames by the usual solver. These are compared with the clips': LPIPS, PSNR
 in dB, and the mean gradient over that of the real frames (sharpness), in between and for the last frame, which a solve
 leads to. "Mix" is no model: it mixes the real first and last frame, as the straight path of training does. It needs the
-weights of LPIPS: biflow weights fetch lpips. The same command resumes what was interrupted.
+weights of LPIPS: biflow weights fetch lpips. The same command resumes what was interrupted. Sets have no actions: a
+model that goes from frame to frame would take them, and the others would not.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def measure(data: Path, span: int, out: Path, samples: int) -> list[dict[str, An
     mixed = [linear(first, last, torch.full((samples,), j / span)) for j in range(1, span + 1)]
     rows = [{"set": data.name, "case": MIX, **compared(to_uint8(torch.stack(mixed, 1)), clips[:, 1:], lpips)}]
     for case in (FRAME_BY_FRAME, *PATHS):
-        folder = out / data.name / case.replace(" ", "_")
+        folder = out / data.name / (case.replace(" ", "_") if case == FRAME_BY_FRAME else f"{case}_{span}")
         history = train(settings(case, span), data, folder)
         model = with_engine(load_model(folder))
         frames = list(islice(stream(model, first, generators=sample_generators(0, range(samples))), span))
@@ -99,6 +100,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/in_between"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.span < 2:
+        parser.error("with a span of 1 there is nothing in between.")
+    for data in options.sets:
+        if Windows(data).actions:
+            parser.error(f"{data} has actions.")
     rows = []
     for data in options.sets:
         own = measure(data, options.span, options.out, options.samples)

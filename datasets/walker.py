@@ -25,12 +25,11 @@ BACK, STILL = (-1.0, 0.0), (0.0, 0.0)
 
 @dataclass
 class Pose:
-    """Where the walker is: map units, degrees counterclockwise from east, and how far the last step took it."""
+    """Where the walker is: map units, and degrees counterclockwise from east."""
 
     x: float
     y: float
     angle: float
-    moved: float = 0.0
 
     @property
     def cell(self) -> Cell:

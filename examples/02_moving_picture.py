@@ -6,7 +6,7 @@ It is the short way from a model to pixels: load, choose an engine, stream, drai
 """
 
 import argparse
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ def main() -> None:
     start = biflow.starts(options.model / "first", model.size, samples=options.samples, past=model.context)
     first = biflow.to_float(start.frames)  # (b, j, 3, h, w), the newest last
     rows = autopilot(start.files, model.actions, options.frames) if model.actions else []
-    actions = np.stack(rows, axis=1) if rows else None  # what was done after the first frames, where that is known
+    known = np.stack(rows, axis=1) if rows else None  # what was done after the first frames
+    actions = repeat(None) if known is None and model.actions else known  # else the model continues by itself
     frames = biflow.drain(biflow.stream(model, first, actions=actions))
     pictures = [side_by_side(frame.pixels) for frame in islice(frames, options.frames)]
 

@@ -257,5 +257,6 @@ def test_the_picture_on_the_card_does_it_too(walking, tmp_path, monkeypatch):
     picture.draw(load_model(walking), tmp_path / "stream.webp")
     assert np.array(asked)[:, :, 0].tolist() == [[1, 0], [0.5, 0], [1, 0], [0.5, 0]]
     (walking / "first" / "1" / "after.csv").unlink()
-    monkeypatch.setattr(picture, "follow", lambda *args, actions: stream(*args, actions=actions))
-    picture.draw(load_model(walking), tmp_path / "stream.webp")  # the model continues by itself
+    monkeypatch.setattr(picture, "follow", lambda *args, actions: asked.append(next(actions)) or stream(*args))
+    picture.draw(load_model(walking), tmp_path / "stream.webp")
+    assert asked[-1] is None  # not known: the model continues by itself

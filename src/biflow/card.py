@@ -51,6 +51,7 @@ def write_card(folder: Path, state: Mapping[str, Any] | None = None) -> None:
         "picture": (folder / PICTURE).exists(),
         "about": _about(description),
         "first": (folder / "first").is_dir(),
+        "clips": methods.get(description.get("method", "biflow")).clips,
         "sections": _sections(folder, description, known),
         "results": bool(known.get("results")),
         "limits": _limits(description, known),
@@ -246,8 +247,11 @@ def _limits(description: ModelFile, known: dict) -> list[str]:
     limits = [
         f"Frames are {width}x{height}. Pictures of another size are resized to start from.",
         f"It has seen its training clips{amount}, and makes up whatever they did not show.",
-        f"It sees the current frame and {past}. What is out of sight is forgotten.",
     ]
+    if method.clips:
+        limits.append("It does not stream: all frames of a clip are made together.")
+    else:
+        limits.append(f"It sees the current frame and {past}. What is out of sight is forgotten.")
     if method.takes_eps:
         limits.append("At noise level 0 it predicts without correcting itself, and long streams drift.")
     return limits

@@ -115,7 +115,7 @@ class VideoUNet(nn.Module):
         return self.fields(outputs)
 
     def evaluate(self, net: nn.Module, query: Any) -> Float[Tensor, "b c h w"]:
-        """The output of one of `nets`, 3 channels per head."""
+        """The output of one of `nets`, as many channels per head as the state has."""
         patch, scale = self.network.patch, self.network.time_scale
         frames, (time, *label), vectors = _parts(query)
         x = frames[0] if len(frames) == 1 else torch.cat(frames, dim=1)

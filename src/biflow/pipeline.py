@@ -25,7 +25,8 @@ from biflow.exchange import as_frames, as_type
 from biflow.hub import FILES, model_folder, push
 from biflow.model import AVERAGED, WEIGHTS, Model, load_model, save_model
 from biflow.paths import Network
-from biflow.rollout import Shown, drain, stream
+from biflow.rollout import Shown, drain
+from biflow.sequences import follow
 from biflow.video import to_float
 
 FRAMES = 64  # unless the caller, or the actions, say how many
@@ -234,7 +235,7 @@ class BiFlowPipeline(DiffusionPipeline):
         how = {"eps": noise_level, "context_eps": context_eps, "direction": direction, "in_between": in_between}
         model = replace(self.model, network=_in_format(self.model, self.dtype))
         generators = _generators(generator, len(first))
-        return drain(stream(model, first, actions=self._rows(actions), generators=generators, solver=solver, **how))
+        return drain(follow(model, first, actions=self._rows(actions), generators=generators, solver=solver, **how))
 
     def _rows(self, actions: Any) -> Any:
         """Actions as `stream` takes them, one for each frame."""

@@ -66,7 +66,7 @@ def playback(settings: Sample, model: Model) -> Playback:
     choice = {"samples": settings.samples, "seed": settings.seed, "past": model.context}
     if text is None:
         begin = starts(source, model.size, **choice)
-        length = wanted or (model.span - 1 if model.method.clips else FRAMES)
+        length = wanted or (max(1, model.span - 1) if model.method.clips else FRAMES)
         return Playback(begin.frames, _unsteered(begin, model, length, settings), length, how)
     actions = model.taken_actions()
     if text == OWN:

@@ -35,6 +35,8 @@ def import_reference(path: Path, *, method: str, width: int, size: int, shape: S
         UserError: not a checkpoint of that method, width and shape, or a size that the network cannot take.
     """
     of = methods.get(method)
+    if of.clips:
+        raise UserError(f"There are no checkpoints of {of.title}.", setting="method")
     config = reference_network(shape, width, pair=of.heads == 2)
     check_size(config, size, size)
     network = VideoUNet(of, config)

@@ -101,7 +101,8 @@ def stream(
     past, last = _split(model, first)
     for frame in (*past, last):
         check_first(model, frame, len(generators))
-    eps, solver = _check_settings(model, eps, direction, in_between), solver or model.method.solver
+    check_streams(model)
+    eps, solver = check_settings(model, eps, direction, in_between), solver or model.method.solver
     if actions is not None:
         model.taken_actions()
     legs = model.span * in_between
@@ -225,12 +226,16 @@ def check_first(model: Model, first: Tensor, generators: int) -> None:
         raise UserError(f"{len(first)} samples need as many generators, not {generators}.")
 
 
-def _check_settings(model: Model, eps: float | None, direction: str, in_between: int) -> float:
-    """The noise level to use. Raises UserError for what this model cannot stream."""
-    method = model.method
-    if method.clips:
-        what = f"{method.title} makes clips of {model.span} frames at once, and cannot stream"
+def check_streams(model: Model) -> None:
+    """Raise UserError for a model whose method makes whole clips."""
+    if model.method.clips:
+        what = f"{model.method.title} makes clips of {model.span} frames at once, and cannot stream"
         raise UserError(f"{what}. `biflow sample` makes such clips; in Python, use biflow.clips.")
+
+
+def check_settings(model: Model, eps: float | None, direction: str, in_between: int) -> float:
+    """The noise level to use. Raises UserError for what this model cannot do."""
+    method = model.method
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
     if in_between < 1:

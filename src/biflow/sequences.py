@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biflow.config import Solver
+from biflow.config import Direction, Solver
 from biflow.errors import UserError
 from biflow.model import Model
 from biflow.paths import State
-from biflow.rollout import Frame, check_first, sample_generators, stream
+from biflow.rollout import Frame, check_first, check_settings, sample_generators, stream
 
 KNOWN = 0.25  # share of a clip that the end of the one before it gives
 
@@ -25,9 +25,13 @@ def clips(
     model: Model,
     first: Tensor,
     *,
+    actions: Any = None,
     generators: Sequence[torch.Generator] | None = None,
+    eps: float | None = None,
+    context_eps: float | None = None,
+    direction: Direction = "forward",
     solver: Solver | None = None,
-    **others: Any,
+    in_between: int = 1,
 ) -> Iterator[Frame]:
     """The frames of clips of `model.span` frames, each clip solved at once from noise. Eq. (1)
 
@@ -41,24 +45,24 @@ def clips(
             of more, the last ones are taken. (b, 3, h, w) is one frame, if the model's shape is known.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         solver: that of the method by default.
-        others: settings of `stream`, which must be None, or as they are for a stream forward in time.
+        actions, eps, context_eps, direction, in_between: those of `stream`, so that both are called alike. Such a
+            method takes no actions and no noise level, has no backward direction and nothing in between.
 
-    The evaluations of a clip are counted with its first new frame.
+    The evaluations of a clip are shared out among its new frames.
 
     Raises:
-        UserError: a model that streams, frames that do not fit it, or a setting that is for streams.
+        UserError: a model that streams, frames that do not fit it, or something that its method cannot do.
         SolverError: the solution is not finite, or takes too many evaluations.
     """
     method, span = model.method, model.span
     if not method.clips:
         raise UserError(f"{method.title} makes frame after frame: use biflow.stream.")
-    usual = {"actions": None, "eps": 0, "context_eps": None, "direction": "forward", "in_between": 1}
-    for name, value in others.items():
-        if value is not None and value != usual[name]:
-            raise UserError(f"{name} is for streams, and {method.title} makes whole clips.", setting=name)
     known = first[:, None] if model.shape and first.ndim == len(model.shape) + 1 else first
-    generators = sample_generators(0, range(len(first))) if generators is None else generators
-    for frame in known.unbind(1):
+    generators = sample_generators(0, range(len(known))) if generators is None else generators
+    check_settings(model, eps, direction, in_between)
+    if actions is not None:
+        model.taken_actions()
+    for frame in known.unbind(1) if known.shape[1] else [known.new_zeros((len(known), *known.shape[2:]))]:
         check_first(model, frame, len(generators))
     return _clips(model, known[:, max(0, known.shape[1] - span + 1) :], generators, solver or method.solver)
 
@@ -67,11 +71,12 @@ def _clips(model: Model, known: Tensor, generators: Sequence[torch.Generator], s
     numbers, repeated = count(1), min(model.span - 1, max(1, int(KNOWN * model.span)))
     while True:
         with torch.inference_mode():
-            new = known.new_full((len(known), model.span - known.shape[1], *known.shape[2:]), torch.nan)
-            x, given = model.method.start(torch.cat([known, new], dim=1), 0.0, generators)
+            new = model.span - known.shape[1]
+            rest = known.new_full((len(known), new, *known.shape[2:]), torch.nan)
+            x, given = model.method.start(torch.cat([known, rest], dim=1), 0.0, generators)
             solution = model.method.advance(model.network, x, 0.0, 1.0, given=given, solver=solver)
             clip = solution.x.clamp(*model.limits) if model.limits else solution.x
-        for place in range(known.shape[1], model.span):
-            nfe = solution.nfe if place == known.shape[1] else torch.zeros_like(solution.nfe)
-            yield Frame(clip[:, place], nfe, float(next(numbers)))
+        for place in range(new):
+            nfe = solution.nfe // new + (place < solution.nfe % new)
+            yield Frame(clip[:, known.shape[1] + place], nfe, float(next(numbers)))
         known = clip[:, model.span - repeated :]

@@ -66,14 +66,15 @@ def test_turns_are_measured_to_the_right():
 
 def test_a_pause_stands_still_or_backs_off_as_far_as_there_is_room():
     corridor = {(x, 1) for x in range(1, 20)}
-    for seed in range(50):
-        for x, room in (
-            (1.5, 4),
-            (10.5, 19),
-        ):  # steps of 5.3 units: to the wall behind there are 64, of which 48 are kept
-            acts = walker.pause(random.Random(seed), walker.Pose(x * maze.CELL, 1.5 * maze.CELL, 0), corridor)
-            assert set(acts) <= {walker.STILL} or len(acts) <= room
-            assert set(acts) <= {walker.STILL} or set(acts) == {walker.BACK}
+    longest = {}
+    for x in (1.5, 10.5):  # in cells: near the end of the corridor, and in its middle
+        pose = walker.Pose(x * maze.CELL, 1.5 * maze.CELL, 0)
+        pauses = [walker.pause(random.Random(seed), pose, corridor) for seed in range(100)]
+        assert all(len(set(acts)) == 1 for acts in pauses)
+        kinds = [acts[0] for acts in pauses]
+        assert min(kinds.count(walker.STILL), kinds.count(walker.BACK)) > 30
+        longest[x] = max(len(acts) for acts in pauses if acts[0] == walker.BACK)
+    assert 1 <= longest[1.5] <= (64 - walker.CLEAR) / maze.STEP + 2 < 10 < longest[10.5]
 
 
 def test_a_level_is_a_wad_of_one_udmf_map(tmp_path):
@@ -142,10 +143,10 @@ def follow(game, script):
     pose = walker.Pose(*game.get_state().game_variables[:3])
     steps, turns = [], []
     for move, turn in meanings.script(meanings.from_json(maze.MEANING, "maze.py"), script).tolist():
-        before = pose.angle
+        x, y, angle = pose.x, pose.y, pose.angle
         maze._act(game, pose, move, turn)
-        steps.append(pose.moved)
-        turns.append((before - pose.angle + 180) % 360 - 180)
+        steps.append(math.dist((x, y), (pose.x, pose.y)))
+        turns.append((angle - pose.angle + 180) % 360 - 180)
     return steps, turns
 
 
@@ -155,7 +156,7 @@ def level(tmp_path, cells=frozenset((x, 1) for x in range(1, 20))):
 
 
 def test_a_command_acts_on_the_next_frame_alone(tmp_path):
-    steps, turns = follow(Game(level(tmp_path)), "forward*2 still forward+left*2 right back move=0.5")
+    steps, turns = follow(Game(level(tmp_path)), "forward*2 still left*2 turn=1 back move=0.5")
     assert steps == pytest.approx([maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP / 2])
     assert turns == pytest.approx([0, 0, 0, -4, -4, 4, 0, 0])
 
@@ -221,7 +222,7 @@ def test_doom_obeys_at_once(tmp_path):
     pytest.importorskip("vizdoom")
     game = maze._game(level(tmp_path))
     game.make_action([0, 0, 0], 20)  # Doom holds a new player still
-    steps, turns = follow(game, "forward*2 still*3 forward+right*10 right")
+    steps, turns = follow(game, "forward*2 still*3 right*10 turn=1")
     assert steps[:2] == pytest.approx([maze.STEP] * 2, abs=0.15)
     assert steps[2:5] == pytest.approx([0] * 3, abs=0.15)
     assert steps[5:] == pytest.approx([maze.STEP] * 10 + [0], abs=0.15)

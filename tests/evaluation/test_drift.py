@@ -52,5 +52,6 @@ def test_an_evaluation_has_the_drift_over_that_of_real_frames(prepared, tmp_path
     found = evaluate(model, prepared, tmp_path / "biflow", protocol, progress=False)["over_time"]["drift"]
     assert (found["frames"], found["real"]) == ([0, 3, 6], 1.0)
     assert 1 < found["generated"][0] < found["generated"][1] < found["generated"][2] < 3
+    assert drift(Model(worse_and_worse, BIFLOW, (3, 8, 8)), GREY, 0.1) is not None
     flow = Model(lambda query: Fields(torch.zeros_like(query.x)), FLOW, (3, 16, 16))
     assert "drift" not in evaluate(flow, prepared, tmp_path / "flow", protocol, progress=False)["over_time"]

@@ -38,7 +38,7 @@ def test_a_clip_is_solved_from_noise_alone():
     assert [frame.time for frame in frames] == list(range(1, SPAN + 1))
     for frame, expected in zip(frames, clip, strict=True):
         torch.testing.assert_close(frame.x, expected.expand(2, 3, *SIZE))
-    assert [frame.nfe.tolist() for frame in frames] == [[4, 4], *[[0, 0]] * (SPAN - 1)]
+    assert [frame.nfe.tolist() for frame in frames] == [[1, 1]] * 4 + [[0, 0]] * 4  # shared out
     start = torch.stack([torch.randn(SPAN, 3, *SIZE, generator=generator) for generator in generators()])
     assert torch.equal(model.network.queries[0].x, start)
     assert [query.alpha.tolist() for query in model.network.queries] == [[k, k] for k in (0, 0.25, 0.5, 0.75)]
@@ -62,7 +62,7 @@ def test_a_clip_begins_with_the_end_of_the_one_before_it():
     last = torch.stack([frame.x for frame in frames[SPAN - 3 : SPAN - 1]], dim=1)  # 7 new frames, then 6 and 6
     n = second[0].x[:, :2]
     torch.testing.assert_close(second[-1].x[:, :2], n + 0.75 * (last - n))
-    assert [i for i, frame in enumerate(frames) if frame.nfe[0]] == [0, 7, 13]
+    assert [frame.nfe[0].item() for frame in frames[:13]] == [1] * 4 + [0] * 3 + [1] * 4 + [0] * 2
 
 
 def test_of_too_many_given_frames_the_last_ones_are_taken():
@@ -102,16 +102,25 @@ def test_what_streams_makes_no_clips():
         clips(known(BIFLOW, constant(0.0), constant(0.0)), images())
 
 
-@pytest.mark.parametrize(("name", "value"), [("eps", 0.1), ("direction", "backward"), ("in_between", 2)])
-def test_settings_of_streams_are_refused(name, value):
-    with pytest.raises(UserError, match=f"{name} is for streams, and SEQUENCE makes whole clips") as refusal:
-        clips(model_of(constant(0.0)), images(), **{name: value})
-    assert refusal.value.setting == name
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"eps": 0.1}, "SEQUENCE takes no noise, use eps 0"),
+        ({"direction": "backward"}, "SEQUENCE has no backward direction"),
+        ({"in_between": 2}, "it has nothing in between"),
+        ({"actions": [[1.0]]}, "This model takes no actions"),
+    ],
+)
+def test_what_its_method_cannot_do_is_refused(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        clips(model_of(constant(0.0)), images(), **settings)
 
 
 def test_frames_of_another_size_are_refused():
     with pytest.raises(UserError, match=r"but the model starts from \(b, 3, 4, 4\)"):
         clips(model_of(constant(0.0)), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UserError, match=r"but the model starts from \(b, 3, 4, 4\)"):
+        clips(model_of(constant(0.0)), torch.zeros(1, 0, 3, 8, 8))
 
 
 def test_the_frames_of_any_model_follow_the_first():

@@ -104,7 +104,8 @@ class TrainConfig:
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
             of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does. 1 is the
-            paper's plain sum, with which f^v learns almost nothing in a run of a few hours. Not used by CONDIFF.
+            paper's plain sum, with which f^v learns almost nothing in a run of a few hours. Not used from noise on, by
+            CONDIFF and SEQUENCE.
         precision: Number format of the computation. "auto" is bf16 where the hardware computes in it (CUDA, AMX,
             AVX-512 BF16), else fp32.
         compile: Compile the network with torch.compile. The first step then takes minutes.

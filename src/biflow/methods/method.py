@@ -1,4 +1,4 @@
-"""What a method is: everything that FLOW, BI-FLOW, CONDIFF and FLOW MAP differ in."""
+"""What a method is: everything that FLOW, BI-FLOW, CONDIFF and the others differ in."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,10 +38,10 @@ class Method:
         name: in settings, files and tables of results.
         title: for people.
         heads: fields that its network answers with: f^v, or f^v and f^n.
-        window: adjacent frames that its loss looks at.
+        window: adjacent frames that its loss looks at, for a span of 1.
         takes_eps: whether it streams with a noise level.
         backward: whether it can be solved backward in time.
-        spans: whether its loss takes windows of any number of frames, and learns the way from the first to the last.
+        spans: whether its loss takes windows of any number of frames: the way from the first to the last, or a clip.
         clips: whether it solves a clip of `span` frames at once, from noise, and so cannot stream.
         in_between: whether a frame can be solved in several legs, with a frame to show after each.
         teacher: the method of the model that its loss learns from, if any; it begins with the weights of that model.

@@ -18,7 +18,7 @@ from biflow.errors import UserError
 from biflow.hub import is_id, model_folder
 from biflow.machine import device
 from biflow.model import Model, load_model
-from biflow.rollout import drain, sample_generators, stream
+from biflow.rollout import check_streams, drain, sample_generators, stream
 from biflow.serve.batching import Batcher
 from biflow.serve.images import data_url, encode, preview
 from biflow.video import to_float
@@ -112,6 +112,7 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
     for name, folder in folders.items():
         try:
             model = load_model(folder, device=device())
+            check_streams(model)
             begun = with_first(name, model, first or folder / "first", given=first is not None)
         except UserError as error:
             if len(folders) == 1 or first:

@@ -15,6 +15,7 @@ from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
 from biflow.hub import model_folder, push
 from biflow.model import WEIGHTS, Model, load_model, load_weights, weights_file
+from biflow.rollout import check_streams
 from biflow.training.checkpoint import newest_whole
 from biflow.training.first import write_first
 from biflow.training.picture import draw
@@ -42,6 +43,8 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
         from biflow.web.build import check_method
 
         check_method(model)
+    if settings.onnx:
+        check_streams(model)
     if model.span > 1 and (settings.web or settings.onnx):
         raise UserError(f"This model solves {model.span} frames at once, which a page or ONNX file cannot. Serve it.")
     if settings.out:

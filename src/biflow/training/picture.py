@@ -1,7 +1,7 @@
 """The moving picture on a model's card: streams from its first frames, side by side."""
 
 import logging
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ def draw(model: Model, path: Path) -> None:
         begin = to_float(found.frames[:STREAMS]).to(model.device)
         total = min(FRAMES, max(2, round(SECONDS * fps)))
         rows = autopilot(found.files[:STREAMS], model.actions, total) if model.actions else []
-        actions = iter(np.stack(rows, axis=1)) if rows else None
+        known = np.stack(rows, axis=1) if rows else None
+        actions = repeat(None) if known is None and model.actions else known
         side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
             frames = islice(drain(follow(model, begin, actions=actions)), total)

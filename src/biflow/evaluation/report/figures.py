@@ -150,7 +150,8 @@ def _save(figure, path: Path) -> Path:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[-1].legend(fontsize=8, frameon=False)
+    fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))  # not all have every run
+    fullest.legend(fontsize=8, frameon=False)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=140)
     return path
