@@ -106,11 +106,24 @@ def commands(text: str) -> list[str]:
     return [match[1] for match in found if match]
 
 
+def settings_in(text: str) -> list[str]:
+    """The commands `biflow train …` with settings that stand within sentences or tables."""
+    return [
+        found for found in re.findall(r"`biflow (train [^`\n]*--[^`\n]*)`", FENCE.sub("", text)) if "…" not in found
+    ]
+
+
 COMMANDS = [
     pytest.param(command, id=f"{place(page)}: {command}")
     for page in PAGES
     for _, text in blocks(page, "", "sh")
     for command in commands(text)
+]
+COMMANDS += [
+    pytest.param(f"{command} --data datasets/mine --out runs/mine", id=f"{place(page)}: {command}")
+    for page in PAGES
+    for command in settings_in(page.read_text())
+    if "--data" not in command
 ]
 
 

@@ -316,6 +316,17 @@ def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(evaluated, t
     assert {path.name for path in out.iterdir()} == {"notes.md", "my_scatter.png", *own}
 
 
+def test_a_measure_that_not_all_runs_have_is_drawn_and_the_legend_names_all(evaluated, tmp_path):
+    folders = [evaluated("one"), evaluated("two", "flow", 0.0)]
+    metrics = json.loads((folders[0] / "metrics.json").read_text())
+    metrics["over_time"]["drift"] = {"frames": [0, 3], "generated": [1.0, 2.0], "real": 1.0}
+    (folders[0] / "metrics.json").write_text(json.dumps(metrics))
+    report(folders, tmp_path / "report")
+    drawn = (tmp_path / "report" / "measures_squares.svg").read_text()
+    assert all(f"<!-- {text} -->" in drawn for text in ("drift", "FLOW"))
+    assert "BI-FLOW" in drawn
+
+
 def test_a_script_of_actions_is_text_in_markdown(extended, tmp_path):
     page = Page(report([extended("walk", actions="forward*40 left*12|x")], tmp_path / "report").read_text())
     assert "BI-FLOW ε 0.1, actions forward*40 left*12|x ★" in page.text["td"]
