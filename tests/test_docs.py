@@ -108,9 +108,8 @@ def commands(text: str) -> list[str]:
 
 def settings_in(text: str) -> list[str]:
     """The commands `biflow train …` with settings that stand within sentences or tables."""
-    return [
-        found for found in re.findall(r"`biflow (train [^`\n]*--[^`\n]*)`", FENCE.sub("", text)) if "…" not in found
-    ]
+    found = re.findall(r"`biflow (train [^`\n]*--[^`\n]*)`", FENCE.sub("", text))
+    return [command for command in found if not re.search("…|[A-Z]{3}", command)]  # FILE stands for one
 
 
 COMMANDS = [
