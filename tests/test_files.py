@@ -133,6 +133,17 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path):
     assert names(tmp_path) == [".a.12345678.partial", ".a.notes.partial", "a", "a.tx"]
 
 
+def test_folders_of_processes_that_were_killed_before_they_wrote_are_removed(tmp_path):
+    folders = [tmp_path / f".a.{name}.partial" for name in ("12345678", "87654321")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / ".lock").touch()
+    os.utime(folders[0], (0, time.time() - 60))  # the other one may be just being made
+    with files.replacing(tmp_path / "a") as partial:
+        partial.write_text("new")
+    assert names(tmp_path) == [".a.87654321.partial", "a"]
+
+
 def test_a_folder_whose_process_was_killed_between_two_renames_gets_its_name_back(tmp_path):
     moved = tmp_path / ".a.12345678.partial" / ".previous"
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ log = logging.getLogger("biflow")
 
 BLOCK = 1 << 20
 LOCK, PREVIOUS = ".lock", ".previous"  # in private folders; the first also in a folder that a command writes in
+MAKING = 2.0  # seconds in which a private folder that is still empty may be one that is being made
 ATTEMPTS = 9  # at a rename, where another process renames as well
 TAKEN = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what then fails
 
@@ -114,7 +116,9 @@ def _tidy(out: Path, name: str) -> None:
     """Remove the private folders that processes have left which were killed: those whose lock nobody holds."""
     for folder in out.glob(f".{glob.escape(name)}.????????.partial"):
         with contextlib.suppress(OSError, NotImplementedError):
-            if not (folder / LOCK).is_file() or len(os.listdir(folder)) < 2:  # it is being made
+            if not (folder / LOCK).is_file():  # somebody else's, or it is being made
+                continue
+            if len(os.listdir(folder)) < 2 and time.time() - folder.stat().st_mtime < MAKING:
                 continue
             with FileLock(folder / LOCK).acquire(timeout=0):
                 if (folder / PREVIOUS).exists() and not (out / name).exists():  # killed between two renames
