@@ -27,6 +27,7 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
         ({"walk.csv": "turn,\n0,1\n"}, r"rows of 2 numbers, but its columns are named \['turn', ''\]"),
         ({"walk.csv": "turn,turn\n0,1\n"}, "need names that differ"),
         ({"walk.csv": ""}, r"walk\.csv holds no rows of actions"),
+        ({"walk.csv": "frame,turn\n"}, r"walk\.csv holds no rows of actions"),
         ({"walk.json": "{"}, r"walk\.json is not valid JSON"),
         (
             {"walk.json": {"title": "A walk"}},

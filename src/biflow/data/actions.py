@@ -219,6 +219,8 @@ def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]
 
     def rises(i: int) -> bool:
         parts = [[row[i] for row in rows] for rows in groups.values()]
+        if not parts or not all(parts):  # no rows
+            return False
         return all(a <= b for part in parts for a, b in pairwise(part)) and all(part[-1] > part[0] for part in parts)
 
     found = [column for i, column in enumerate(columns) if column.lower() in COUNTERS and rises(i)]
