@@ -78,8 +78,7 @@ def stream(
             done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         eps: noise level, for methods that take one; the model's own by default.
-        context_eps: noise level of the past frames that the model sees; its own by default. Backward in time it sees
-            none, since these are still to come.
+        context_eps: noise level of the past frames that the model sees, if forward in time; its own by default.
         direction: direction in time, where the method can be solved backward.
         solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
         in_between: frames per frame of the training videos: with 4, each of four legs of the curve gives one. A frame

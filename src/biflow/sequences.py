@@ -36,23 +36,16 @@ def clips(
     """The frames of clips of `model.span` frames, each clip solved at once from noise. Eq. (1)
 
     The first clip begins with the frames of `first`, and every later one with the last quarter of the clip before it
-    (outpainting; the paper makes single clips without a given frame). Memory grows with the span, not with the number
-    of clips.
+    (outpainting; the paper makes single clips without a given frame). Memory grows with the span alone. The evaluations
+    of a clip are shared out among its new frames.
 
     Args:
         model: of a method that makes whole clips.
         first: (b, j, 3, h, w) in [-1, 1] on the model's device, with j from 0, for clips from noise alone, to span - 1;
             of more, the last ones are taken. (b, 3, h, w) is one frame, if the model's shape is known.
-        generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
-        solver: that of the method by default.
-        actions, eps, context_eps, direction, in_between: those of `stream`, so that both are called alike. Such a
-            method takes no actions and no noise level, has no backward direction and nothing in between.
+        generators, solver: as of `stream`. So are all others, which such a method does not take.
 
-    The evaluations of a clip are shared out among its new frames.
-
-    Raises:
-        UserError: a model that streams, frames that do not fit it, or something that its method cannot do.
-        SolverError: the solution is not finite, or takes too many evaluations.
+    Raises UserError and SolverError as `stream` does, and UserError for a model that streams.
     """
     method, span = model.method, model.span
     if not method.clips:

@@ -177,7 +177,7 @@ def test_an_interrupted_run_resumes_at_the_next_video(model, prepared, tmp_path,
             raise KeyboardInterrupt
         return stream(model, first, **settings)
 
-    monkeypatch.setattr("biflow.evaluation.videos.stream", failing_stream)
+    monkeypatch.setattr("biflow.evaluation.videos.follow", failing_stream)
     with pytest.raises(KeyboardInterrupt):
         run(model, prepared, tmp_path / "out", batch=1)
     assert len(list((tmp_path / "out" / "videos").iterdir())) == 1

@@ -20,8 +20,8 @@ class Sample:
         model: A run of `biflow train`, or a model folder.
         first: What to start from: an image, a film (its first frame), a folder of images, or a prepared set (frames of
             its test split). The model's own first frames by default.
-        frames: Length of each video, in frames at the rate of the training videos. By default 512, or one per action;
-            for a method that makes whole clips, the rest of a clip.
+        frames: Length of each video, in frames at the rate of the training videos. By default 512, or one per action.
+            For a method that makes whole clips, it is the rest of a clip.
         actions: What is done in the video, for a model that takes actions. Names of actions with numbers of frames, as
             in "forward*40 left*12 still*5"; a CSV or JSON file with a row per frame; the JSON file of a live recording,
             which is repeated as it was; "data", the own actions of the prepared set that FIRST names; or "none", where
