@@ -87,15 +87,6 @@ def _intervals(result: dict) -> dict[str, list[float]]:
     return {name: result[name]["interval"] for name in ("kvd", "fvd") if name in result}
 
 
-def table(rows: list[dict]) -> str:
-    """The rows of a set in Markdown."""
-    lines = [f"| {' | '.join(['', *COLUMNS])} |", f"|---|{'---|' * len(COLUMNS)}"]
-    for row in rows:
-        cells = ["-" if row[title] is None else f"{row[title]:.3g}" for title in COLUMNS]
-        lines.append(f"| {' | '.join([row['case'], *cells])} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET", help="prepared sets with actions")
@@ -108,7 +99,8 @@ def main() -> None:
     rows = []
     for data in options.sets:
         own = [measure(case, data, options.out / data.name / case.replace(" ", "_")) for case in options.cases]
-        print(f"{data.name}\n\n{table(own)}\n", flush=True)
+        table = record.table(own, {"case": ""}, {title: title for title in COLUMNS})
+        print(f"{data.name}\n\n{table}\n", flush=True)
         rows += own
     record.write(options.json, {"protocol": PROTOCOL.name, "rows": rows})
 

@@ -110,7 +110,7 @@ def speed(models: list[Model], frames: Tensor) -> list[dict[str, float]]:
 def measure(models: list[Model], data: Path, samples: int, own: int) -> list[dict[str, Any]]:
     """A row for each model."""
     windows = Windows(data, "test", frames=own + 2)
-    clips = to_float(windows.batch(np.linspace(0, len(windows) - 1, samples).round().astype(int)))
+    clips = to_float(windows.spread(samples))
     rows: list[dict[str, Any]] = []
     for model, cost in zip(models, speed(models, clips[:, -2]), strict=True):
         x, given = begin(model, clips[:1, -2])
@@ -118,15 +118,6 @@ def measure(models: list[Model], data: Path, samples: int, own: int) -> list[dic
         row |= {"span": model.span, "distance": distance(model, clips[:, -2]), **coverage(model, clips), **cost}
         rows.append(row | {"held": sum(tensor.nbytes for tensor in (x, *given)) / 1e3})
     return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-    lines = [f"| {' | '.join(['', *COLUMNS.values()])} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for row in rows:
-        cells = [f"{row[name]:.3g}" if name in row else "-" for name in COLUMNS]
-        lines.append(f"| {' | '.join([str(row['model']), *cells])} |")
-    return "\n".join(lines)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -168,7 +159,7 @@ def main() -> None:
             parser.error(f"{model.folder} does not solve one frame at a time along the field that it learned.")
     with torch.inference_mode():
         rows = measure(models, options.data, options.samples, options.own)
-    print(table(rows))
+    print(record.table(rows, {"model": ""}, COLUMNS))
     how = {"set": options.data.name, "samples": options.samples, "own": options.own}
     record.write(options.json, {"question": "the properties of Fig. 1", **how, "rows": rows})
     if options.plot:

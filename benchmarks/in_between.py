@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,29 +66,20 @@ def compared(made: Tensor, real: Tensor, lpips: Features) -> dict[str, float]:
 def measure(data: Path, span: int, out: Path, samples: int) -> list[dict[str, Any]]:
     """A row for each case of a set, trained where it is not yet."""
     windows = Windows(data, "test", frames=span + 1)
-    clips = windows.batch(np.linspace(0, len(windows) - 1, samples).round().astype(int))
+    clips = windows.spread(samples)
     first, last, lpips = to_float(clips[:, 0]), to_float(clips[:, -1]), lpips_features(torch.device("cpu"))
-    mixed = [linear(first, last, torch.full((samples,), j / span)) for j in range(1, span + 1)]
+    mixed = [linear(first, last, torch.full((len(clips),), j / span)) for j in range(1, span + 1)]
     rows = [{"set": data.name, "case": MIX, **compared(to_uint8(torch.stack(mixed, 1)), clips[:, 1:], lpips)}]
     for case in (FRAME_BY_FRAME, *PATHS):
         folder = out / data.name / (case.replace(" ", "_") if case == FRAME_BY_FRAME else f"{case}_{span}")
         history = train(settings(case, span), data, folder)
         model = with_engine(load_model(folder))
-        frames = list(islice(stream(model, first, generators=sample_generators(0, range(samples))), span))
+        frames = list(islice(stream(model, first, generators=sample_generators(0, range(len(clips)))), span))
         made, nfe = torch.stack([to_uint8(frame.x) for frame in frames], dim=1), [frame.nfe for frame in frames]
         row = {"set": data.name, "case": case, "pairs": history["samples"], **compared(made, clips[:, 1:], lpips)}
         rows.append(row | {"nfe": torch.stack(nfe).float().mean().item()})
         print(rows[-1], flush=True)
     return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows of a set in Markdown."""
-    lines = [f"| {' | '.join(['', *COLUMNS.values()])} |", "|---" * (1 + len(COLUMNS)) + "|"]
-    for row in rows:
-        cells = [f"{row[name]:.3g}" if name in row else "-" for name in COLUMNS]
-        lines.append(f"| {' | '.join([row['case'], *cells])} |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -108,7 +98,8 @@ def main() -> None:
     rows = []
     for data in options.sets:
         own = measure(data, options.span, options.out, options.samples)
-        print(f"{data.name}, {options.span} frames per solve\n\n{table(own)}\n", flush=True)
+        table = record.table(own, {"case": ""}, COLUMNS)
+        print(f"{data.name}, {options.span} frames per solve\n\n{table}\n", flush=True)
         rows += own
     how = {"span": options.span, "samples": options.samples}
     record.write(options.json, {"question": "frames in between, by path", **how, "rows": rows})

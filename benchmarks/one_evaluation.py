@@ -65,15 +65,6 @@ def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, st
     }
 
 
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown."""
-    lines = [f"| {' | '.join(['method', 'steps', *COLUMNS])} |", "|---" * (2 + len(COLUMNS)) + "|"]
-    for row in rows:
-        cells = [f"{row[name]:.3g}" if name in row else "-" for name in COLUMNS]
-        lines.append(f"| {' | '.join([row['method'], row['steps'], *cells])} |")
-    return "\n".join(lines)
-
-
 def plot(rows: list[dict], path: Path) -> None:
     """KVD against evaluations, and against speed."""
     import matplotlib.pyplot as plt
@@ -121,7 +112,7 @@ def main() -> None:
         for batch in BATCHES:
             found = speed(models, options.data, batch)
             rows = [row | found[row["method"], row["steps"]] for row in rows]
-    print(table(rows))
+    print(record.table(rows, {name: name for name in ("method", "steps")}, {name: name for name in COLUMNS}))
     protocol = {"samples": options.samples, "frames": options.frames}
     record.write(options.json, {"question": "quality and speed at one and two evaluations", **protocol, "rows": rows})
     if options.plot and not options.speed:

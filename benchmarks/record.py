@@ -3,9 +3,11 @@
 import json
 import os
 import platform
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +37,19 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def table(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], columns: Mapping[str, str]) -> str:
+    """Rows in Markdown: first what they are called, then their numbers, "-" where there is none.
+
+    `names` and `columns` are keys of the rows with the titles of their columns.
+    """
+    titles = [*names.values(), *columns.values()]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in rows:
+        numbers = ["-" if row.get(key) is None else f"{row[key]:.3g}" for key in columns]
+        lines.append(f"| {' | '.join([*(str(row[key]) for key in names), *numbers])} |")
+    return "\n".join(lines)
 
 
 def write(path: Path | None, result: dict) -> None:

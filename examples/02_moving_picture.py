@@ -6,15 +6,14 @@ It is the short way from a model to pixels: load, choose an engine, stream, drai
 """
 
 import argparse
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 import biflow
-from biflow.action_rows import autopilot
+from biflow.action_rows import unsteered
 
 SCALE, GAP = 3, 4  # pixels of the picture per pixel of a frame, and between the streams
 
@@ -30,9 +29,7 @@ def main() -> None:
     model = biflow.with_engine(biflow.load_model(options.model))
     start = biflow.starts(options.model / "first", model.size, samples=options.samples, past=model.context)
     first = biflow.to_float(start.frames)  # (b, j, 3, h, w), the newest last
-    rows = autopilot(start.files, model.actions, options.frames) if model.actions else []
-    known = np.stack(rows, axis=1) if rows else None  # what was done after the first frames
-    actions = repeat(None) if known is None and model.actions else known  # else the model continues by itself
+    actions = unsteered(start.files, model.actions, options.frames)  # what was done after the first frames
     frames = biflow.drain(biflow.stream(model, first, actions=actions))
     pictures = [side_by_side(frame.pixels) for frame in islice(frames, options.frames)]
 

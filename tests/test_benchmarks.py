@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import figure1, in_between, networks, one_evaluation, solvers
+from benchmarks import figure1, in_between, networks, one_evaluation, record, solvers
 from biflow.data.starts import first_frames
 from biflow.evaluation.networks.features import Features
 from biflow.methods import BIFLOW, FLOW, SEQUENCE
@@ -134,3 +134,9 @@ def test_the_models_of_frames_in_between_differ_by_span_and_path_alone(case):
     usual, config = in_between.settings(in_between.FRAME_BY_FRAME, 4), in_between.settings(case, 4)
     assert replace(config, span=1, path="linear") == usual
     assert (config.span, config.path) == ((1, "linear") if case == in_between.FRAME_BY_FRAME else (4, case))
+
+
+def test_a_table_has_names_and_numbers_and_a_dash_where_there_is_none():
+    rows = [{"case": "one", "kvd": 12.345, "nfe": 5}, {"case": "two", "kvd": None}]
+    lines = ["|  | KVD | NFE |", "|---|---|---|", "| one | 12.3 | 5 |", "| two | - | - |"]
+    assert record.table(rows, {"case": ""}, {"kvd": "KVD", "nfe": "NFE"}).splitlines() == lines

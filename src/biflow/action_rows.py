@@ -1,7 +1,9 @@
 """Rows of actions in the columns of a model: from a file, and for when nobody steers."""
 
 from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -75,3 +77,14 @@ def autopilot(
     if len(rows) < len(found):
         return []
     return rows if length is None else [np.resize(part, (length, part.shape[1])) for part in rows]
+
+
+def unsteered(files: Iterable[Path | None], actions: Actions | None, length: int) -> Iterable[Any] | None:
+    """The actions for `stream` when nobody steers: those of `autopilot`, or unknown ones where these are not there.
+
+    None for a model without actions.
+    """
+    if actions is None:
+        return None
+    rows = autopilot(files, actions, length)
+    return np.stack(rows, axis=1) if rows else repeat(None)

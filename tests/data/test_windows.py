@@ -71,6 +71,12 @@ def test_batch_keeps_the_order_asked_for(root):
     assert torch.equal(windows.batch(order.tolist()), batch)
 
 
+def test_windows_are_spread_over_all_of_them(root):
+    windows = Windows(root, "all")
+    firsts = {most: windows.spread(most)[:, 0, 0, 0, 0].tolist() for most in (1, 3, 99)}
+    assert firsts == {1: [0], 3: [0, 40, 45], 99: [0, 1, 2, 3, 20, 40, 41, 42, 43, 44, 45]}
+
+
 def test_clips_and_frames(root):
     windows = Windows(root)
     assert windows.size == (4, 6)

@@ -145,6 +145,10 @@ class Windows(torch.utils.data.Dataset):
             out[row] = self._array[starts[row] : starts[row] + self.frames]
         return torch.from_numpy(out)
 
+    def spread(self, most: int) -> UInt8[Tensor, "b {self.frames} c h w"]:
+        """At most so many windows, evenly spread over all of them."""
+        return self.batch(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
+
     def with_past(self, indices: Indices, before: int) -> Past:
         """The windows of these indices, in this order, with at most `before` frames of the same clip before each."""
         picks, total = np.asarray(indices), before + self.frames

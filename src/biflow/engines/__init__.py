@@ -61,7 +61,7 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
             reason = f"it is not installed; pip install {' '.join(ON_CPU[engine])}"
         log.warning("The engine %s cannot be used (%s); using torch.", engine, reason)
         return model
-    return model if engine == "torch" or on_cpu or model.method.clips else _on_gpu(model, rtol)
+    return model if engine == "torch" or on_cpu else _on_gpu(model, rtol)
 
 
 def _on_gpu(model: Model, rtol: float) -> Model:

@@ -5,7 +5,6 @@ such as those of training, little is left. An error of a frame that looks like t
 noise: errors from pixel to pixel, and, with coarse noise in training, those of brightness and colour. Blur is not.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -26,8 +25,7 @@ def measure(model: Model, evaluation: Evaluation) -> dict | None:
     protocol, test = evaluation.protocol, evaluation.test
     eps, frames = protocol.eps or EPS, list(range(0, protocol.frames, protocol.frame_stride))
     videos = [evaluation.videos.read(number)[frames] for number in range(len(evaluation.videos))]
-    places = np.linspace(0, len(test) - 1, min(REAL, len(test))).round().astype(int)
-    real = drift(model, test.batch(places)[:, 0], eps)
+    real = drift(model, test.spread(REAL)[:, 0], eps)
     if real is None:
         return None
     each = [drift(model, video, eps) for video in videos]

@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -92,6 +91,6 @@ def rms_change(windows: Windows, path: str = "linear", samples: int = 512) -> fl
 
     There are at most `samples` of them, evenly spread.
     """
-    picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
-    frames, t = to_float(windows.batch(picks)), (torch.arange(len(picks)) * 0.618) % 1
+    frames = to_float(windows.spread(samples))
+    t = (torch.arange(len(frames)) * 0.618) % 1
     return max(PATHS[path](frames, t)[1].square().mean().sqrt().item(), 1e-3)  # positive for a still video too

@@ -1,15 +1,14 @@
 """The moving picture on a model's card: streams from its first frames, side by side."""
 
 import logging
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from biflow.action_rows import autopilot
+from biflow.action_rows import unsteered
 from biflow.animation import AnimationWriter
 from biflow.data.starts import starts
 from biflow.errors import UserError
@@ -38,9 +37,7 @@ def draw(model: Model, path: Path) -> None:
         found = starts(first, model.size, past=model.context)
         begin = to_float(found.frames[:STREAMS]).to(model.device)
         total = min(FRAMES, max(2, round(SECONDS * fps)))
-        rows = autopilot(found.files[:STREAMS], model.actions, total) if model.actions else []
-        known = np.stack(rows, axis=1) if rows else None
-        actions = repeat(None) if known is None and model.actions else known
+        actions = unsteered(found.files[:STREAMS], model.actions, total)
         side_by_side = (height, len(begin) * (width + 1) - 1)  # a white line between two
         with AnimationWriter(path, fps, side_by_side, scale=max(1, SIDE // max(model.size))) as picture:
             frames = islice(drain(follow(model, begin, actions=actions)), total)
