@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import os
+import signal
 from collections import Counter
 
 # Before huggingface_hub is imported: a port where nothing listens, so that no test reaches the real Hub.
@@ -14,6 +15,13 @@ from biflow.config import Prepare
 from biflow.data.prepare import prepare
 from biflow.methods import Method
 from tests.hub import Hub
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Programs that tests start can be stopped by Ctrl-C, also where the tests run as a job that ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
