@@ -1,7 +1,10 @@
 """From words to settings, and what is refused. tests/test_commands.py runs the commands."""
 
+import signal
 import subprocess
 import sys
+import threading
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -232,6 +235,24 @@ def test_ctrl_c_is_130_with_the_sentence_of_the_library(capsys, monkeypatch):
     assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped after 3 frames.\n")
     raises(KeyboardInterrupt(), monkeypatch)
     assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
+
+
+def test_sigterm_in_a_destructor_still_ends_the_command(capsys, monkeypatch):
+    class Going:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    def work(settings):
+        Going()
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(cli, "parsed", lambda argv: (work, signature(work).bind(None)))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the one before comes back
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

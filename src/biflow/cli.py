@@ -1,5 +1,6 @@
 """The command line: from words to the settings of a command, and from what went wrong to one sentence."""
 
+import _thread
 import contextlib
 import logging
 import os
@@ -13,7 +14,7 @@ from dataclasses import asdict
 from functools import partial
 from inspect import BoundArguments, cleandoc
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import cyclopts
 
@@ -249,6 +250,16 @@ def _as_words(assignment: re.Match, settings: object) -> str:
     return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 
+def _come_again(hook: Callable, ignored: Any) -> None:
+    """Repeat a Ctrl-C or SIGTERM that came in a destructor, where Python prints exceptions and ignores them."""
+    if not isinstance(ignored.exc_value, KeyboardInterrupt):
+        hook(ignored)
+        return
+    again = threading.Timer(0.05, _thread.interrupt_main)
+    again.daemon = True
+    again.start()
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run `biflow`. Exits with 2 and one sentence on bad input, and with 130 after Ctrl-C."""
     for name in ("stdout", "stderr"):
@@ -257,6 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="biflow: %(message)s")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it saves what Ctrl-C saves
+        sys.unraisablehook = partial(_come_again, sys.unraisablehook)
     settings = None
     try:
         command, bound = parsed(sys.argv[1:] if argv is None else argv)

@@ -216,7 +216,7 @@ def test_sessions_and_viewers_have_a_limit_and_idle_ones_make_room(server, monke
 
 def test_nobody_is_let_in_before_the_model_is_warm(folders, monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr(hall_module, "warm_up", lambda served: go.wait(120))
+    monkeypatch.setattr(hall_module, "warm_up", lambda *_: go.wait(120))
     guarded = app({"bi": folders["bi"]})
     with running(guarded, ready=False) as address:
         answer = httpx.get(f"http://{address}/healthz")
@@ -231,8 +231,16 @@ def test_nobody_is_let_in_before_the_model_is_warm(folders, monkeypatch):
             assert client.read()["type"] == "hello"
 
 
+def test_a_server_that_closes_waits_for_models_that_start(folders, monkeypatch):
+    monkeypatch.setattr(hall_module, "warm_up", lambda served, closing: closing.wait(120))
+    guarded = app({"bi": folders["bi"]})
+    with running(guarded, ready=False):
+        assert not guarded.app.state.hall.prepared.is_set()
+    assert guarded.app.state.hall.prepared.is_set()
+
+
 def test_a_model_that_cannot_be_started_is_said_without_its_path(folders, monkeypatch):
-    def fail(served):
+    def fail(*_):
         raise UserError(f"{folders['bi']} is broken.")
 
     monkeypatch.setattr(hall_module, "warm_up", fail)

@@ -89,7 +89,7 @@ def test_the_picture_fills_the_screen(page, look):
 
 def test_warming_up_is_neither_an_alert_nor_a_pause(browser, folders, monkeypatch):
     go, page = threading.Event(), browser.new_page()
-    monkeypatch.setattr(hall_module, "warm_up", lambda served: go.wait(120))
+    monkeypatch.setattr(hall_module, "warm_up", lambda *_: go.wait(120))
     guarded = app({"bi": folders["bi"]})
     with running(guarded, ready=False) as address:
         page.goto(f"http://{address}/")

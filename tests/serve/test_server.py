@@ -180,7 +180,7 @@ def test_the_page_opens_once_the_models_are_ready_and_a_failure_ends_the_server(
 
 
 def test_a_failure_that_is_nobodys_input_is_in_the_log_only(monkeypatch, folders, caplog):
-    monkeypatch.setattr("biflow.serve.hall.warm_up", lambda served: 1 / 0)
+    monkeypatch.setattr("biflow.serve.hall.warm_up", lambda *_: 1 / 0)
     hall = Hall()
     hall.prepare({"bi": folders["bi"]}, None)
     assert hall.prepared.is_set()

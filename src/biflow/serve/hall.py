@@ -20,6 +20,7 @@ SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
 SHARE = 32  # sessions of one address
 SILENCE = 10.0  # seconds without acknowledging after which a session may have to make room
 LINGER = 60.0  # seconds for which a session without viewers is kept
+START = 3.0  # seconds to wait for models that are still starting when the server ends
 
 
 class Hall:
@@ -42,6 +43,7 @@ class Hall:
         self.ready = False
         self.failure: UserError | None = None
         self.prepared = Event()
+        self._closing = Event()
         self.uploads = Uploads()
         self.shelf = Shelf()
         self.clips = Clips()
@@ -51,7 +53,7 @@ class Hall:
         try:
             models = load(folders, first)
             for served in models.values():
-                warm_up(served)
+                warm_up(served, self._closing)
             next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
         except UserError as error:
@@ -123,11 +125,13 @@ class Hall:
                 self.dismiss(session)
 
     def close(self) -> None:
-        """End all sessions, wait for their threads, and delete their recordings."""
+        """End all sessions, wait for their threads and for models that start, and delete the recordings."""
+        self._closing.set()
         self.clips.close()
         sessions = list(self.sessions.values())
         for session in sessions:
             self.dismiss(session, "The server is shutting down.")
         for session in sessions:
             session.wait_closed()
+        self.prepared.wait(START)  # a process that ends while its thread compiles a network is aborted by C++
         self.shelf.close()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import torch
@@ -140,13 +141,15 @@ def with_first(name: str, model: Model, source: Path, *, given: bool) -> Served:
     return Served(name, model, begin.frames, autopilot(begin.files, model.actions) if model.actions else ())
 
 
-def warm_up(served: Served) -> None:
+def warm_up(served: Served, closing: Event) -> None:
     """Solve and encode a frame as sessions do, once for every number of samples that a call may have.
+
+    It leaves off where the server is closing.
 
     Raises UserError, or whatever an engine raises, if the model cannot stream.
     """
     model, samples = served.model, 1
-    while samples <= (model.network.limit if isinstance(model.network, Batcher) else 1):
+    while samples <= (model.network.limit if isinstance(model.network, Batcher) else 1) and not closing.is_set():
         grey = torch.full((1, 1, 3, *model.size), 128, dtype=torch.uint8)
         first = to_float((served.first if len(served.first) else grey)[:1].repeat(samples, 1, 1, 1, 1)).to(model.device)
         shown = next(drain(stream(model, first, generators=sample_generators(0, range(samples)))))
