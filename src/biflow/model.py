@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from biflow import methods
 from biflow.actions import Actions, described
-from biflow.config import NetworkConfig, parse
+from biflow.config import NetworkConfig, Shipped, parse
 from biflow.documents import read_document
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
@@ -261,6 +261,6 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
     network.load_state_dict(state)
 
 
-def shipped_model() -> Path:
-    """The folder of the model that comes with the package."""
-    return Path(str(resources.files("biflow"))) / "models" / "maze"
+def shipped_model(name: Shipped = "maze") -> Path:
+    """The folder of a model that comes with the package: walks through mazes, or drives around race tracks."""
+    return Path(str(resources.files("biflow"))) / "models" / name

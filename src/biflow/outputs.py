@@ -236,7 +236,7 @@ def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
 
 
 def demo(settings: Demo) -> dict:
-    """Stream from the shipped model, one video at a time as it would be live, and return the content of demo.json.
+    """Stream from a shipped model, one video at a time as it would be live, and return the content of demo.json.
 
     Writes `demo.mp4` (the first video), `demo.png` (a sheet of all), `demo.json` (`frames`, `nfe_per_frame`, `fps`,
     `settings` …) into `settings.out`, and what `sample` writes into `demo/` there. Raises what `sample` raises.
@@ -247,7 +247,7 @@ def demo(settings: Demo) -> dict:
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:
         (new / "demo").mkdir()
-        stats = _sample(Sample(shipped_model(), **how, out=folder), new / "demo")
+        stats = _sample(Sample(shipped_model(settings.model), **how, out=folder), new / "demo")
         videos = [(f"sample_000{kind}", f"demo{kind}") for kind in _kinds(settings)]
         for source, name in (*videos, ("sheet.png", "demo.png")):
             shutil.copyfile(new / "demo" / source, new / name)

@@ -134,9 +134,10 @@ def test_the_command_line_shows_it_and_ends_with_2(folders, tmp_path, capsys, mo
 def test_the_demo_goes_live_by_a_switch(monkeypatch):
     calls = []
     monkeypatch.setattr("biflow.serve.server.serve", lambda settings, **others: calls.append((settings, others)))
-    for words in (["--live"], ["--live", "--port", "0"], ["--port", "0", "--live"]):
+    for words in (["--live"], ["racing", "--live", "--port", "0"], ["--port", "0", "--live"]):
         cli.main(["demo", *words])
-    assert [settings for settings, _ in calls] == [Serve(shipped_model(), port=port) for port in (8000, 0, 0)]
+    expected = [Serve(shipped_model(name), port=port) for name, port in (("maze", 8000), ("racing", 0), ("maze", 0))]
+    assert [settings for settings, _ in calls] == expected
     assert all(others == {"open_page": True} for _, others in calls)
 
 

@@ -22,9 +22,10 @@ async function sums({ x, t = 0, alpha = 0, condition, past, past_noise, action, 
 }
 
 async function exported() {
-  const ort = await import(`${site}/onnxruntime/ort.wasm.min.mjs`), read = (name) => gunzipSync(readFileSync(`${site}/${name}`));
-  const { evaluator } = await load("network.js");
-  return evaluator(ort, read("onnxruntime/ort-wasm-simd-threaded.wasm.gz"), read("model/network.onnx.gz"), model, 1);
+  const { module, binary } = model.runtimes.cpu, read = (name) => gunzipSync(readFileSync(`${site}/${name}`));
+  const ort = await import(`${site}/${module}`), { fastest, start } = await load("network.js");
+  start(ort, read(binary), 1);
+  return (await fastest(ort, read("model/network.onnx.gz"), model, ["wasm"])).run;
 }
 
 const network = site ? await exported() : sums;

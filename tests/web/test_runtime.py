@@ -11,7 +11,7 @@ from biflow.files import cache_folder
 from biflow.web import runtime
 from tests.local_server import Answers, local_server
 
-NAMES = (runtime.MODULE, runtime.GLUE, runtime.BINARY)
+NAMES = runtime.RUNTIMES["cpu"]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_without_a_network_a_sentence_says_what_to_put_where(registry, monkeypat
     )
     assert str(refusal.value).endswith(f"To do without a network, put {runtime.URL} there as {path}.")
     path.write_bytes(registry.read_bytes())  # by hand
-    assert runtime.read(runtime.GLUE) == [runtime.GLUE.encode()]
+    assert runtime.read(NAMES.glue) == [NAMES.glue.encode()]
 
 
 def test_a_wrong_file_that_was_put_there_by_hand_is_refused(registry):

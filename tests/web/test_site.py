@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from biflow.video import to_float
 from biflow.web import runtime
 from biflow.web.build import STEPS, build, of_frames
 from tests.local_server import local_server
-from tests.serve.browser import launched
+from tests.serve.browser import SETTINGS, chromium, launched
 from tests.serve.helpers import until
 from tests.web.test_worker import ACTIONS, node, worker
 
@@ -288,6 +289,41 @@ def test_a_page_streams_without_a_service_worker(browser, address):
     until(lambda: index(page) > 1)
     assert not page.evaluate("crossOriginIsolated")
     context.close()
+
+
+SAME = """async () => {
+  const { evaluator, start } = await import("./worker/network.js");
+  const read = async (name) => {
+    const { body } = await fetch(name);
+    return new Uint8Array(await new Response(body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
+  };
+  const model = await (await fetch("model/model.json")).json(), { module, binary } = model.runtimes.gpu;
+  const ort = await import("./" + module), network = await read("model/network.onnx.gz"), query = {}, answers = [];
+  for (const [name, shape] of Object.entries(model.inputs))
+    query[name] = Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin(i));
+  start(ort, await read(binary), 1);
+  for (const provider of ["wasm", "webgpu"]) {
+    const { v, n } = await (await evaluator(ort, network, model, provider))(query);
+    answers.push([...v, ...n]);
+  }
+  return answers;
+}"""
+
+
+def test_a_gpu_gives_the_same_and_is_used_where_it_is_faster(browser, address):
+    software = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # a GPU in software
+    with browser.browser_type.launch(executable_path=chromium(), args=[*SETTINGS, *software]) as other:
+        page = other.new_page()
+        lines = []
+        page.on("console", lambda line: lines.append(line.text))
+        page.goto(address)
+        until(lambda: index(page) > 1)
+        (line,) = {line for line in lines if "An evaluation takes" in line}
+        times = {name: float(time) for name, time in re.findall(r"(\w+) ([\d.]+) ms", line)}
+        assert set(times) == {"wasm", "webgpu"}
+        assert f"The page uses {min(times, key=times.__getitem__)}," in line
+        on_cpu, on_gpu = torch.tensor(page.evaluate(SAME))
+        torch.testing.assert_close(on_gpu, on_cpu, atol=1e-4, rtol=1e-3)
 
 
 class Other(Method):

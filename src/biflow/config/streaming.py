@@ -10,6 +10,7 @@ from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
 Engine = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
+Shipped = Literal["maze", "racing"]  # the models that come with the package
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Demo:
-    """Stream videos from the model that ships with biflow. It writes files, or opens a live page.
+    """Stream videos from a model that ships with biflow. It writes files, or opens a live page.
 
     Attributes:
+        model: Walks through mazes (maze), or drives around race tracks that can be steered (racing).
         out: The folder for the results: demo.mp4, demo.png and demo.json.
         frames: Frames per video.
         samples: Number of videos.
@@ -111,9 +113,10 @@ class Demo:
 
     Examples:
         biflow demo
-        biflow demo --live
+        biflow demo racing --live
     """
 
+    model: Shipped = "maze"
     _: KW_ONLY
     out: Path = Path("out")
     frames: int = 200

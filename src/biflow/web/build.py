@@ -73,16 +73,17 @@ def build(served: Served, out: Path) -> Built:
     """
     model, first = served.model, served.first
     check_method(model)
-    module, glue, binary = runtime.read(runtime.MODULE, runtime.GLUE, runtime.BINARY)
+    programs = {names: runtime.read(*names) for names in runtime.RUNTIMES.values()}
     with replacing(out) as folder:
         shutil.copytree(PAGE, folder)
         shutil.copytree(HERE / "worker", folder / "worker")
         shutil.copy(HERE / "start.js", folder)
         _write(folder / "index.html", _index((PAGE / "index.html").read_text("utf-8")).encode())
         _write(folder / "preview.png", images.preview(first[:, -1]))
-        _write(folder / "onnxruntime" / runtime.MODULE, module)
-        _write(folder / "onnxruntime" / runtime.GLUE, glue)
-        _write(folder / "onnxruntime" / f"{runtime.BINARY}.gz", compressed(binary))
+        for names, (module, glue, binary) in programs.items():
+            _write(folder / "onnxruntime" / names.module, module)
+            _write(folder / "onnxruntime" / names.glue, glue)
+            _write(folder / "onnxruntime" / f"{names.binary}.gz", compressed(binary))
         shutil.copy(runtime.LICENCE, folder / "onnxruntime" / "LICENSE")
         precision, error = _write_model(served, folder / "model")
         version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_files(folder)))).hexdigest()[:12]
@@ -126,17 +127,24 @@ def _write_model(served: Served, folder: Path) -> tuple[Precision, float]:
     for path in model.folder.glob("*") if model.folder else ():
         if re.match("NOTICE|LICEN[CS]E", path.name):
             shutil.copy(path, folder)
-    loaded = ("network.onnx.gz", "first.bin", f"../onnxruntime/{runtime.BINARY}.gz")
     content = {
         **of_frames(model),
         "inputs": {key: list(value.shape[1:]) for key, value in present(example(model)).items()},
         "first": list(first.shape[:2]),
         "rows": [rows.tolist() for rows in served.rows],
-        "bytes": sum((folder / path).stat().st_size for path in loaded),
+        "runtimes": {kind: _files_of(folder.parent, names) for kind, names in runtime.RUNTIMES.items()},
     }
     _write(folder / "model.json", json.dumps(content).encode())
     _write(folder / "hello.json", json.dumps(page_hello(served)).encode())
     return precision, error
+
+
+def _files_of(site: Path, names: runtime.Runtime) -> dict:
+    """Where a runtime's files are, and the bytes that a page loads with it before it starts."""
+    binary = f"onnxruntime/{names.binary}.gz"
+    loaded = (binary, "model/network.onnx.gz", "model/first.bin")
+    size = sum((site / path).stat().st_size for path in loaded)
+    return {"module": f"onnxruntime/{names.module}", "binary": binary, "bytes": size}
 
 
 def page_hello(served: Served) -> dict:

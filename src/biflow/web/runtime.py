@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 from biflow.downloads import download
 from biflow.errors import UserError
@@ -10,8 +11,22 @@ from biflow.files import cache_folder, sha256
 VERSION = "1.30.0"
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
-MODULE, GLUE = "ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs"
-BINARY = "ort-wasm-simd-threaded.wasm"  # SIMD, and threads where the page may have them
+
+
+class Runtime(NamedTuple):
+    """The files of a build, in the archive's folder `dist`: what is imported, what that loads, and the program."""
+
+    module: str
+    glue: str
+    binary: str
+
+
+# Both have SIMD, and threads where the page may have them. A browser loads one of them: that for GPUs has WebGPU too,
+# and needs JSPI, by which WebAssembly waits.
+RUNTIMES = {
+    "cpu": Runtime("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "gpu": Runtime("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
+}
 LICENCE = Path(__file__).parent / "onnxruntime-LICENSE.txt"  # the archive has none
 
 

@@ -1,7 +1,6 @@
 // The worker of a page without a server. It loads the network, and then does what the server does.
 
-import * as ort from "../onnxruntime/ort.wasm.min.mjs";
-import { evaluator } from "./network.js";
+import { fastest, start } from "./network.js";
 import { Session } from "./session.js";
 
 const THREADS = 4; // at most, since more do not help networks this small; and the page needs some of the cores
@@ -51,18 +50,31 @@ async function fetched(name, told) { // the bytes of a file; `told` hears how ma
 
 const json = async (name) => JSON.parse(new TextDecoder().decode(await fetched(name)));
 
+async function hasGpu() { // and can wait for one within WebAssembly, as onnxruntime's smaller build for GPUs does
+  try {
+    return "Suspending" in WebAssembly && Boolean(await navigator.gpu?.requestAdapter());
+  } catch {
+    return false;
+  }
+}
+
 async function begin() {
-  const [model, hello] = await Promise.all([json("model/model.json"), json("model/hello.json")]);
+  const [model, hello, gpu] = await Promise.all([json("model/model.json"), json("model/hello.json"), hasGpu()]);
+  const { module, binary, bytes } = model.runtimes[gpu ? "gpu" : "cpu"];
   let came = 0;
   const told = (bytes) => {
     came += bytes;
-    tell({ type: "loading", text: `Loading the model: ${(came / 1e6).toFixed(1)} of ${(model.bytes / 1e6).toFixed(1)} MB` });
+    tell({ type: "loading", text: `Loading the model: ${(came / 1e6).toFixed(1)} of ${(bytes / 1e6).toFixed(1)} MB` });
   };
-  const files = ["model/network.onnx.gz", "onnxruntime/ort-wasm-simd-threaded.wasm.gz", "model/first.bin"];
+  const files = ["model/network.onnx.gz", binary, "model/first.bin"];
   const [network, wasm, pixels] = await Promise.all(files.map((name) => fetched(name, told)));
   tell({ type: "loading", text: "Starting the model…" });
   const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil((navigator.hardwareConcurrency || 1) / 2)) : 1;
-  const run = await evaluator(ort, wasm, network, model, threads);
+  const ort = await import(`../${module}`);
+  start(ort, wasm, threads);
+  const { run, provider, times } = await fastest(ort, network, model, gpu ? ["wasm", "webgpu"] : ["wasm"]);
+  const each = Object.entries(times).map(([name, time]) => `${name} ${time.toFixed(1)} ms`);
+  console.info(`An evaluation takes: ${each.join(", ")}. The page uses ${provider}, threads: ${threads}.`);
   session = new Session({ hello, model, first: starts(pixels, model), network: run, tell, show, breathe });
   for (const data of waiting.splice(0)) take(data);
   await session.run();
