@@ -13,7 +13,7 @@ from biflow import cli
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ["CHANGELOG.md", "LICENSE", "SECURITY.md", "benchmarks/README.md", "examples/*.*", "benchmarks/results/*"]
-OUTSIDE += ["src/biflow/models/maze/NOTICE", "src/biflow/models/maze/evidence.json"]
+OUTSIDE += ["src/biflow/models/*/NOTICE", "src/biflow/models/*/evidence.json"]
 LINK = re.compile(r"(\]\()([^)\s:#]+)")
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from biflow import card
-from biflow.config import Export, NetworkConfig, TrainConfig
+from biflow.config import Export, NetworkConfig, Shipped, TrainConfig
 from biflow.files import sha256
 from biflow.methods import BIFLOW
 from biflow.model import Model, load_model, save_model, shipped_model, weights_file
@@ -204,12 +205,13 @@ def test_a_model_without_first_frames_or_that_cannot_stream_is_exported_without_
     assert not (tmp_path / "stream.webp").exists()
 
 
-def test_the_shipped_model_has_the_card_that_this_code_writes(tmp_path):
-    folder = shipped_model()
+@pytest.mark.parametrize("name", get_args(Shipped))
+def test_a_model_that_ships_has_the_card_that_this_code_writes(name, tmp_path):
+    folder, copy = shipped_model(name), tmp_path / name
+    copy.mkdir()
     for path in folder.iterdir():
-        (tmp_path / "maze").mkdir(exist_ok=True)
-        (tmp_path / "maze" / path.name).symlink_to(path) if path.name != "README.md" else None
-    card.write_card(tmp_path / "maze")
-    assert (tmp_path / "maze" / "README.md").read_text() == (folder / "README.md").read_text()
+        (copy / path.name).symlink_to(path) if path.name != "README.md" else None
+    card.write_card(copy)
+    assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
     assert (folder / "stream.webp").stat().st_size < 1_500_000
     assert Path(folder / "config.json").read_text().count('"format": 1') == 1

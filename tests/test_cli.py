@@ -237,7 +237,8 @@ def test_ctrl_c_is_130_with_the_sentence_of_the_library(capsys, monkeypatch):
     assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
 
 
-def test_sigterm_in_a_destructor_still_ends_the_command(capsys, monkeypatch):
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_IGN, signal.default_int_handler], ids=["of a script", "of a terminal"])
+def test_sigterm_in_a_destructor_still_ends_the_command(ctrl_c, capsys, monkeypatch):
     class Going:
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
@@ -248,11 +249,13 @@ def test_sigterm_in_a_destructor_still_ends_the_command(capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "parsed", lambda argv: (work, signature(work).bind(None)))
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the one before comes back
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    before = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: ctrl_c}
+    before = {number: signal.signal(number, handler) for number, handler in before.items()}
     try:
         assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

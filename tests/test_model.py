@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import FrozenInstanceError, replace
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from biflow.config import NetworkConfig
+from biflow.config import NetworkConfig, Shipped
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS, SEQUENCE, Method
 from biflow.methods.flowmap import JumpQuery
@@ -66,10 +67,13 @@ def test_only_a_module_has_weights():
         _ = replace(model, network=lambda query: Fields(query.x), engine="openvino f32").weights
 
 
-def test_the_model_that_comes_with_the_package():
-    model = load_model(shipped_model())
-    assert (model.method, model.shape, model.eps, model.fps) == (BIFLOW, (3, 64, 64), 0.25, 17.5)
-    assert (shipped_model() / "first").is_dir()
+@pytest.mark.parametrize("name", get_args(Shipped))
+def test_the_models_that_come_with_the_package(name):
+    model = load_model(shipped_model(name))
+    assert (model.method, model.shape) == (BIFLOW, (3, 64, 64))
+    assert bool(model.actions) == (name == "racing")
+    assert (shipped_model(name) / "first").is_dir()
+    assert sorted(folder.name for folder in shipped_model().parent.iterdir()) == sorted(get_args(Shipped))
 
 
 # Saving and loading

@@ -243,8 +243,8 @@ def test_they_must_be_actions_of_the_model(walking):
 
 
 def test_the_demo_does_what_was_done_after_its_first_frame(walking, tmp_path, monkeypatch):
-    monkeypatch.setattr("biflow.outputs.shipped_model", lambda name: walking)
-    demo(Demo(out=tmp_path / "demo", frames=4, samples=1))
+    monkeypatch.setattr("biflow.outputs.shipped_model", {"racing": walking}.__getitem__)
+    demo(Demo("racing", out=tmp_path / "demo", frames=4, samples=1))
     again = Sample(walking, samples=1, frames=4, actions="move=1 move=0.5 move=1 move=0.5", out=tmp_path / "again")
     sample(again)
     assert (tmp_path / "demo" / "demo.mp4").read_bytes() == (tmp_path / "again" / "sample_000.mp4").read_bytes()

@@ -251,12 +251,13 @@ def _as_words(assignment: re.Match, settings: object) -> str:
     return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 
-def _come_again(hook: Callable, ignored: Any) -> None:
+def _repeat_interrupt(hook: Callable, ignored: Any) -> None:
     """Repeat a Ctrl-C or SIGTERM that came in a destructor, where Python prints exceptions and ignores them."""
     if not isinstance(ignored.exc_value, KeyboardInterrupt):
         hook(ignored)
         return
-    again = threading.Timer(0.05, _thread.interrupt_main)
+    # Not at once: it would be raised in here, and ignored again. SIGTERM, since SIGINT may be ignored, as in scripts.
+    again = threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM])
     again.daemon = True
     again.start()
 
@@ -269,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="biflow: %(message)s")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it saves what Ctrl-C saves
-        sys.unraisablehook = partial(_come_again, sys.unraisablehook)
+        sys.unraisablehook = partial(_repeat_interrupt, sys.unraisablehook)
     settings = None
     try:
         command, bound = parsed(sys.argv[1:] if argv is None else argv)

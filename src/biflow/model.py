@@ -262,5 +262,5 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
 
 
 def shipped_model(name: Shipped = "maze") -> Path:
-    """The folder of a model that comes with the package: walks through mazes, or drives around race tracks."""
+    """The folder of a model that comes with the package: "maze" walks through mazes, "racing" drives a car to steer."""
     return Path(str(resources.files("biflow"))) / "models" / name

@@ -3,6 +3,7 @@ import io
 import json
 import re
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -232,11 +233,13 @@ def test_nobody_is_let_in_before_the_model_is_warm(folders, monkeypatch):
 
 
 def test_a_server_that_closes_waits_for_models_that_start(folders, monkeypatch):
-    monkeypatch.setattr(hall_module, "warm_up", lambda served, closing: closing.wait(120))
+    monkeypatch.setattr(hall_module, "warm_up", lambda served, closing: closing.wait(120) and time.sleep(0.5))
     guarded = app({"bi": folders["bi"]})
+    hall = guarded.app.state.hall
     with running(guarded, ready=False):
-        assert not guarded.app.state.hall.prepared.is_set()
-    assert guarded.app.state.hall.prepared.is_set()
+        assert not hall.prepared.is_set()
+    assert hall.prepared.is_set()
+    assert not hall.ready
 
 
 def test_a_model_that_cannot_be_started_is_said_without_its_path(folders, monkeypatch):

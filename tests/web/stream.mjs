@@ -23,9 +23,9 @@ async function sums({ x, t = 0, alpha = 0, condition, past, past_noise, action, 
 
 async function exported() {
   const { module, binary } = model.runtimes.cpu, read = (name) => gunzipSync(readFileSync(`${site}/${name}`));
-  const ort = await import(`${site}/${module}`), { fastest, start } = await load("network.js");
+  const ort = await import(`${site}/${module}`), { evaluator, start } = await load("network.js");
   start(ort, read(binary), 1);
-  return (await fastest(ort, read("model/network.onnx.gz"), model, ["wasm"])).run;
+  return evaluator(ort, read("model/network.onnx.gz"), model, "wasm");
 }
 
 const network = site ? await exported() : sums;

@@ -175,7 +175,7 @@ class Train(TrainConfig):
         data: A prepared set, or anything that `biflow prepare` takes.
         out: The folder of the run. An interrupted run in it is resumed.
         preset: Where settings come from that neither an option nor CONFIG gives: "own" is for your own clips on a CPU,
-            "base" for a graphics card, "maze" for the model that ships, "compare" for comparing the methods, and
+            "base" for a graphics card, "maze" for a model to steer, "compare" for comparing the methods, and
             "paper" has the paper's. The defaults shown here are those of "own".
         config: A YAML file with any of these settings. Options override it, and it overrides the preset.
         size: Side of the frames, where DATA is not prepared yet.

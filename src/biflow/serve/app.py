@@ -50,7 +50,7 @@ def app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
-        # A daemon thread, not a task: stopping the server waits a little while for models that start, not for ever.
+        # A daemon thread, not a task: stopping the server waits for models that start, but only for a few seconds.
         Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
         sweeping = asyncio.create_task(_sweep(hall))
         remove_leftovers()

@@ -20,7 +20,7 @@ SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
 SHARE = 32  # sessions of one address
 SILENCE = 10.0  # seconds without acknowledging after which a session may have to make room
 LINGER = 60.0  # seconds for which a session without viewers is kept
-START = 3.0  # seconds to wait for models that are still starting when the server ends
+STARTING = 3.0  # seconds to wait for models that are still starting when the server ends
 
 
 class Hall:
@@ -54,6 +54,8 @@ class Hall:
             models = load(folders, first)
             for served in models.values():
                 warm_up(served, self._closing)
+            if self._closing.is_set():
+                return
             next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
         except UserError as error:
@@ -133,5 +135,5 @@ class Hall:
             self.dismiss(session, "The server is shutting down.")
         for session in sessions:
             session.wait_closed()
-        self.prepared.wait(START)  # a process that ends while its thread compiles a network is aborted by C++
+        self.prepared.wait(STARTING)  # a process that ends while its thread compiles a network is aborted by C++
         self.shelf.close()

@@ -144,7 +144,7 @@ def with_first(name: str, model: Model, source: Path, *, given: bool) -> Served:
 def warm_up(served: Served, closing: Event) -> None:
     """Solve and encode a frame as sessions do, once for every number of samples that a call may have.
 
-    It leaves off where the server is closing.
+    It stops early once `closing` is set.
 
     Raises UserError, or whatever an engine raises, if the model cannot stream.
     """

@@ -76,5 +76,5 @@ def _when_ready(server: uvicorn.Server, hall: Hall, address: str | None) -> None
     hall.prepared.wait()
     if hall.failure:
         server.should_exit = True
-    elif address:
+    elif address and not server.should_exit:
         webbrowser.open(address)

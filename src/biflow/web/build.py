@@ -73,14 +73,14 @@ def build(served: Served, out: Path) -> Built:
     """
     model, first = served.model, served.first
     check_method(model)
-    programs = {names: runtime.read(*names) for names in runtime.RUNTIMES.values()}
+    runtimes = {names: runtime.read(*names) for names in runtime.RUNTIMES.values()}
     with replacing(out) as folder:
         shutil.copytree(PAGE, folder)
         shutil.copytree(HERE / "worker", folder / "worker")
         shutil.copy(HERE / "start.js", folder)
         _write(folder / "index.html", _index((PAGE / "index.html").read_text("utf-8")).encode())
         _write(folder / "preview.png", images.preview(first[:, -1]))
-        for names, (module, glue, binary) in programs.items():
+        for names, (module, glue, binary) in runtimes.items():
             _write(folder / "onnxruntime" / names.module, module)
             _write(folder / "onnxruntime" / names.glue, glue)
             _write(folder / "onnxruntime" / f"{names.binary}.gz", compressed(binary))

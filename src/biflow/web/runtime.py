@@ -21,8 +21,8 @@ class Runtime(NamedTuple):
     binary: str
 
 
-# Both have SIMD, and threads where the page may have them. A browser loads one of them: that for GPUs has WebGPU too,
-# and needs JSPI, by which WebAssembly waits.
+# Both have SIMD, and threads where the page may have them. A browser loads one of them. The one for GPUs also has
+# WebGPU, and needs JSPI, which lets WebAssembly wait.
 RUNTIMES = {
     "cpu": Runtime("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     "gpu": Runtime("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm"),

@@ -1,6 +1,6 @@
 // The worker of a page without a server. It loads the network, and then does what the server does.
 
-import { fastest, start } from "./network.js";
+import { evaluator, onFaster, start } from "./network.js";
 import { Session } from "./session.js";
 
 const THREADS = 4; // at most, since more do not help networks this small; and the page needs some of the cores
@@ -62,8 +62,8 @@ async function begin() {
   const [model, hello, gpu] = await Promise.all([json("model/model.json"), json("model/hello.json"), hasGpu()]);
   const { module, binary, bytes } = model.runtimes[gpu ? "gpu" : "cpu"];
   let came = 0;
-  const told = (bytes) => {
-    came += bytes;
+  const told = (more) => {
+    came += more;
     tell({ type: "loading", text: `Loading the model: ${(came / 1e6).toFixed(1)} of ${(bytes / 1e6).toFixed(1)} MB` });
   };
   const files = ["model/network.onnx.gz", binary, "model/first.bin"];
@@ -72,9 +72,7 @@ async function begin() {
   const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil((navigator.hardwareConcurrency || 1) / 2)) : 1;
   const ort = await import(`../${module}`);
   start(ort, wasm, threads);
-  const { run, provider, times } = await fastest(ort, network, model, gpu ? ["wasm", "webgpu"] : ["wasm"]);
-  const each = Object.entries(times).map(([name, time]) => `${name} ${time.toFixed(1)} ms`);
-  console.info(`An evaluation takes: ${each.join(", ")}. The page uses ${provider}, threads: ${threads}.`);
+  const run = await (gpu ? onFaster(ort, network, model) : evaluator(ort, network, model, "wasm"));
   session = new Session({ hello, model, first: starts(pixels, model), network: run, tell, show, breathe });
   for (const data of waiting.splice(0)) take(data);
   await session.run();
