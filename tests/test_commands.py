@@ -93,7 +93,7 @@ def test_training_runs_straight_from_a_folder(config, tmp_path, capsys):
 
 
 def test_the_demo_says_what_it_wrote(tmp_path, capsys):
-    code, out, _ = run("demo", "--frames", 2, "--samples", 1, "--out", tmp_path / "out", capsys=capsys)
+    code, out, _ = run("demo", "racing", "--frames", 2, "--samples", 1, "--out", tmp_path / "out", capsys=capsys)
     names = ["demo.mp4", "demo.png", "demo.json"]
     assert (code, [line.split()[0] for line in out.splitlines()]) == (
         0,

@@ -78,7 +78,7 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         from biflow.model import shipped_model
         from biflow.serve.server import serve
 
-        model = shipped_model(settings.model)
+        model = shipped_model(settings.name)
         return serve(config.Serve(model, port=settings.port, origin=settings.origin), open_page=True)
     check_places(settings)
     from biflow.outputs import demo, demo_summary

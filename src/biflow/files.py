@@ -205,11 +205,14 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     """Write a safetensors file, equal bytes for equal content. Raises UserError."""
     with replacing(path) as partial:
         contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        partial.touch()
+        mode = partial.stat().st_mode  # as any new file has it; safetensors lets only this user read what it writes
         try:
             save_file(contents, partial, metadata={"format": "pt", **(metadata or {})})
         except SafetensorError as error:  # "I/O error: No space left on device (os error 28)"
             number = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
+        partial.chmod(mode)
         with partial.open("r+b") as file:  # safetensors writes the metadata in a random order
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))

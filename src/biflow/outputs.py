@@ -247,7 +247,7 @@ def demo(settings: Demo) -> dict:
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:
         (new / "demo").mkdir()
-        stats = _sample(Sample(shipped_model(settings.model), **how, out=folder), new / "demo")
+        stats = _sample(Sample(shipped_model(settings.name), **how, out=folder), new / "demo")
         videos = [(f"sample_000{kind}", f"demo{kind}") for kind in _kinds(settings)]
         for source, name in (*videos, ("sheet.png", "demo.png")):
             shutil.copyfile(new / "demo" / source, new / name)

@@ -100,7 +100,7 @@ class Demo:
     """Stream videos from a model that ships with biflow. It writes files, or opens a live page.
 
     Attributes:
-        model: "maze" walks through mazes; "racing" drives a car, which can be steered on the live page.
+        name: "maze" walks through mazes; "racing" drives a car, which can be steered on the live page.
         out: The folder for the results: demo.mp4, demo.png and demo.json.
         frames: Frames per video.
         samples: Number of videos.
@@ -116,7 +116,7 @@ class Demo:
         biflow demo racing --live
     """
 
-    model: Shipped = "maze"
+    name: Shipped = "maze"
     _: KW_ONLY
     out: Path = Path("out")
     frames: int = 200
