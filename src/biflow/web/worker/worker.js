@@ -69,7 +69,8 @@ async function begin() {
   const files = ["model/network.onnx.gz", binary, "model/first.bin"];
   const [network, wasm, pixels] = await Promise.all(files.map((name) => fetched(name, told)));
   tell({ type: "loading", text: "Starting the model…" });
-  const threads = self.crossOriginIsolated ? Math.min(THREADS, Math.ceil((navigator.hardwareConcurrency || 1) / 2)) : 1;
+  const cores = self.crossOriginIsolated ? navigator.hardwareConcurrency || 1 : 1;
+  const threads = Math.min(THREADS, cores, Math.max(2, Math.ceil(cores / 2))); // of two cores, both: a third faster
   const ort = await import(`../${module}`);
   start(ort, wasm, threads);
   const run = await (gpu ? onFaster(ort, network, model) : evaluator(ort, network, model, "wasm"));
