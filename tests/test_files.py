@@ -358,6 +358,12 @@ def test_writers_write_what_readers_read(tmp_path):
     assert names(tmp_path) == ["a.json", "a.npy", "a.safetensors", "a.txt", "b.json"]
 
 
+def test_others_may_read_tensors_as_they_may_read_any_new_file(tmp_path):
+    (tmp_path / "new").touch()
+    files.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
     metadata = {"step": "3", "commit": 'é"\\\n', "a": "b", "source": "x"}
     for i in range(8):
