@@ -25,6 +25,7 @@ from biflow.serve.shelf import remove_leftovers
 
 log = logging.getLogger("biflow")
 PAGE = Path(__file__).parent / "page"
+STARTING = 3.0  # seconds to wait for models that are still starting when the server ends
 routes = APIRouter()
 
 
@@ -51,7 +52,8 @@ def app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
         # A daemon thread, not a task: stopping the server waits for models that start, but only for a few seconds.
-        Thread(target=hall.prepare, args=(folders, first), daemon=True).start()
+        starting = Thread(target=hall.prepare, args=(folders, first), daemon=True)
+        starting.start()
         sweeping = asyncio.create_task(_sweep(hall))
         remove_leftovers()
         hall.uploads.warm()
@@ -59,6 +61,7 @@ def app(
         sweeping.cancel()
         await hall.uploads.close()
         hall.close()
+        starting.join(STARTING)  # a process that ends while its thread compiles a network is aborted by C++
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.state.hall, api.state.origins, api.state.token = hall, origins, token

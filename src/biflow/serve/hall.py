@@ -20,7 +20,6 @@ SESSIONS, VIEWERS = 64, 16  # at once; viewers per session
 SHARE = 32  # sessions of one address
 SILENCE = 10.0  # seconds without acknowledging after which a session may have to make room
 LINGER = 60.0  # seconds for which a session without viewers is kept
-STARTING = 3.0  # seconds to wait for models that are still starting when the server ends
 
 
 class Hall:
@@ -127,7 +126,7 @@ class Hall:
                 self.dismiss(session)
 
     def close(self) -> None:
-        """End all sessions, wait for their threads and for models that start, and delete the recordings."""
+        """End all sessions, wait for their threads, and delete their recordings. Models that start need not go on."""
         self._closing.set()
         self.clips.close()
         sessions = list(self.sessions.values())
@@ -135,5 +134,4 @@ class Hall:
             self.dismiss(session, "The server is shutting down.")
         for session in sessions:
             session.wait_closed()
-        self.prepared.wait(STARTING)  # a process that ends while its thread compiles a network is aborted by C++
         self.shelf.close()

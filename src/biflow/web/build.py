@@ -73,17 +73,20 @@ def build(served: Served, out: Path) -> Built:
     """
     model, first = served.model, served.first
     check_method(model)
-    runtimes = {names: runtime.read(*names) for names in runtime.RUNTIMES.values()}
+    names = [name for files in runtime.RUNTIMES.values() for name in files]
+    programs = runtime.read(*names)
     with replacing(out) as folder:
         shutil.copytree(PAGE, folder)
         shutil.copytree(HERE / "worker", folder / "worker")
         shutil.copy(HERE / "start.js", folder)
         _write(folder / "index.html", _index((PAGE / "index.html").read_text("utf-8")).encode())
         _write(folder / "preview.png", images.preview(first[:, -1]))
-        for names, (module, glue, binary) in runtimes.items():
-            _write(folder / "onnxruntime" / names.module, module)
-            _write(folder / "onnxruntime" / names.glue, glue)
-            _write(folder / "onnxruntime" / f"{names.binary}.gz", compressed(binary))
+        for name, content in zip(names, programs, strict=True):
+            place = folder / "onnxruntime" / name
+            if name.endswith(".wasm"):
+                _write(place.with_name(f"{name}.gz"), compressed(content))
+            else:
+                _write(place, content)
         shutil.copy(runtime.LICENCE, folder / "onnxruntime" / "LICENSE")
         precision, error = _write_model(served, folder / "model")
         version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_files(folder)))).hexdigest()[:12]
