@@ -10,7 +10,7 @@ from biflow.engines.queries import each, example, fill
 from biflow.model import Model
 from biflow.paths import Fields, Network
 
-MOST = 16  # samples: more keep the device busy without graphs
+MOST = 256  # samples: more keep the device busy without graphs
 
 
 @torch.inference_mode()

@@ -34,6 +34,7 @@ from biflow.training.begin import new_model, rms_change, teacher_of
 from biflow.training.conditions import conditions, frames_before
 from biflow.training.fingerprint import admitted
 from biflow.training.first import write_first
+from biflow.training.graphs import launched
 from biflow.training.log import TrainingLog, check_logger, peak_flops, training_flops
 from biflow.training.muon import Muon
 from biflow.training.overview import overview
@@ -150,10 +151,14 @@ class _Run:
         if config.compile:  # after the operations were counted: what ran under a counter is never compiled
             keep_compiled()
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
+        self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
+        self.answers, self.streams = self.network, self.model
+        # Not where gradients are added up, which lie in the same place in each part.
+        if accelerator.device.type == "cuda" and parts == 1 and not config.compile:
+            self.answers, self.streams = launched(self.model, config, self.bf16)
         peak = peak and peak * accelerator.num_processes
         rates = {"flops": flops, "peak": peak, "active": main}
         self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
-        self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
 
@@ -210,10 +215,10 @@ def _update(run: _Run, step: int, batch: Past) -> Tensor:
         generator = _generator(device, config.seed, step, run.accelerator.process_index, part)
         # Two blocks: weights that autocast has converted in inference mode, for own frames, cannot be trained on.
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
-            clips, seen = conditions(run.model, share, config, generator)
+            clips, seen = conditions(run.streams, share, config, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             lesson = {"teacher": conditioned(run.teacher.network, seen)} if run.teacher else {}
-            loss = method.loss(conditioned(run.network, seen), clips, generator, config, **lesson)
+            loss = method.loss(conditioned(run.answers, seen), clips, generator, config, **lesson)
         total = torch.stack([weights.get(name, 1.0) * term.mean() for name, term in loss.terms.items()]).sum()
         run.accelerator.backward(total / config.accumulate)
         run.log.add(loss)

@@ -1,0 +1,63 @@
+"""Evaluations in training as CUDA graphs, one launch each: a small network keeps a card waiting for its kernels.
+
+A step of the preset `maze` at a batch of 256 took an H100 over 200 ms, hardly any of which it computed
+(docs/lab-notes.md).
+"""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from biflow.config import TrainConfig
+from biflow.engines.cuda_graphs import graphed
+from biflow.engines.queries import Positional, example
+from biflow.model import Model
+from biflow.paths import Fields, Network, present
+
+log = logging.getLogger("biflow")
+
+
+def launched(model: Model, config: TrainConfig, bf16: bool) -> tuple[Network, Model]:
+    """What answers the queries of a loss, and the model that makes own frames, by graphs where the device allows it."""
+    try:
+        answers = for_gradients(model, config.batch, bf16)
+        return answers, for_own_frames(model, bf16) if config.own_frames else model
+    except RuntimeError as error:
+        log.warning("CUDA graphs cannot be used (%s); training without, which is slower.", error)
+        return model.network, model
+
+
+def for_own_frames(model: Model, bf16: bool) -> Model:
+    """The model with a network that answers without gradients, by graphs."""
+    return replace(model, network=graphed(replace(model, network=partial(_in_precision, model.weights, bf16))))
+
+
+def for_gradients(model: Model, batch: int, bf16: bool) -> Network:
+    """The model's network for queries of `batch` samples, whose forward and backward pass are a graph each.
+
+    A graph has one place for its result: the gradients of a call must be taken before the next one, and become invalid
+    with the gradients of that. Queries of any other shape are answered without a graph.
+    """
+    network, query = model.weights, example(model, batch)
+    names, shapes = tuple(present(query)), [tensor.shape for tensor in present(query).values()]
+    evaluate = Positional(query, lambda query: tuple(present(_in_precision(network, bf16, query)).values()), network)
+    capture: Any = torch.cuda.make_graphed_callables
+    launch = capture(evaluate, tuple(present(query).values()), allow_unused_input=True)
+
+    def answer(asked: Any) -> Fields:
+        tensors = present(asked)
+        if tuple(tensors) != names or [tensor.shape for tensor in tensors.values()] != shapes:
+            return _in_precision(network, bf16, asked)
+        return Fields(*launch(*tensors.values()))
+
+    return answer
+
+
+def _in_precision(network: nn.Module, bf16: bool, query: Any) -> Fields:
+    """The network's answer. Weights are converted anew in each call: a graph must not keep those of its capture."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        return network(query)
