@@ -4,9 +4,8 @@
 
 Each walk becomes a folder of PNG frames. `actions.json` describes the actions and records them: row i of a walk is the
 command given after frame i and before frame i+1, so that a walk has one row fewer than frames. Its columns are
-move (1 is a full step forward, -1 back) and turn (1 is 4 degrees to the right, -1 to the left). Walkers turn as they
-walk, so "left" and "right" are names of both together. The same command resumes a run that was interrupted, and a
-larger --clips adds walks. It needs ViZDoom: pip install "biflow[maze]"
+move (1 is a full step forward, -1 back) and turn (1 is 4 degrees to the right, -1 to the left). The same command
+resumes a run that was interrupted, and a larger --clips adds walks. It needs ViZDoom: pip install "biflow[maze]"
 
 Each map is a random maze without dead ends, written as a UDMF level and rendered by ViZDoom with Freedoom's textures.
 A command acts on the very next frame, without Doom's momentum, which a single frame does not show.
@@ -29,12 +28,7 @@ from biflow.errors import UserError
 MEANING = {
     "columns": ["move", "turn"],
     "ranges": [[-1, 1], [-1, 1]],
-    "keys": {  # walkers turn as they walk
-        "forward": {"move": 1},
-        "back": {"move": -1},
-        "left": {"move": 1, "turn": -1},
-        "right": {"move": 1, "turn": 1},
-    },
+    "keys": {"forward": {"move": 1}, "back": {"move": -1}, "left": {"turn": -1}, "right": {"turn": 1}},
     "fps": 17.5,
 }
 # A player whose thrust reaches STEP within one tic; Doom's own would need 30.

@@ -1,9 +1,7 @@
 """Who walks through the mazes: commands (move, turn) for every frame, drawn at random.
 
-Both lie in [-1, 1]: move 1 is a full step forward, turn 1 the largest turn to the right. A walker follows corridors
-along their middle, takes the turns that come while it walks, and at times stands still or backs off. It does not touch
-walls or turn on the spot: a small network that is trained for hours on a CPU does not learn walks that do
-(docs/lab-notes.md).
+Both lie in [-1, 1]: move 1 is a full step forward, turn 1 the largest turn to the right. A walk alternates between
+following corridors along their middle, holding keys as a player does, also into walls, looking around, and pauses.
 """
 
 import math
@@ -20,7 +18,19 @@ DIRECTIONS = EAST, NORTH, WEST, SOUTH = (1, 0), (0, 1), (-1, 0), (0, -1)
 Cell = tuple[int, int]
 Command = tuple[float, float]
 
-BACK, STILL = (-1.0, 0.0), (0.0, 0.0)
+FORWARD, BACK, STILL, LEFT, RIGHT = (1.0, 0.0), (-1.0, 0.0), (0.0, 0.0), (0.0, -1.0), (0.0, 1.0)
+KEYS = {  # how often a player holds them
+    FORWARD: 8,
+    (1.0, -1.0): 4,
+    (1.0, 1.0): 4,
+    LEFT: 3,
+    RIGHT: 3,
+    BACK: 2,
+    STILL: 1,
+    (-1.0, -1.0): 1,
+    (-1.0, 1.0): 1,
+}
+STARES = 12  # frames of a wall that stops the player, before it turns away
 
 
 @dataclass
@@ -65,9 +75,13 @@ def turn_to(pose: Pose, x: float, y: float) -> float:
 
 def commands(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
     """Commands of a walk without end. The caller carries them out and keeps `pose` up to date."""
+    shares = {follow: 0.5, play: 0.3, look: 0.15, pause: 0.05}  # of frames
+    spent = {kind: rng.uniform(0, 200) * share for kind, share in shares.items()}
     while True:
-        yield from follow(rng, pose, open_cells)
-        yield from pause(rng, pose, open_cells)
+        kind = min(shares, key=lambda kind: spent[kind] / shares[kind])
+        for command in kind(rng, pose, open_cells):
+            spent[kind] += 1
+            yield command
 
 
 def follow(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
@@ -83,6 +97,39 @@ def follow(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Co
         error = turn_to(pose, *place)
         turn = (0 if abs(error) < 3 else math.copysign(1, error)) if keys else 0.3 * error / MAX_TURN
         yield 1.0, max(-1.0, min(1.0, turn))
+
+
+def play(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> Iterator[Command]:
+    """Hold keys for random times. Where a wall is in the way, the player sees it for a while and turns away."""
+    frames = rng.randrange(40, 121)
+    while frames > 0:
+        command = rng.choices(list(KEYS), list(KEYS.values()))[0]
+        blocked = 0
+        for _ in range(3 + int(rng.expovariate(1 / (8 if command[1] else 14)))):
+            before = pose.x, pose.y
+            yield command
+            frames -= 1
+            stopped = command[0] and math.dist(before, (pose.x, pose.y)) < 0.3 * STEP
+            blocked = blocked + 1 if stopped else 0
+            if blocked > rng.randrange(2, STARES):
+                yield from escape(rng, pose, open_cells)
+                break
+
+
+def escape(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
+    """Turn on the spot to the nearest direction in which the way is free, and take it."""
+    turned = min(range(-180, 181, 4), key=lambda t: (view(pose, open_cells, t) < 1.5 * CELL, abs(t)))
+    turn = LEFT if turned < 0 else RIGHT
+    return [turn] * round((abs(turned) + 8) / MAX_TURN) + [FORWARD] * rng.randrange(6, 15)
+
+
+def look(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
+    """Stop; look to a side, wait or not, and turn back by as much; or look all around."""
+    rate = rng.choice((-1, 1)) * (1.0 if rng.random() < 0.7 else round(rng.uniform(0.4, 1), 3))
+    if rng.random() < 0.15:
+        return [(0.0, rate)] * round(360 / (abs(rate) * MAX_TURN))
+    turns = round(rng.uniform(30, 180) / (abs(rate) * MAX_TURN))
+    return [(0.0, rate)] * turns + [STILL] * rng.randrange(0, 12) + [(0.0, -rate)] * turns
 
 
 def pause(rng: random.Random, pose: Pose, open_cells: set[Cell]) -> list[Command]:
