@@ -157,7 +157,7 @@ def level(tmp_path, cells=frozenset((x, 1) for x in range(1, 20))):
 
 def test_a_command_acts_on_the_next_frame_alone(tmp_path):
     steps, turns = follow(Game(level(tmp_path)), "forward*2 still left*2 turn=1 back move=0.5")
-    assert steps == pytest.approx([maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP, 0, maze.STEP, maze.STEP / 2])
+    assert steps == pytest.approx([maze.STEP, maze.STEP, 0, 0, 0, 0, maze.STEP, maze.STEP / 2])
     assert turns == pytest.approx([0, 0, 0, -4, -4, 4, 0, 0])
 
 
@@ -180,24 +180,63 @@ def clearance(pose, cells):
     return maze.CELL * min((math.hypot(*gap) for gap in gaps), default=1)
 
 
-def test_walks_hardly_ever_touch_a_wall_and_use_every_key():
-    rows, gaps = [], []
+def walked(commands, pose, cells):
+    """Each of the commands with the clearance after it, carried out where walls stop a walker."""
+    for move, turn in commands:
+        pose.angle -= turn * walker.MAX_TURN
+        angle = math.radians(pose.angle)
+        x, y = pose.x + move * walker.STEP * math.cos(angle), pose.y + move * walker.STEP * math.sin(angle)
+        if clearance(walker.Pose(x, y, 0), cells) > 16:  # the radius of Doom's players
+            pose.x, pose.y = x, y
+        yield (move, turn), clearance(pose, cells)
+
+
+def walks(kind):
+    """20 walks of 500 frames: their commands and how near walls are."""
     for seed in range(20):
         rng = random.Random(seed)
         cells = maze.carve(rng, 5)
         pose = walker.Pose(1.5 * maze.CELL, 1.5 * maze.CELL, 0)
-        for move, turn in islice(walker.commands(rng, pose, cells), 500):
-            rows.append((move, turn))
-            pose.angle -= turn * walker.MAX_TURN
-            pose.x += move * walker.STEP * math.cos(math.radians(pose.angle))
-            pose.y += move * walker.STEP * math.sin(math.radians(pose.angle))
-            gaps.append(clearance(pose, cells))
-    assert np.quantile(gaps, 0.001) > 16  # the radius of Doom's players
+        yield from islice(walked(kind(rng, pose, cells), pose, cells), 500)
+
+
+def test_who_follows_corridors_keeps_clear_of_walls():
+    def follow(rng, pose, cells):
+        while True:
+            yield from walker.follow(rng, pose, cells)
+
+    assert min(gap for _, gap in walks(follow)) > 24
+
+
+def test_walks_hold_every_key_look_around_and_touch_walls():
+    rows, gaps = zip(*walks(walker.commands), strict=True)
+    assert set(walker.KEYS) <= set(rows)
     moves, turns = np.array(rows).T
-    assert (moves > 0).mean() > 0.9
+    assert (moves > 0).mean() > 0.5
     assert (moves < 0).mean() > 0.02
     assert ((moves == 0) & (turns == 0)).mean() > 0.02
+    assert ((moves == 0) & (turns != 0)).mean() > 0.1
     assert min((turns < 0).mean(), (turns > 0).mean()) > 0.15
+    assert 0.02 < (np.array(gaps) < 20).mean() < 0.4
+
+
+def test_a_player_turns_away_from_the_wall_that_stops_it():
+    corridor = {(x, 1) for x in range(1, 20)}
+    for angle in (0, 90, 180, 270):
+        pose = walker.Pose(10.5 * maze.CELL, 1.5 * maze.CELL, angle)
+        list(walked(walker.escape(random.Random(0), pose, corridor), pose, corridor))
+        assert walker.view(pose, corridor) > maze.CELL
+        assert clearance(pose, corridor) > 24
+
+
+def test_who_looks_aside_turns_back_and_who_looks_around_turns_all_the_way():
+    for seed in range(100):
+        moves, turns = np.array(walker.look(random.Random(seed), walker.Pose(0, 0, 0), set())).T
+        assert not moves.any()
+        assert (
+            abs(turns.sum()) * walker.MAX_TURN == pytest.approx(0, abs=1e-6)
+            or abs(abs(turns.sum()) * walker.MAX_TURN - 360) < 2
+        )
 
 
 def test_frames_are_written_whole_and_runs_resume(monkeypatch, tmp_path):
@@ -225,7 +264,7 @@ def test_doom_obeys_at_once(tmp_path):
     steps, turns = follow(game, "forward*2 still*3 right*10 turn=1")
     assert steps[:2] == pytest.approx([maze.STEP] * 2, abs=0.15)
     assert steps[2:5] == pytest.approx([0] * 3, abs=0.15)
-    assert steps[5:] == pytest.approx([maze.STEP] * 10 + [0], abs=0.15)
+    assert steps[5:] == pytest.approx([0] * 11, abs=0.15)
     assert turns == pytest.approx([0] * 5 + [4] * 11, abs=0.02)
     game.close()
 

@@ -100,7 +100,7 @@ class Demo:
     """Stream videos from a model that ships with biflow. It writes files, or opens a live page.
 
     Attributes:
-        name: "maze" walks through mazes; "racing" drives a car, which can be steered on the live page.
+        name: "maze" walks through mazes, and "racing" drives a car. On the live page, the arrow keys steer.
         out: The folder for the results: demo.mp4, demo.png and demo.json.
         frames: Frames per video.
         samples: Number of videos.
