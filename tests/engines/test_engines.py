@@ -148,9 +148,9 @@ def test_pytorch_in_bf16_gives_the_frames_of_float32(method, pair):
 def test_bf16_sees_noise_that_rounding_would_drown(engine):
     if not computes_in_bf16():
         pytest.skip("no bf16 on this CPU")
-    model = load_model(shipped_model())
+    model = load_model(shipped_model("racing"))
     fast = bf16_network(model) if engine == "torch" else openvino_network(model, "bf16")[0]
-    first = to_float(first_frames(shipped_model() / "first", (64, 64), 2, 0))
+    first = to_float(first_frames(shipped_model("racing") / "first", (64, 64), 2, 0))
     alpha, t = torch.full((2,), 0.02), torch.full((2,), 0.9)
     x = first + 0.02 * torch.randn(first.shape, generator=torch.Generator().manual_seed(0))
     exact, ours = (conditioned(network, model.conditions(2)) for network in (model.network, fast))

@@ -62,9 +62,19 @@ def test_a_device_without_graphs_trains_without(monkeypatch, caplog):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
-    model = Model(VideoUNet(BIFLOW, CONFIG.network), BIFLOW, (3, 16, 16))
-    assert graphs.launched(model, CONFIG, bf16=False) == (model.network, model)
+    network = VideoUNet(BIFLOW, CONFIG.network)
+    model = Model(network, BIFLOW, (3, 16, 16), device=torch.device("cuda"))
+    monkeypatch.setattr(graphs, "example", lambda *_: BIFLOW.example(torch.rand(8, 3, 16, 16)))
+    assert graphs.launched(model, network, CONFIG, False, alone=True) == (network, model)
     assert "CUDA graphs cannot be used (operation not permitted" in caplog.text
+
+
+@pytest.mark.parametrize(("config", "alone"), [(CONFIG, False), (replace(CONFIG, compile=True), True)])
+def test_gradients_that_are_added_up_and_compiled_networks_have_no_graph(config, alone, caplog):
+    network = VideoUNet(BIFLOW, CONFIG.network)
+    model = Model(network, BIFLOW, (3, 16, 16), device=torch.device("cuda"))
+    assert graphs.launched(model, network, config, False, alone=alone) == (network, model)
+    assert not caplog.text
 
 
 @pytest.mark.gpu
@@ -73,6 +83,6 @@ def test_a_run_by_graphs_has_the_losses_of_one_without(prepared, tmp_path, monke
     for out in ("graphs", "plain"):
         train(config, prepared, tmp_path / out)
         losses.append(json.loads((tmp_path / out / "log.jsonl").read_text().splitlines()[-1]))
-        monkeypatch.setattr(loop, "launched", lambda model, *_: (model.network, model))
+        monkeypatch.setattr(loop, "launched", lambda model, network, *_, **__: (network, model))
     assert losses[0]["v"] == pytest.approx(losses[1]["v"], rel=0.05)
     assert losses[0]["n"] == pytest.approx(losses[1]["n"], rel=0.05)

@@ -21,14 +21,21 @@ from biflow.paths import Fields, Network, present
 log = logging.getLogger("biflow")
 
 
-def launched(model: Model, config: TrainConfig, bf16: bool) -> tuple[Network, Model]:
-    """What answers the queries of a loss, and the model that makes own frames, by graphs where the device allows it."""
-    try:
-        answers = for_gradients(model, config.batch, bf16)
-        return answers, for_own_frames(model, bf16) if config.own_frames else model
-    except RuntimeError as error:
-        log.warning("CUDA graphs cannot be used (%s); training without, which is slower.", error)
-        return model.network, model
+def launched(
+    model: Model, network: nn.Module, config: TrainConfig, bf16: bool, *, alone: bool
+) -> tuple[Network, Model]:
+    """What answers the queries of a loss, and the model that makes own frames: by graphs, where these work.
+
+    `network` is that of the model, as several processes train it. Only `alone`, without other processes or parts of a
+    batch, are gradients not added up, which a graph always puts in the same place.
+    """
+    if model.device.type == "cuda" and alone and not config.compile:
+        try:
+            answers = for_gradients(model, config.batch, bf16)
+            return answers, for_own_frames(model, bf16) if config.own_frames else model
+        except RuntimeError as error:
+            log.warning("CUDA graphs cannot be used (%s); training without, which is slower.", error)
+    return network, model
 
 
 def for_own_frames(model: Model, bf16: bool) -> Model:

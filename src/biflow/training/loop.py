@@ -152,12 +152,8 @@ class _Run:
             keep_compiled()
             self.network.compile()  # in place: a wrapped module would change the names in the checkpoint
         self.bf16 = computes_in_bf16() if config.precision == "auto" else config.precision == "bf16"
-        self.answers, self.streams = self.network, self.model
-        # Not where gradients are added up, which lie in the same place in each part.
-        if accelerator.device.type == "cuda" and parts == 1 and not config.compile:
-            self.answers, self.streams = launched(self.model, config, self.bf16)
-        peak = peak and peak * accelerator.num_processes
-        rates = {"flops": flops, "peak": peak, "active": main}
+        self.answers, self.streams = launched(self.model, self.network, config, self.bf16, alone=parts == 1)
+        rates = {"flops": flops, "peak": peak and peak * accelerator.num_processes, "active": main}
         self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
@@ -173,8 +169,7 @@ class _Run:
         """Write a checkpoint, unless the loss has not been finite."""
         self.check_finite(step)
         seconds = time.monotonic() - self._started
-        processes = self.accelerator.num_processes
-        self.history.update(step=step, seconds=seconds, losses=self.log.means, processes=processes)
+        self.history.update(step=step, seconds=seconds, losses=self.log.means, processes=self.accelerator.num_processes)
         if self.accelerator.is_main_process:
             optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
             record = {**self.history, "v_scale": self.v_scale, "data": self.data, "hardware": hardware()}
