@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench_pair"), help="of --train")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    models = options.models or [shipped_model()]
+    models = options.models or [shipped_model("racing")]
     if options.train:
         models.append(train_pair(options.train, options.width, options.steps, options.out))
     rows = []

@@ -90,7 +90,7 @@ def profile(folder: Path, batch: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", type=Path, default=shipped_model())
+    parser.add_argument("model", nargs="?", type=Path, default=shipped_model("racing"))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

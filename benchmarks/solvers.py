@@ -129,7 +129,7 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, default=[shipped_model()])
+    parser.add_argument("models", nargs="*", type=Path, default=[shipped_model("racing")])
     parser.add_argument("--eps", nargs="+", type=float, default=[0.0, 0.1, 0.2, 0.3])
     parser.add_argument("--first", type=Path, help="first frames, for models that bring none")
     parser.add_argument("--samples", type=int, default=3)
