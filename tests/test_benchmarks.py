@@ -24,11 +24,12 @@ RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 @pytest.mark.parametrize("eps", [0.1, 0.3])
 @torch.inference_mode()
 def test_a_frame_of_the_model_to_drive_costs_what_was_committed(eps):
+    folder = shipped_model("racing")
     rows = json.loads((RESULTS / "solvers.json").read_text())["rows"]
-    cost = {row["solver"]: row["nfe"] for row in rows if (row["model"], row["eps"]) == (shipped_model("racing").name, eps)}
+    cost = {row["solver"]: row["nfe"] for row in rows if (row["model"], row["eps"]) == (folder.name, eps)}
     assert cost["adams adaptive"] <= 0.45 * cost["reference"]
-    model = load_model(shipped_model("racing"))
-    first = to_float(first_frames(shipped_model("racing") / "first", (64, 64), 2, 0))
+    model = load_model(folder)
+    first = to_float(first_frames(folder / "first", (64, 64), 2, 0))
     now = torch.cat([frame.nfe for frame in islice(stream(model, first, eps=eps), 3)]).float().mean()
     assert now <= 1.25 * cost["adams adaptive"]  # three frames, of which the first has not learnt its step yet
 
