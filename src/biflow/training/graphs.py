@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from biflow.config import TrainConfig
 from biflow.engines.cuda_graphs import graphed
@@ -50,18 +50,22 @@ def for_gradients(model: Model, batch: int, bf16: bool) -> Network:
     with the gradients of that. Queries of any other shape are answered without a graph.
     """
     network, query = model.weights, example(model, batch)
-    names, shapes = tuple(present(query)), [tensor.shape for tensor in present(query).values()]
+    slots = present(query)
     evaluate = Positional(query, lambda query: tuple(present(_in_precision(network, bf16, query)).values()), network)
     capture: Any = torch.cuda.make_graphed_callables
-    launch = capture(evaluate, tuple(present(query).values()), allow_unused_input=True)
+    launch = capture(evaluate, tuple(slots.values()), allow_unused_input=True)
 
     def answer(asked: Any) -> Fields:
         tensors = present(asked)
-        if tuple(tensors) != names or [tensor.shape for tensor in tensors.values()] != shapes:
+        if _shapes(tensors) != _shapes(slots):
             return _in_precision(network, bf16, asked)
         return Fields(*launch(*tensors.values()))
 
     return answer
+
+
+def _shapes(tensors: dict[str, Tensor]) -> list[tuple[str, torch.Size]]:
+    return [(name, tensor.shape) for name, tensor in tensors.items()]
 
 
 def _in_precision(network: nn.Module, bf16: bool, query: Any) -> Fields:
