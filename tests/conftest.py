@@ -7,6 +7,9 @@ from collections import Counter
 # Before huggingface_hub is imported: a port where nothing listens, so that no test reaches the real Hub.
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 
+# Before biflow too: what its modules import while jaxtyping instruments them is compiled anew in each run.
+import accelerate  # noqa: F401
+import diffusers.models  # noqa: F401
 import jaxtyping
 import numpy as np
 import pytest

@@ -246,6 +246,7 @@ def test_sigterm_in_a_destructor_still_ends_the_command(ctrl_c, capsys, monkeypa
     def work(settings):
         Going()
         threading.Event().wait(60)
+        raise AssertionError("the signal did not end the wait")
 
     monkeypatch.setattr(cli, "parsed", lambda argv: (work, signature(work).bind(None)))
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # the one before comes back

@@ -154,9 +154,9 @@ def driven(tmp_path_factory):
 
 @pytest.mark.parametrize("method", [method for method in METHODS.values() if not method.clips])
 def test_every_method_learns_with_past_frames_its_own_frames_and_actions(method, driven, tmp_path):
-    config = replace(CONFIG, context=2, own_frames=0.5, steps=30, save_every=15, log_every=10)
+    config = replace(CONFIG, context=2, own_frames=0.5, steps=12, lr=3e-3, save_every=6, log_every=4)
     config = begun(method, config, driven, tmp_path / "teacher")
-    train(replace(config, steps=15), driven, tmp_path / "cut")
+    train(replace(config, steps=6), driven, tmp_path / "cut")
     train(config, driven, tmp_path / "cut")
     train(config, driven, tmp_path / "whole")
     for name in FILES:  # the random parts are those of a run that was not interrupted
@@ -188,6 +188,7 @@ assert sorted(graphs) == [False, True], graphs
 """
 
 
+@pytest.mark.slow
 def test_compile_compiles_the_network_for_training_and_for_own_frames(driven, tmp_path):
     # In a process of its own: what checks the types of tests cannot be compiled.
     config = replace(CONFIG, compile=True, context=2, own_frames=0.5, steps=2)

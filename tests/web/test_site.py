@@ -310,6 +310,7 @@ SAME = """async () => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_gpu_gives_the_same(browser, address):
     software = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # a GPU in software
     with browser.browser_type.launch(executable_path=chromium(), args=[*SETTINGS, *software]) as other:
