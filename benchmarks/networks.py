@@ -50,25 +50,32 @@ def trained(data: Path, shape: str, minutes: float) -> dict:
         save_every=10**6, preview_every=0, network=SHAPES[shape],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        train(replace(config, steps=WARM), data, Path(folder) / "rate")
-        begun = time.monotonic()
-        train(replace(config, steps=WARM + TIMED), data, Path(folder) / "rate")
-        steps = max(1, round(minutes * 60 * TIMED / (time.monotonic() - begun)))
+        steps = steps_in(minutes, config, data, Path(folder) / "rate")
         history = train(replace(config, steps=steps, warmup=min(20, steps // 5)), data, Path(folder) / "run")
         model = load_model(Path(folder) / "run")
-    test = Windows(data, split="test")
-    picks = torch.linspace(0, len(test) - 1, min(PAIRS, len(test))).round().int().numpy()
-    generator = torch.Generator().manual_seed(0)
-    sums = {"v": 0.0, "n": 0.0}
-    network = reference_pipeline.alone(model)
-    with torch.inference_mode():
-        for clips in to_float(test.batch(picks)).split(16):
-            for name, term in model.method.loss(network, clips, generator, config).terms.items():
-                sums[name] += term.sum().item() / len(picks)
-    v = sums["v"] / model.config["v_scale"] ** 2
     row = {"set": data.name, "shape": shape, "steps": steps, "minutes": round(history["seconds"] / 60, 2)}
-    row |= {"v": round(v, 4), "n": round(sums["n"], 4), "loss": round(v + sums["n"], 4)}
-    return row
+    return row | held_out_losses(model, data, config, model.config["v_scale"])
+
+
+def steps_in(minutes: float, config: TrainConfig, data: Path, folder: Path) -> int:
+    """How many steps there is time for, by a short training in `folder`."""
+    train(replace(config, steps=WARM), data, folder)
+    begun = time.monotonic()
+    train(replace(config, steps=WARM + TIMED), data, folder)
+    return max(1, round(minutes * 60 * TIMED / (time.monotonic() - begun)))
+
+
+def held_out_losses(model: Model, data: Path, config: TrainConfig, unit: float) -> dict[str, float]:
+    """Of a BI-FLOW model on the test split, by the noise of `config`: v in the given unit, n, and their sum."""
+    test = Windows(data, split="test")
+    generator, sums = torch.Generator().manual_seed(0), {"v": 0.0, "n": 0.0}
+    network, clips = reference_pipeline.alone(model), to_float(test.spread(PAIRS))
+    with torch.inference_mode():
+        for part in clips.split(16):
+            for name, term in model.method.loss(network, part, generator, config).terms.items():
+                sums[name] += term.sum().item() / len(clips)
+    v, n = sums["v"] / unit**2, sums["n"]
+    return {"v": round(v, 4), "n": round(n, 4), "loss": round(v + n, 4)}
 
 
 def evaluation_ms(size: tuple[int, int]) -> dict[str, dict]:
