@@ -259,7 +259,9 @@ def _repeat_interrupt(hook: Callable, ignored: Any) -> None:
     # Not at once: it would be raised in here, and ignored again. SIGTERM, since SIGINT may be ignored, as in scripts.
     # A signal that is really sent also ends a wait of the main thread. Windows cannot send one to a thread.
     send, to = getattr(signal, "pthread_kill", None), threading.main_thread().ident
-    again = threading.Timer(0.05, *((send, [to, signal.SIGTERM]) if send else (_thread.interrupt_main, [signal.SIGTERM])))
+    again = threading.Timer(
+        0.05, *((send, [to, signal.SIGTERM]) if send else (_thread.interrupt_main, [signal.SIGTERM]))
+    )
     again.daemon = True
     again.start()
 

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 from torch import Tensor
@@ -200,7 +201,7 @@ class VideoWriter(Writer):
         UserError: another suffix, a scale or fps out of range, or a file that cannot be written.
     """
 
-    def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 18):
+    def __init__(self, path: str | Path, fps: float | int, size: tuple[int, int], *, scale: int = 1, crf: int = 20):
         if Path(path).suffix.lower() not in H264_FORMATS:
             raise UserError(f"{path} cannot hold H.264. Name it .mp4, .mkv or .mov.")
         super().__init__(path, fps, size, scale)
@@ -212,20 +213,25 @@ class VideoWriter(Writer):
             stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
             height, width = (side * scale + side * scale % 2 for side in self.size)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            stream.options = {"crf": str(crf), "preset": "veryfast"}  # sampling needs the cores itself
+            # Sampling needs the cores itself. "veryfast" takes seven times as long, where pixels are blocks for a worse
+            # picture in a file as large.
+            stream.options = {"crf": str(crf), "preset": "ultrafast", "threads": "1"}
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, as H.273 numbers it
             context.color_range = 1  # limited, as players expect
-            self._stream, self._file = stream, stack.pop_all()
+            self._stream, self._file, self._reformatter = stream, stack.pop_all(), VideoReformatter()
 
     def write(self, frame: UInt8[Tensor, "c h w"]) -> None:
         """Append one frame, uint8 (3, h, w) or (1, h, w), on any device. Raises UserError for another size."""
         if frame.dtype != torch.uint8 or tuple(frame.shape[-2:]) != self.size:
             raise UserError(f"{self.path} takes uint8 frames of {self.size}, not {frame.dtype} {tuple(frame.shape)}.")
-        pixels = enlarged(frame, self.scale)
-        pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        how: dict[str, Any] = {"format": "yuv420p", "dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+        height, width = (side * self.scale for side in self.size)
+        if self.scale > 1 and not (height % 2 or width % 2):  # sharp also in colour, at an eighth of the time
+            pixels, how = enlarged(frame, 1), how | {"width": width, "height": height, "interpolation": "POINT"}
+        else:
+            pixels = np.pad(enlarged(frame, self.scale), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        picture = self._reformatter.reformat(av.VideoFrame.from_ndarray(pixels, format="rgb24"), **how)
         picture.pts = self.frames
         self.bytes += sum(packet.size for packet in self._encode(picture))
         self.frames += 1
