@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import figure1, in_between, networks, one_evaluation, record, solvers
+from benchmarks import figure1, hours, in_between, networks, one_evaluation, record, solvers, turn
+from biflow.config import TrainConfig
 from biflow.data.starts import first_frames
 from biflow.evaluation.networks.features import Features
 from biflow.methods import BIFLOW, FLOW, SEQUENCE
@@ -115,16 +116,17 @@ def test_the_plot_of_figure_1_has_a_bar_for_each_model_and_property(tmp_path):
     assert all(f'id="{name} {what}"' in drawn for name in ("one", "two") for what in ("distance", "wait", "held"))
 
 
+# In the place of LPIPS: the mean difference of two frames, in grey levels.
+DIFFERS = Features("differs", "none", "none", 1, 2, lambda c: c.float().diff(dim=1).abs().mean((1, 2, 3, 4))[:, None])
+
+
 def test_frames_in_between_are_compared_with_the_real_ones():
     real = torch.randint(0, 256, (3, 4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    differs = Features(
-        "differs", "none", "none", 1, 2, lambda c: c.float().diff(dim=1).abs().mean((1, 2, 3, 4))[:, None]
-    )
-    same = in_between.compared(real, real, differs)
+    same = in_between.compared(real, real, DIFFERS)
     assert (same["lpips"], same["last_lpips"], same["gradient"]) == (0, 0, 1)
     made = real.clone()
     made[:, :-1] //= 2
-    worse = in_between.compared(made, real, differs)
+    worse = in_between.compared(made, real, DIFFERS)
     assert worse["gradient"] == pytest.approx(0.5, rel=0.01)
     assert worse["lpips"] > 0 == worse["last_lpips"]
     assert worse["psnr"] < 11 < same["psnr"]
@@ -135,6 +137,45 @@ def test_the_models_of_frames_in_between_differ_by_span_and_path_alone(case):
     usual, config = in_between.settings(in_between.FRAME_BY_FRAME, 4), in_between.settings(case, 4)
     assert replace(config, span=1, path="linear") == usual
     assert (config.span, config.path) == ((1, "linear") if case == in_between.FRAME_BY_FRAME else (4, case))
+
+
+def test_a_stream_that_is_a_tenth_too_slow_lags_by_as_much_after_a_turn():
+    """A world that gets brighter by 8 grey levels a frame for half a turn, and darker for the other half."""
+    levels = torch.tensor([0, 8, 16, 24, 16, 8, 0])
+    clips = (100 + levels[:, None, None, None]).expand(2, 7, 3, 4, 4).to(torch.uint8)
+    brighter = known(FLOW, constant(7.2 / 127.5))
+    rows, made = turn.measure(brighter, clips, DIFFERS)
+    found = {row["case"]: [round(row[f"lpips_{part:g}"]) for part in turn.PARTS] for row in rows}
+    assert found["forward"] == [2, 2, 13, 43]  # after 2, 3, 4 and 6 of 6 frames: 14, 22, 29 and 43
+    assert found["backward"] == [30, 46, 45, 43]
+    assert found["a copy of the first frame"] == [16, 24, 16, 0]
+    assert found["another clip"] == [0, 0, 0, 0]  # the two are alike
+    assert made["forward"].shape == clips.shape
+
+
+def test_a_curve_says_when_it_comes_down_to_a_value():
+    rows = [{"minutes": 2.0, "loss": 1.0}, {"minutes": 4.0, "loss": 0.5}, {"minutes": 16.0, "loss": 0.3}]
+    assert hours.minutes_until(rows, "loss", 0.4) == pytest.approx(8)
+    assert hours.minutes_until(rows, "loss", 0.5) == 4
+    assert hours.minutes_until(rows, "loss", 2.0) == 2
+    assert hours.minutes_until(rows, "loss", 0.2) is None
+
+
+def test_recipes_are_compared_at_the_end_of_the_paper_s():
+    paper = [{"recipe": "paper", "minutes": m, "loss": 1.5 - m / 40, "kvd": 1000 / m} for m in (5, 10, 40)]
+    ours = [{"recipe": "ours", "minutes": m, "loss": 1 / m, "kvd": 100.0} for m in (1, 4)]
+    assert hours.compared([*paper, *ours]) == {
+        "loss": {"value": 0.5, "minutes": pytest.approx(4 ** (2 / 3)), "ratio": pytest.approx(15.87, abs=0.01)},
+        "kvd": {"value": 25, "minutes": None, "ratio": None},
+    }
+
+
+def test_the_two_recipes_differ_as_their_description_says():
+    paper, ours = hours.PAPER, hours.OURS
+    assert (paper.network.pair, paper.optimizer, paper.lr, paper.v_scale) == (True, "adamw", 1e-4, 1.0)
+    assert (paper.alpha_max, paper.ema, paper.schedule) == (1.0, 0.0, "constant")
+    assert (ours.network, ours.optimizer, ours.v_scale) == (TrainConfig().network, "muon", None)
+    assert paper.batch == ours.batch
 
 
 def test_a_table_has_names_and_numbers_and_a_dash_where_there_is_none():
