@@ -226,7 +226,9 @@ def test_two_processes_can_write_the_same_file(tmp_path):
 FOLDERS = """
 import sys
 from biflow.files import replacing
-for _ in range(15):
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(60):
     with replacing(sys.argv[1]) as partial:
         partial.mkdir()
         for name in "xy":
@@ -235,8 +237,16 @@ for _ in range(15):
 
 
 def test_two_processes_can_write_the_same_folder(tmp_path):
-    writers = [subprocess.Popen([sys.executable, "-c", FOLDERS, str(tmp_path / "out"), letter]) for letter in "ab"]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    program = [sys.executable, "-c", FOLDERS, str(tmp_path / "out")]
+    writers = [subprocess.Popen([*program, letter], **how) for letter in "ab"]
+    assert [writer.stdout.readline() for writer in writers] == ["ready\n"] * 2  # so that they write at the same time
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0, 0]
     assert names(tmp_path) == ["out"]
     assert {(tmp_path / "out" / name).read_text() for name in "xy"} in ({"a"}, {"b"})
 

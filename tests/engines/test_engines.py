@@ -18,6 +18,7 @@ from biflow.model import Model, load_model, shipped_model
 from biflow.paths import Fields, Query, conditioned
 from biflow.rollout import generate
 from biflow.video import to_float
+from tests.engines.test_queries import steerable, steered
 from tests.engines.tiny import assert_same_fields, query_of, tiny
 
 NETWORKS = pytest.mark.parametrize(
@@ -45,12 +46,11 @@ def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path, monkeypat
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     graphs = tmp_path / "biflow" / "openvino"
-    smallest = {"channels": (32,), "attention": ()}
-    model = tiny(BIFLOW, **smallest)
+    model = steerable()
     with_engine(model, "openvino")
     written = {path: path.stat().st_mtime_ns for path in graphs.glob("*/model.xml")}
     assert len(written) == 1
-    with_engine(tiny(BIFLOW, **smallest), "openvino")
+    with_engine(steerable(), "openvino")
     assert {path: path.stat().st_mtime_ns for path in graphs.glob("*/model.xml")} == written
     with torch.no_grad():
         next(model.weights.parameters()).add_(1)
@@ -72,7 +72,7 @@ def flip(path):
 def test_a_damaged_graph_in_the_cache_is_made_again(tmp_path, monkeypatch, caplog):
     pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model, query = tiny(BIFLOW, channels=(32,), attention=()), query_of(BIFLOW, 2)
+    model, query = steerable(), steered(2)
     expected = openvino_network(model, "f32")[0](query)
     (folder,) = (tmp_path / "biflow" / "openvino").iterdir()
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line(reason, tmp_path, monkeypat
         (tmp_path / "biflow").write_text("mine")
     else:
         monkeypatch.setattr(openvino, "save_model", fail)
-    model, query = tiny(BIFLOW, channels=(32,), attention=()), query_of(BIFLOW, 2)
+    model, query = steerable(), steered(2)
     assert_same_fields(openvino_network(model, "f32")[0](query), model.network(query))
     assert caplog.text.count("The network's graph is not cached") == 1
     assert not list(tmp_path.rglob("model.*"))

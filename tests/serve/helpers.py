@@ -135,6 +135,14 @@ class Client:
                 return message
         raise AssertionError(f"no message of type {kind} came")
 
+    def until_grey(self, level: int, off: int = 0) -> None:
+        """Read until a frame of that grey level is shown, or the last one was."""
+        for _ in range(500):
+            if self.frames and abs(int(self.frames[-1][1][0].mean()) - level) <= off:
+                return
+            self.read()
+        raise AssertionError(f"no frame of grey level {level} came")
+
     def __enter__(self) -> "Client":
         return self
 

@@ -76,7 +76,7 @@ def test_upload_restart_back_and_ping(server):
         client.read()
         client.send({"type": "set", "controls": {"playing": False, "format": "png"}}, png(77))
         client.until("frame", index=0, format="image/png")
-        until(lambda: int(client.frames[-1][1][0].mean()) == 77 or client.until("frame"))
+        client.until_grey(77)
         client.send({"type": "step"})
         step = client.until("frame", index=1)
         client.send({"type": "restart", "first": 2})

@@ -7,7 +7,7 @@ import httpx
 from PIL import Image
 
 from biflow.serve.app import app
-from tests.serve.helpers import Client, png, running, until
+from tests.serve.helpers import Client, png, running
 
 
 def test_the_page_has_a_picture_for_links_to_it(server):
@@ -28,7 +28,7 @@ def test_a_restart_is_from_what_the_stream_started_from(server):
         starts = client.until("starts", now=-1)
         assert [one["number"] for one in starts["own"]] == [-1]
         client.until("frame", index=0, format="image/png")
-        until(lambda: int(client.frames[-1][1][0].mean()) == 77 or client.until("frame"))
+        client.until_grey(77)
         for number, value in enumerate((90, 100, 110, 120)):
             client.send(png(value))
             own = client.until("starts", now=-2 - number)["own"]
@@ -36,7 +36,7 @@ def test_a_restart_is_from_what_the_stream_started_from(server):
         client.send({"type": "restart", "first": 1}, {"type": "restart", "first": -3})
         assert client.until("starts", now=1) == {"type": "starts", "now": 1}  # the pictures have not changed
         assert client.until("starts", now=-3) == {"type": "starts", "now": -3}
-        until(lambda: int(client.frames[-1][1][0].mean()) == 100 or client.until("frame"))
+        client.until_grey(100)
         client.send({"type": "step"})
         client.until("frame", index=1)
         client.send({"type": "restart"})
@@ -64,7 +64,7 @@ def test_a_model_without_first_frames_says_so_and_starts_from_an_upload(folders,
             assert [header["index"] for header, _ in client.frames] == [0]  # a grey one, and nothing is solved
             client.send(png(77))
             client.until("starts", now=-1)
-            until(lambda: abs(int(client.frames[-1][1][0].mean()) - 77) < 2 or client.until("frame"))
+            client.until_grey(77, off=1)
         assert httpx.get(f"http://{address}/preview.png").status_code == 200
         with Client(address) as client:
             client.read()

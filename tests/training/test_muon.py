@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from biflow.training import muon
 from biflow.training.muon import Muon, _orthogonal, is_matrix, orthogonalise
 
 
@@ -55,8 +56,16 @@ def _share(rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     generator = torch.Generator().manual_seed(0)
     updates = [torch.randn(shape, generator=generator) for shape in ((32, 64), (48, 32), (32, 32, 3, 3), (48, 32))]
+    made: list[int] = []
+
+    def counting(matrices):
+        made.append(len(matrices))
+        return orthogonalise(matrices)
+
+    muon.orthogonalise = counting
     for got, update in zip(_orthogonal(updates), updates, strict=True):
         torch.testing.assert_close(got, orthogonalise(update.flatten(1)).view_as(update))
+    assert sum(made) == 2  # of the four
     dist.destroy_process_group()
 
 
