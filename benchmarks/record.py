@@ -14,6 +14,7 @@ import torch
 from biflow.files import write_json
 from biflow.machine import commit, hardware
 
+COMMIT = commit()  # of the code that runs, not of what the working tree has become when it ends
 PACKAGES = ("torch", "diffusers", "openvino", "torchode", "numpy", "pillow")
 
 
@@ -21,7 +22,7 @@ def provenance() -> dict:
     """Date, commit, machine and versions of this run."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": COMMIT,
         "machine": {
             "system": platform.platform(),
             "hardware": hardware(),

@@ -147,7 +147,7 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--network.channels", "[48]", "--network.channels: 48 is not a multiple of 32, the groups of the norms."),
         ("--network.channels", '["a"]', "--network.channels must be a whole number, not 'a'."),
         ("--network.channels", "[32.5]", "--network.channels must be a whole number, not '32.5'."),
-        ("--network.channels", "64,64", "--network.channels must be a whole number, not '64,64'."),
+        ("--network.channels", "64,64", "--network.channels must be a list such as \"[64, 64]\", not '64,64'."),
         ("--network.channels", "[64,", "--network.channels must be a list such as \"[64, 64, 128]\", not '[64,'."),
         (
             "--network.channels",

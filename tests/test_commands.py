@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -228,3 +229,21 @@ def test_the_solver_of_a_protocol_is_changed_as_asked(monkeypatch, model, prepar
     assert (seen[3][1].eps, seen[3][2]) == (0.3, {"batch": 2, "feature_batch": 4})
     assert seen[0][0].engine.startswith("torch")
     assert "--steps" in refused(*words, "--steps", 0, capsys=capsys)
+
+
+def test_a_run_has_a_folder_of_its_own(prepared, config, tmp_path, capsys):
+    clips, copy = tmp_path / "clips", tmp_path / "copy"
+    clips.mkdir()
+    (clips / "a.mp4").write_bytes(b"a film")
+    shutil.copytree(prepared, copy)
+    for folder, name in ((clips, "a.mp4"), (copy, "frames.npy")):
+        sentence = refused("train", "--config", config, "--data", prepared, "--out", folder, capsys=capsys)
+        assert f"{folder} holds other files, such as {name}. Name a new folder for the run." in sentence
+    assert [path.name for path in clips.iterdir()] == ["a.mp4"]
+
+
+def test_a_run_that_is_long_enough_says_so(prepared, config, tmp_path, capsys):
+    train = ("train", "--config", config, "--data", prepared, "--out", tmp_path / "run")
+    assert "Trained 4 steps: " in run(*train, capsys=capsys)[1]
+    again = run(*train, "--steps", 2, capsys=capsys)[1].splitlines()[-1]
+    assert again == f"{tmp_path / 'run'} has 4 steps already, so nothing was trained. For more, give --steps."

@@ -42,9 +42,7 @@ def test_a_folder_that_cannot_be_finished_is_not_there(folder, tmp_path, capsys)
 
 
 def test_something_to_write_is_needed(folder, capsys):
-    assert refused("export", folder, capsys=capsys).startswith(
-        "Say what to write: a model folder as OUT, or set onnx or web"
-    )
+    assert refused("export", folder, capsys=capsys).startswith("Say what to write: a model folder (OUT), ONNX files")
 
 
 @pytest.mark.parametrize("option", ["onnx", "web"])

@@ -4,6 +4,7 @@ A folder holds `config.json` and `diffusion_pytorch_model.safetensors`, and besi
 run as `diffusion_pytorch_model.ema.safetensors`.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -246,7 +247,7 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
         own = state.get(name)
         if own is None and ".class_embedding.vector." in name:
             state[name] = value
-        elif own is not None and own.ndim == value.ndim and own.shape[1:2] < value.shape[1:2]:
+        elif own is not None and _narrower(own, value):
             wider = torch.zeros_like(value)
             if name.endswith("conv_in.weight"):  # past frames are the last channels, the oldest last
                 wider[:, : own.shape[1]] = own
@@ -257,8 +258,22 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
                 continue
             state[name] = wider
     if bad := mismatched(expected, state):
-        raise UserError(f"The network of {folder} has another shape, beginning with {bad[0]}.", setting="init")
+        what = f"The network of {folder} has another shape"
+        differ = [
+            (name, value)
+            for name, value in vars(other.weights.network).items()
+            if value != getattr(network.network, name)
+        ]
+        same = " and ".join(f"network.{name} {json.dumps(value)}" for name, value in differ)
+        how = f": give {same}, as it has." if same else f", beginning with {bad[0]}."
+        raise UserError(what + how, setting="init")
     network.load_state_dict(state)
+
+
+def _narrower(own: Tensor, value: Tensor) -> bool:
+    """Whether a weight takes fewer inputs than another one, and is like it in all else."""
+    alike = own.ndim == value.ndim >= 2 and (own.shape[0], own.shape[2:]) == (value.shape[0], value.shape[2:])
+    return alike and own.shape[1] < value.shape[1]
 
 
 def shipped_model(name: Shipped = "maze") -> Path:

@@ -75,7 +75,8 @@ def _must_be(kind: Any, word: str) -> str:
 def _list_must_be(kind: Any, word: str) -> str:
     """The same for one of the words of a list, or for a whole list in brackets."""
     if kind is Path or word[:1] not in ("[", "{"):
-        return _must_be(kind, word)
+        parts = ", ".join(part.strip() for part in word.split(","))
+        return f'must be a list such as "[{parts}]", not {word!r}.' if "," in word else _must_be(kind, word)
     try:
         values = json.loads(word)
     except ValueError:

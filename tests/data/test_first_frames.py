@@ -96,7 +96,7 @@ def test_a_film_gives_its_first_frame_and_with_a_past_those_that_follow_it(film,
     assert grey(starts(film, (32, 32), 2, past=9).frames) == [[20, 60, 100, 140, 180]] * 2  # all that it has
     assert not caplog.text
     assert first_frames(film, (16, 24)).shape == (1, 3, 16, 24)
-    assert "clip.mp4 is 32x32; resized to 16x24." in caplog.text
+    assert "clip.mp4 is 32x32; resized to 24x16." in caplog.text
     colours = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
     colours[0].save(tmp_path / "two.gif", save_all=True, append_images=colours[1:])
     assert starts(tmp_path / "two.gif", (8, 8), past=1).frames[0, :, :2, 0, 0].tolist() == [[255, 0], [0, 255]]

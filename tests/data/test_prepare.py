@@ -139,6 +139,13 @@ def test_sources_without_clips_are_refused(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "short"]
 
 
+def test_sides_that_the_usual_network_cannot_take_are_told(tmp_path, folders, caplog):
+    run(folders, tmp_path / "out", size=24)
+    assert not caplog.text
+    run(folders, tmp_path / "other", size=20)
+    assert "needs sides that are multiples of 8, and these are 20x20" in caplog.text
+
+
 def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
@@ -152,6 +159,10 @@ def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
     assert len(values(tmp_path / "out")) == 5
     run(folders / "group1", tmp_path / "out", force=True)
     assert len(values(tmp_path / "out")) == 2
+    (tmp_path / "out" / "thesis.txt").write_text("words")
+    with pytest.raises(UserError, match=r"out also holds other files, such as thesis\.txt\."):
+        run(folders, tmp_path / "out", force=True)
+    (tmp_path / "out" / "thesis.txt").unlink()
     with pytest.raises(UserError, match="prepared already"):
         run(tmp_path / "out", tmp_path / "again")
     run(folders, folders / "inside")

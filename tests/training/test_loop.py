@@ -265,8 +265,10 @@ def test_weights_that_do_not_fit_are_refused(prepared, driven, tmp_path):
     train(replace(CONFIG, steps=1), driven, tmp_path / "first")
     init = str(tmp_path / "first")
     wider = NetworkConfig(channels=(64, 32), attention=(), patch=2)
-    with pytest.raises(UserError, match=r"The network of .*first has another shape, beginning with"):
+    with pytest.raises(UserError, match=r"first has another shape: give network.channels \[32, 32\], as it has"):
         train(replace(CONFIG, init=init, network=wider), driven, tmp_path / "second")
+    with pytest.raises(UserError, match=r"first has another shape: give network.channels \[32, 32\], as it has"):
+        train(replace(CONFIG, init=init, network=wider, method="flowmap"), driven, tmp_path / "third")
     with pytest.raises(UserError, match=r"first is a BI-FLOW model; FLOW cannot begin with it"):
         train(replace(CONFIG, init=init, method="flow"), driven, tmp_path / "second")
     with pytest.raises(UserError, match=r"has another shape"):  # it has actions
@@ -418,7 +420,7 @@ def test_a_method_that_solves_one_frame_at_a_time_cannot_span_several(method, pr
 
 
 def test_a_span_goes_without_context():
-    with pytest.raises(UserError, match=r"span is 2, but .* set context and own_frames to 0") as refusal:
+    with pytest.raises(UserError, match=r"span is 2, but .* use context=0 and own_frames=0") as refusal:
         TrainConfig(span=2, context=1)
     assert refusal.value.setting == "span"
 

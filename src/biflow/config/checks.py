@@ -69,6 +69,21 @@ def check_no_run(out: Path) -> None:
         raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
 
 
+# What a run writes into its folder, before its first checkpoint too; a config may lie there beforehand.
+OF_A_RUN = ("checkpoints", "data", "first", "previews", "teacher", "tensorboard", "wandb", "log.jsonl", "README.md")
+OF_A_RUN += ("config.json", "*.safetensors", "*.yaml", "*.yml", ".*")
+
+
+def check_run(out: Path) -> None:
+    """Raise UserError for a folder of something else, such as clips or a prepared set, which is no place for a run."""
+    if not out.is_dir() or (out / "checkpoints").is_dir():
+        return
+    others = sorted(path.name for path in out.iterdir() if not any(map(path.match, OF_A_RUN)))
+    if others:
+        what = f"{out} holds other files, such as {others[0]}"
+        raise UserError(f"{what}. Name a new folder for the run.", setting="out")
+
+
 def check_writable(path: Path, setting: str = "out", *, file: bool = False) -> None:
     """Raise UserError if a folder, or a single file if `file`, cannot be written at `path`.
 

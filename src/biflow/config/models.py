@@ -54,7 +54,7 @@ class Export:
 
     def __post_init__(self) -> None:
         if not (self.out or self.onnx or self.web):
-            raise UserError("Say what to write: a model folder as OUT, or set onnx or web to a folder.")
+            raise UserError("Say what to write: a model folder (OUT), ONNX files (--onnx DIR) or a page (--web DIR).")
         if not self.out and (self.push or self.license or self.evaluated):
             raise UserError("A licence, results and an upload belong to a model folder: name one as OUT.")
         check(self, "be at least 1", lambda n: n >= 1, "steps")

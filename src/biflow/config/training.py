@@ -155,7 +155,7 @@ class TrainConfig:
         check(self, "be at least 1", lambda n: n >= 1, "span", most=SPAN)
         if self.span > 1 and (self.context or self.own_frames):
             what = "a model that solves several frames at once sees no past frames and trains on none of its own"
-            raise UserError(f"span is {self.span}, but {what}: set context and own_frames to 0.", setting="span")
+            raise UserError(f"span is {self.span}, but {what}: use context=0 and own_frames=0.", setting="span")
         check_level(self, "coarse_noise", "eps", "context_noise", "context_eps")
         check(self, "not be negative", lambda n: n >= 0, "warmup", "preview_every")
         check(self, "not be negative", lambda n: n >= 0, "context", most=CONTEXT)

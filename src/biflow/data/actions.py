@@ -8,7 +8,7 @@ import csv
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -149,11 +149,13 @@ def _tables(
         return
     if (content := file.text(unread)) is None:
         return
-    for name, rows, settings in (read_csv if suffix == ".csv" else _read_json)(content, file.name):
+    tables = list((read_csv if suffix == ".csv" else _read_json)(content, file.name))
+    given = {name for name, _, _ in tables}
+    for name, rows, settings in tables:
         if name is None:
             yield names.owner(path, file.name), table(file.name, rows, settings)
         elif path.stem == NAME:
-            yield names.named(name, path.parent, file.name), table(f"{file.name}[{name}]", rows, settings)
+            yield names.named(name, path.parent, file.name, given), table(f"{file.name}[{name}]", rows, settings)
         else:
             what = f"{file.name} has the name of a clip, but does not hold a list of its actions"
             raise ActionsError(f"{what}. Rename it if it has another purpose.")
@@ -251,12 +253,15 @@ class _Names:
                 self.paths.setdefault(clip.parent / name, []).append(clip)
                 self.names.setdefault(name, []).append(clip)
 
-    def named(self, name: str, folder: PurePosixPath, where: str) -> PurePosixPath:
-        """The clip that a file in `folder` calls `name`: one in that folder, further down, or the folder itself."""
+    def named(self, name: str, folder: PurePosixPath, where: str, given: Container[str | None]) -> PurePosixPath:
+        """The clip that a file in `folder` calls `name`: one in that folder, further down, or the folder itself.
+
+        `given` are all the names in that file.
+        """
         below = [clip for clip in self.names.get(name, []) if folder in (clip, *clip.parents)]
         found = self.paths.get(folder / name) or below
         if not found:
-            near = difflib.get_close_matches(name, self.names, n=1)
+            near = difflib.get_close_matches(name, [known for known in self.names if known not in given], n=1)
             hint = f"Did you mean {near[0]}?" if near else "Remove them, or add the clip."
             raise ActionsError(f"{where} has actions of a clip {name}, which does not exist. {hint}")
         return _only(found, f"{where} has actions of {name}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from biflow.config import Prepare
+from biflow.config import NetworkConfig, Prepare
 from biflow.data.action_set import ActionSet
 from biflow.data.clips import Item, find_clips
 from biflow.data.overview import rates_line, write_sheet
@@ -21,6 +21,10 @@ from biflow.errors import UserError, shown
 from biflow.files import replacing, write_array, write_json
 
 log = logging.getLogger("biflow")
+
+
+DIVISOR = NetworkConfig().divisor
+OF_A_SET = {"frames.npy", "actions.npy", "index.json", "sheet.png", "made_from.json"}
 
 
 def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress: bool = True) -> dict:
@@ -42,8 +46,10 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
     if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
         if not is_prepared(dst):
             raise UserError(f"{dst} exists and is not a prepared folder. Choose another one.")
+        if others := sorted(path.name for path in dst.iterdir() if path.name not in OF_A_SET and path.name[0] != "."):
+            raise UserError(f"{dst} also holds other files, such as {others[0]}. Choose another folder.")
         if not settings.force:
-            raise UserError(f"{dst} is prepared already. Use it, or choose to replace it.", setting="force")
+            raise UserError(f"{dst} is prepared already. Train with it, or choose to replace it.", setting="force")
     items = find_clips(src, images=settings.images, range=settings.range)
     with replacing(dst) as partial:
         partial.mkdir()
@@ -66,6 +72,11 @@ def _warn(index: dict, conversions: Counter[str], settings: Prepare) -> None:
         log.warning("Converted to RGB: %s.", ", ".join(f"{number} {kind} frames" for kind, number in kinds))
     if line := rates_line(clips, settings):
         log.warning("%s", line)
+    if any(side % DIVISOR for side in index["size"]):
+        sides = f"{index['size'][1]}x{index['size'][0]}"
+        log.warning(
+            "A network of the usual shape needs sides that are multiples of %d, and these are %s.", DIVISOR, sides
+        )
     if skipped:
         log.warning("Skipped %d of %d clips. index.json lists them.", len(skipped), len(skipped) + len(clips))
 

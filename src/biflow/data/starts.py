@@ -197,5 +197,5 @@ def _read(file: Path, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
 
 def _resized(frames: UInt8[Tensor, "n 3 _ _"], size: tuple[int, int], file: Path) -> UInt8[Tensor, "n 3 h w"]:
     if frames.shape[-2:] != tuple(size):
-        log.warning("%s is %dx%d; resized to %dx%d.", file, *frames.shape[-2:], *size)
+        log.warning("%s is %dx%d; resized to %dx%d.", file, *frames.shape[:-3:-1], *size[::-1])
     return resize(frames, size)

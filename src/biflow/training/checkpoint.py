@@ -95,6 +95,12 @@ def latest(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def steps_in(out: Path) -> int:
+    """The steps of the newest checkpoint of the run in `out`, 0 if there is none."""
+    newest = latest(out)
+    return _step(newest) if newest else 0
+
+
 def newest_whole(out: Path, *, say: bool = True) -> Resumed | None:
     """The newest checkpoint of the run in `out` whose files are as they were saved, None if there is none at all.
 
