@@ -38,7 +38,7 @@ GROUPS = [
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "sequences", "reference", "action_rows"],
     ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "web", "pipeline"],
-    ["options", "words"],
+    ["interrupts", "options", "words"],
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}

@@ -1,6 +1,5 @@
 """The command line: from words to the settings of a command, and from what went wrong to one sentence."""
 
-import _thread
 import contextlib
 import logging
 import os
@@ -14,13 +13,14 @@ from dataclasses import asdict
 from functools import partial
 from inspect import BoundArguments, cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import cyclopts
 
 from biflow import __version__, config
 from biflow.config.checks import check_no_run, check_places, check_run, check_writable
 from biflow.errors import UserError, os_error
+from biflow.interrupts import repeat_interrupt
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 
@@ -262,21 +262,6 @@ def _as_words(assignment: re.Match, settings: object) -> str:
     return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 
-def _repeat_interrupt(hook: Callable, ignored: Any) -> None:
-    """Repeat a Ctrl-C or SIGTERM that came in a destructor, where Python prints exceptions and ignores them."""
-    if not isinstance(ignored.exc_value, KeyboardInterrupt):
-        hook(ignored)
-        return
-    # Not at once: it would be raised in here, and ignored again. SIGTERM, since SIGINT may be ignored, as in scripts.
-    # A signal that is really sent also ends a wait of the main thread. Windows cannot send one to a thread.
-    send, to = getattr(signal, "pthread_kill", None), threading.main_thread().ident
-    again = threading.Timer(
-        0.05, *((send, [to, signal.SIGTERM]) if send else (_thread.interrupt_main, [signal.SIGTERM]))
-    )
-    again.daemon = True
-    again.start()
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run `biflow`. Exits with 2 and one sentence on bad input, and with 130 after Ctrl-C."""
     for name in ("stdout", "stderr"):
@@ -285,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="biflow: %(message)s")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it saves what Ctrl-C saves
-        sys.unraisablehook = partial(_repeat_interrupt, sys.unraisablehook)
+        sys.unraisablehook = partial(repeat_interrupt, sys.unraisablehook)
     settings = None
     try:
         command, bound = parsed(sys.argv[1:] if argv is None else argv)

@@ -258,16 +258,16 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
                 continue
             state[name] = wider
     if bad := mismatched(expected, state):
-        what = f"The network of {folder} has another shape"
-        differ = [
-            (name, value)
-            for name, value in vars(other.weights.network).items()
-            if value != getattr(network.network, name)
-        ]
-        same = " and ".join(f"network.{name} {json.dumps(value)}" for name, value in differ)
-        how = f": give {same}, as it has." if same else f", beginning with {bad[0]}."
-        raise UserError(what + how, setting="init")
+        raise UserError(f"The network of {folder} has another shape{_differing(network, other, bad)}.", setting="init")
     network.load_state_dict(state)
+
+
+def _differing(network: VideoUNet, other: Model, bad: list[str]) -> str:
+    """How to mend it, for the end of a sentence: what to give for the network to have the shape of another one."""
+    shape = vars(network.network)
+    theirs = {name: value for name, value in vars(other.weights.network).items() if value != shape[name]}
+    same = " and ".join(f"network.{name} {json.dumps(value)}" for name, value in theirs.items())
+    return f": give {same}, as it has" if same else f", beginning with {bad[0]}"
 
 
 def _narrower(own: Tensor, value: Tensor) -> bool:
