@@ -90,7 +90,7 @@ def test_what_cannot_be_done_is_refused(trained, prepared, tmp_path, capsys):
     assert sentence in refused("export", trained, "--onnx", tmp_path / "onnx", capsys=capsys)
     assert "SEQUENCE does not stream" in refused("export", trained, "--web", tmp_path / "page", capsys=capsys)
     assert "takes no noise" in refused("sample", trained, "--eps", 0.2, "--out", tmp_path / "out", capsys=capsys)
-    for settings, sentence in (({"span": 1}, "set span to their number of frames"), ({"context": 1}, "set context")):
+    for settings, sentence in (({"span": 1}, "set span to their number of frames"), ({"context": 1}, "use context=0")):
         with pytest.raises(UserError, match=sentence):
             train(TrainConfig(**{"method": "sequence", "span": 4, "network": TINY, **settings}), prepared, tmp_path)
     with pytest.raises(UserError, match="There are no checkpoints of SEQUENCE"):
