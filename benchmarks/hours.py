@@ -29,6 +29,7 @@ from benchmarks import record
 from benchmarks.ablations import without_actions
 from benchmarks.networks import held_out_losses, steps_in
 from biflow import TrainConfig, Windows, load_model, train, with_engine
+from biflow.config import parse, preset
 from biflow.documents import read_json
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
@@ -36,11 +37,11 @@ from biflow.files import write_json
 from biflow.reference import reference_network
 from biflow.training.begin import rms_change
 
-EVERY: dict[str, Any] = {"batch": 16, "save_every": 10**6, "preview_every": 0, "eps": 0.1}
-PAPER = TrainConfig(**EVERY, v_scale=1.0, ema=0.0, network=reference_network("small", 32, pair=True))
-OURS = TrainConfig(
-    **EVERY, optimizer="muon", lr=3e-3, schedule="cosine", warmup=100, ema=0.99, alpha_max=0.3
-)  # as the preset `compare`, with the default network
+OURS = parse(TrainConfig, {**preset("compare"), "save_every": 10**6})
+PAPER = TrainConfig(
+    batch=OURS.batch, save_every=OURS.save_every, preview_every=0, eps=OURS.eps,
+    v_scale=1.0, ema=0.0, network=reference_network("small", 32, pair=True),
+)  # fmt: skip
 RECIPES = {"paper": PAPER, "ours": OURS}
 SHARES = {"paper": (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), "ours": (1 / 16, 1 / 8, 1 / 4)}
 PROTOCOL = Protocol(
@@ -69,8 +70,9 @@ def trainings(recipe: str, data: Path, minutes: float, out: Path) -> list[dict[s
 def judged(row: dict[str, Any], data: Path, unit: float) -> dict[str, Any]:
     """The losses and the KVD of the model of a row, in the place of its folder."""
     folder = row.pop("folder")
-    row |= held_out_losses(load_model(folder), data, OURS, unit)
-    videos = evaluate(with_engine(load_model(folder)), data, folder / "evaluated", PROTOCOL)
+    model = load_model(folder)
+    row |= held_out_losses(model, data, OURS, unit)
+    videos = evaluate(with_engine(model), data, folder / "evaluated", PROTOCOL)
     return row | {"kvd": videos["kvd"]["mean"], "interval": videos["kvd"]["interval"], "nfe": videos["nfe"]["mean"]}
 
 

@@ -30,7 +30,8 @@ def solving(folder: Path, frames: int) -> float:
     model = with_engine(load_model(folder))
     first = to_float(starts(folder / "first", model.size, samples=1, past=model.context).frames)
     generators = sample_generators(0, range(1))
-    assert len(list(islice((None for _ in drain(stream(model, first, generators=generators))), frames))) == frames
+    for _ in islice(drain(stream(model, first, generators=generators)), frames):
+        pass
     return time.perf_counter() - begun
 
 

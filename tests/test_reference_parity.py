@@ -97,6 +97,7 @@ CASES = [
     (BIFLOW, 2, 0.1, "forward"),
     (BIFLOW, 1, 0.1, "backward"),
     (BIFLOW, 1, 0.3, "forward"),
+    (BIFLOW, 2, 0.3, "backward"),
     (CONDIFF, 1, 0.0, "forward"),
     (CONDIFF, 2, 0.0, "forward"),
 ]

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import cyclopts
 
 from biflow import __version__, config
-from biflow.config.checks import check_no_run, check_places, check_run, check_writable
+from biflow.config.checks import check_no_run, check_places, check_run_folder, check_writable
 from biflow.errors import UserError, os_error
 from biflow.interrupts import repeat_interrupt
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
@@ -52,13 +52,13 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
         return print(yaml.safe_dump(asdict(settings.settings), sort_keys=False).rstrip())
     check_writable(settings.out)
-    check_run(settings.out)
+    check_run_folder(settings.out)
     if not (settings.out / "data").exists():  # which `train` names where the clips are gone
         check_places(settings)
-    from biflow.training.checkpoint import steps_in
+    from biflow.training.checkpoint import steps_done
     from biflow.training.launch import train_on_cores
 
-    before = steps_in(settings.out)
+    before = steps_done(settings.out)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher has started
     if first:
         print(f"Settings: preset {settings.preset}{f', with {settings.config} over it' if settings.config else ''}.")
@@ -66,7 +66,7 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
     train_on_cores(settings.settings, settings.data, settings.out, settings.processes, **more)
     if first:
         command = shlex.join(["biflow", "sample", str(settings.out)])
-        steps = steps_in(settings.out)
+        steps = steps_done(settings.out)
         if steps == before:
             print(f"{settings.out} has {steps} steps already, so nothing was trained. For more, give --steps.")
         else:
@@ -238,10 +238,8 @@ def parsed(argv: list[str]) -> tuple[Callable, BoundArguments]:
 def _sentence(error: BaseException, settings: object) -> str:
     """What the user can correct, in one sentence; nothing for any other error."""
     if isinstance(error, UserError):
-        name, message = (
-            error.setting,
-            re.sub(r"\b(\w+)=(?:'([\w.]*)'|(\d+))", partial(_as_words, settings=settings), str(error)),
-        )
+        name = error.setting
+        message = re.sub(r"\b(\w+)=('[\w.]*'|\d+)", partial(_as_words, settings=settings), str(error))
         if name is None or (settings is not None and not hasattr(settings, name)):
             return message
         option, rest = f"--{flag(name)}", message.removeprefix(name)
@@ -257,8 +255,7 @@ def _sentence(error: BaseException, settings: object) -> str:
 
 def _as_words(assignment: re.Match, settings: object) -> str:
     """A setting with its value, which the library writes as Python does, as words of the command line."""
-    name, *values = assignment.groups(default="")
-    value = "".join(values)
+    name, value = assignment[1], assignment[2].strip("'")
     return f"--{name.replace('_', '-')} {value}" if hasattr(settings, name) else assignment[0]
 
 

@@ -14,9 +14,9 @@ def repeat_interrupt(hook: Callable, ignored: Any) -> None:
         return
     # Not at once: it would be raised in here, and ignored again. SIGTERM, since SIGINT may be ignored, as in scripts.
     # A signal that is really sent also ends a wait of the main thread. Windows cannot send one to a thread.
-    send, to = getattr(signal, "pthread_kill", None), threading.main_thread().ident
-    again = threading.Timer(
-        0.05, *((send, [to, signal.SIGTERM]) if send else (_thread.interrupt_main, [signal.SIGTERM]))
-    )
+    send, to = _thread.interrupt_main, []
+    if hasattr(signal, "pthread_kill"):
+        send, to = signal.pthread_kill, [threading.main_thread().ident]
+    again = threading.Timer(0.05, send, [*to, signal.SIGTERM])
     again.daemon = True
     again.start()

@@ -213,8 +213,8 @@ class VideoWriter(Writer):
             stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
             height, width = (side * scale + side * scale % 2 for side in self.size)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-            # Sampling needs the cores itself. "veryfast" takes seven times as long, where pixels are blocks for a worse
-            # picture in a file as large.
+            # Sampling needs the cores itself. "veryfast" takes seven times as long and, where pixels are blocks, gives
+            # a worse picture for as many bytes.
             stream.options = {"crf": str(crf), "preset": "ultrafast", "threads": "1"}
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709, as H.273 numbers it

@@ -42,7 +42,7 @@ def test_images_beside_videos_are_previews(tmp_path, caplog):
     videos = {"a.webp": [80, 81, 82], "b.webp": [80, 81, 82], "c.webp": [80, 81, 82]}
     assert values(tmp_path) == {**videos, "frames": [40, 41, 42]}
     assert [record.message for record in caplog.records] == [
-        "6 images beside videos were passed over. Choose to read images too if they are clips."
+        '6 images beside videos were passed over. Set "images" to read them as clips.'
     ]
     caplog.clear()
     everything = {tmp_path.name: [40, 41, 42], **videos, "frames": [40, 41, 42], "thumbs": [40, 41, 42]}

@@ -214,7 +214,7 @@ def test_a_solve_that_spans_frames_gives_each_of_them_at_its_time(direction):
 
 
 def test_times_of_any_span_are_whole_numbers():
-    for span in (1, 2, 3, 7, 16):
+    for span in range(1, 17):
         model = known(FLOW, constant(0.0), span=span)
         times = [frame.time for frame in islice(stream(model, images(), solver=EULER), 5 * span)]
         assert times == list(range(1, 5 * span + 1))

@@ -69,12 +69,12 @@ def check_no_run(out: Path) -> None:
         raise UserError(f"{out} is a run of `biflow train`. Choose another folder.", setting="out")
 
 
-# What a run writes into its folder, before its first checkpoint too; a config may lie there beforehand.
+# What a run writes into its folder, before its first checkpoint too; a config and its output may lie there beforehand.
 OF_A_RUN = ("checkpoints", "data", "first", "previews", "teacher", "tensorboard", "wandb", "log.jsonl", "README.md")
-OF_A_RUN += ("config.json", "*.safetensors", "*.yaml", "*.yml", ".*")
+OF_A_RUN += ("config.json", "*.safetensors", "*.yaml", "*.yml", "*.log", "*.out", "*.txt", ".*")
 
 
-def check_run(out: Path) -> None:
+def check_run_folder(out: Path) -> None:
     """Raise UserError for a folder of something else, such as clips or a prepared set, which is no place for a run."""
     if not out.is_dir() or (out / "checkpoints").is_dir():
         return

@@ -177,7 +177,7 @@ def _report(images: int, other: Counter[str]) -> None:
     """Say what was passed over and may have been meant as a clip."""
     if images:
         what = "1 image beside videos was" if images == 1 else f"{images} images beside videos were"
-        log.warning("%s passed over. Choose to read images too if they are clips.", what)
+        log.warning('%s passed over. Set "images" to read them as clips.', what)
     if counts := _counts({ending: number for ending, number in other.items() if ending not in BESIDE}):
         log.warning("Passed over: %s.", counts)
 

@@ -95,7 +95,7 @@ def latest(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def steps_in(out: Path) -> int:
+def steps_done(out: Path) -> int:
     """The steps of the newest checkpoint of the run in `out`, 0 if there is none."""
     newest = latest(out)
     return _step(newest) if newest else 0
