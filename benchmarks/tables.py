@@ -19,34 +19,27 @@ from biflow.engines import with_engine
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.report import report
+from biflow.methods import BIFLOW, CONDIFF, FLOW
 from biflow.model import load_model
 from biflow.training.loop import train
 
 TRAINING: dict[str, Any] = {**preset("compare"), "steps": 6250, "alpha_max": 1.0, "ema": 0.998, "save_every": 250}
 # BI-FLOW as we use it: with noise levels no higher than those of streaming, past frames, and frames of its own.
 OURS: dict[str, Any] = {"alpha_max": 0.3, "coarse_noise": 0.5, "context": 3, "own_frames": 0.25, "eps": 0.2}
-MODELS: dict[str, dict[str, Any]] = {
-    "flow": {"method": "flow"},
-    "biflow": {"method": "biflow"},
-    "condiff": {"method": "condiff"},
-    "ours": {"method": "biflow", **OURS},
-}
+MODELS: dict[str, dict[str, Any]] = {method.name: {"method": method.name} for method in (FLOW, BIFLOW, CONDIFF)}
+MODELS["ours"] = {"method": BIFLOW.name, **OURS}
 PROTOCOL = Protocol(
     name="tables", samples=64, frames=256, window=32, stride=16, real_windows=None,
     networks=("i3d", "inception", "lpips"), frame_stride=16, short_videos=0,
 )  # fmt: skip
 EQUAL = {"solver": Solver.named("euler", steps=20)}  # the paper's Table 2
+NOISE = {f"{BIFLOW.name} {eps:g}": (BIFLOW.name, {"eps": eps}) for eps in (0.1, 0.2, 0.3, 0.0)}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "biflow 0.1": ("biflow", {"eps": 0.1}),
-    "biflow 0.2": ("biflow", {"eps": 0.2}),
-    "condiff": ("condiff", {}),
-    "flow": ("flow", {}),
-    "biflow 0.3": ("biflow", {"eps": 0.3}),
-    "biflow 0": ("biflow", {"eps": 0.0}),
-    "biflow 0.2 backward": ("biflow", {"eps": 0.2, "direction": "backward"}),
-    "flow 20": ("flow", EQUAL),
-    "biflow 0.2 20": ("biflow", {"eps": 0.2, **EQUAL}),
-    "condiff 20": ("condiff", EQUAL),
+    **NOISE,
+    **{method.name: (method.name, {}) for method in (CONDIFF, FLOW)},
+    f"{BIFLOW.name} 0.2 backward": (BIFLOW.name, {"eps": 0.2, "direction": "backward"}),
+    f"{BIFLOW.name} 0.2 20": (BIFLOW.name, {"eps": 0.2, **EQUAL}),
+    **{f"{method.name} 20": (method.name, EQUAL) for method in (CONDIFF, FLOW)},
     "ours": ("ours", {}),
 }
 

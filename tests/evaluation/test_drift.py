@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biflow.evaluation.drift import drift
+from biflow.drift import drift
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
 from biflow.methods import BIFLOW, FLOW, FLOWMAP

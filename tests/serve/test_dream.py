@@ -8,9 +8,14 @@ import torch
 
 from biflow.config import Solver
 from biflow.errors import UserError
+from biflow.methods import BIFLOW, FLOW
+from biflow.model import Model
+from biflow.paths import Fields
 from biflow.rollout import sample_generators, stream
 from biflow.serve.controls import initial
 from biflow.serve.dream import Dream, Stale
+from biflow.serve.models import Served
+from biflow.serve.wire import framed, unpack
 from biflow.solvers import SolverError
 from biflow.video import to_float, to_uint8
 
@@ -191,3 +196,26 @@ def test_the_past_is_bounded_by_frames_and_by_bytes(dream, controls, monkeypatch
     assert [moment.index for moment in dream.past] == [11]
     dream.clear()
     assert not dream.past
+
+
+def test_drift_is_measured_now_and_then_over_that_of_first_frames():
+    grey = torch.full((3, 8, 8), 128, dtype=torch.uint8)
+
+    def knows_grey(query):  # all else than grey is noise, and nothing moves
+        level = query.alpha.clamp(min=1e-3)[:, None, None, None]
+        return Fields(torch.zeros_like(query.x), (query.x - to_float(grey)) / level)
+
+    model = Model(knows_grey, BIFLOW, (3, 8, 8), eps=0.1)
+    first = torch.stack([grey + 20, grey + 40])[:, None]  # so that the mean drift is that of grey + 30
+    served = {"grey": Served("grey", model, first), "flow": Served("flow", replace(model, method=FLOW), first)}
+    dream, kept = Dream(served), replace(initial(served), eps=0.0, eps_b=0.1, solver="euler", steps=1, two_up=True)
+    dream.begin(first[1], kept)
+    moments = advance(dream, 18, kept)
+    assert [moment.index for moment in moments if moment.drift] == [1, 17]
+    for moment in moments[0], moments[16]:
+        assert moment.drift == pytest.approx([4 / 3, 0.0], abs=0.01)  # with noise, the second stream is grey at once
+        header, _ = unpack(framed(moment, "png", 1))
+        assert header["drift"] == [round(value, 3) for value in moment.drift]
+    assert "drift" not in unpack(framed(moments[1], "png", 1))[0]
+    assert served["flow"].drift(grey) is None
+    assert replace(served["grey"], first=first[:0]).drift(grey) is None

@@ -22,6 +22,8 @@ def test_frames_arrive_and_differ_and_the_readings_say_so(page, look):
     until(lambda: page.inner_text("#latency").isdigit())
     assert int(page.inner_text("#nfe")) >= 1
     until(lambda: "Evaluations of the last frames" in page.get_attribute("#spark", "aria-label"))
+    until(lambda: page.inner_text("#drift").replace(".", "").isdigit())
+    until(lambda: "Drift, at every sixteenth frame: " in page.get_attribute("#drift-chart", "aria-label"))
     sides = page.evaluate("[a.width, a.clientWidth, a.clientHeight]")
     assert sides[1] == sides[2]
     assert sides[1] % sides[0] == 0  # whole pixels

@@ -25,6 +25,7 @@ from biflow.serve.steering import Pressed, row
 from biflow.video import resize, to_float
 
 PAST_FRAMES, PAST_BYTES = 480, 16 * 2**20
+DRIFT_EVERY = 16  # frames: it takes an evaluation, which is as much as a whole frame of a flow map
 
 
 class Stale(Exception):
@@ -45,6 +46,7 @@ class Moment:
         before: the pictures of the whole frames before it, newest first, as many as models see.
         whole: whether it is a frame that a model saw, or will see, and not one in between.
         action: values of columns, with which it was solved; None if no action was known.
+        drift: of each stream, over that of real frames (`biflow.drift`); None where it was not measured.
     """
 
     id: int
@@ -56,6 +58,7 @@ class Moment:
     before: tuple[list[Tensor], ...] = ()
     whole: bool = True
     action: Pressed | None = None
+    drift: list[float] | None = None
 
     def seen(self, model: Model, stream: int = 0, *, backward: bool = False) -> list[Tensor]:
         """The picture of a stream after those before it that the model sees, the newest last, and of its size.
@@ -141,7 +144,8 @@ class Dream:
         time, seconds = self._start_time + shown[0].time, sum(frame.seconds for frame in shown)
         moment = Moment(next(self._ids), self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
         whole, before = shown[0].time.is_integer(), self._before(controls.direction == "backward")
-        return self._keep(replace(moment, before=before, whole=whole, action=self._taken))
+        drift = self._drift(controls, pictures) if self.now.index % DRIFT_EVERY == 0 else None
+        return self._keep(replace(moment, before=before, whole=whole, action=self._taken, drift=drift))
 
     def clear(self) -> None:
         """Free the memory of all frames."""
@@ -195,6 +199,12 @@ class Dream:
         if self._frames[place].shape == now.shape:
             now = self._frames[place]
         return torch.stack([*(picture.to(now.device) for picture in past), now], dim=1)
+
+    def _drift(self, controls: Controls, pictures: list[Tensor]) -> list[float] | None:
+        """The drift of these pictures, over that of real frames; None if a model of theirs does not tell."""
+        names = [controls.model, controls.model_b][: len(pictures)]
+        found = [self.models[name].drift(picture) for name, picture in zip(names, pictures, strict=True)]
+        return [one for one in found if one is not None] if None not in found else None
 
     def _actions(self, actions: Actions, *, leads: bool) -> Iterator[Float[np.ndarray, " k"] | None]:
         """The actions of a stream, each as it is when the stream asks for it."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from biflow.action_rows import autopilot
 from biflow.data.starts import starts
+from biflow.drift import drift
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.hub import is_id, model_folder
@@ -77,6 +78,19 @@ class Served:
     def preview(self) -> bytes:
         """The picture that represents the page where it is shared."""
         return preview(self.first[:, -1])
+
+    @cached_property
+    def drift_of_first(self) -> float | None:
+        """The mean drift of its first frames; None if it has none or learns no noise."""
+        found = drift(self.model, self.first[:, -1]) if len(self.first) else None
+        return None if found is None else found.mean().item()
+
+    def drift(self, picture: UInt8[Tensor, "3 h w"]) -> float | None:
+        """How many times the drift of its first frames a frame has; None if that is not known."""
+        if not self.drift_of_first:
+            return None
+        found = drift(self.model, picture[None])
+        return None if found is None else found.item() / self.drift_of_first
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""
@@ -155,3 +169,4 @@ def warm_up(served: Served, closing: Event) -> None:
         shown = next(drain(stream(model, first, generators=sample_generators(0, range(samples)))))
         encode(shown.pixels[0], "jpeg")
         samples *= 2
+    served.drift(torch.full((3, *served.size), 128, dtype=torch.uint8))

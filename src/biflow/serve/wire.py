@@ -18,12 +18,14 @@ def framed(moment: Moment, form: str, version: int) -> bytes:
     """The message of a frame: its pictures as files of the format `form`, solved under controls of that version."""
     begun = time.perf_counter()
     images = [encode(picture, form) for picture in moment.pictures]
+    drift = {"drift": [round(value, 3) for value in moment.drift]} if moment.drift else {}
     header = {
         "id": moment.id,
         "index": moment.index,
         "time": round(moment.time, 4),
         "nfe": moment.nfe,
         "action": moment.action,
+        **drift,
         "version": version,
         "solve_ms": round(1000 * moment.seconds, 2),
         "encode_ms": round(1000 * (time.perf_counter() - begun), 2),
