@@ -233,7 +233,7 @@ def _of_results(results: dict) -> Rows:
     solver = settings["solver"]
     steps = f", {solver['steps']} steps" if solver["steps"] else f", rtol {solver['rtol']:g}"
     rows["protocol"] = f"{settings['name']}: {settings['samples']} videos of {settings['frames']} frames, "
-    rows["protocol"] += f"noise level {settings['eps']:g}, {solver['method']}{steps}, {settings['direction']}"
+    rows["protocol"] += f"noise level {settings['eps']}, {solver['method']}{steps}, {settings['direction']}"
     rows["compared with"] = f"{data['name']}, {data['split']} split: {data['clips']} clips, {data['frames']:,} frames"
     return rows | {"code": results["protocol"]["commit"] or UNKNOWN}
 

@@ -9,13 +9,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from biflow.data.starts import first_frames
+from biflow.errors import UserError
 from biflow.model import Model
-from biflow.rollout import sample_generators
+from biflow.paths import State
 from biflow.solvers.solution import columns
-from biflow.video import to_float
+from biflow.video import to_float, to_uint8
 
 EPS = 0.1  # a level that all models with noise have learned
 AT_ONCE = 16  # frames
+EVERY = 16  # frames from one look to the next: it takes an evaluation, as much as a whole frame of a flow map
+LEVELS = (0.05, 0.2)  # the lowest and the highest that `AutoEps` chooses
+# Of real frames, one in twenty has more drift than this many times their mean (in the sets of docs/lab-notes.md).
+ALLOWED = 1.1
+POWER, DOWN, UP = 4, 0.9, 2.0
 
 
 @torch.inference_mode()
@@ -27,7 +34,8 @@ def drift(model: Model, frames: UInt8[Tensor, "n 3 h w"], eps: float = EPS) -> F
     """
     found = []
     for part in torch.arange(len(frames)).split(AT_ONCE):
-        x, generators = to_float(frames[part]).to(model.device), sample_generators(0, part.tolist())
+        x = to_float(frames[part]).to(model.device)
+        generators = [torch.Generator().manual_seed(place) for place in part.tolist()]
         n = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators]).to(x)
         n_hat = model.method.noise(model.network, x + eps * n, eps, conditions=model.conditions(len(x)))
         if n_hat is None:
@@ -36,3 +44,53 @@ def drift(model: Model, frames: UInt8[Tensor, "n 3 h w"], eps: float = EPS) -> F
         rest = n_hat - columns(share, n) * n
         found.append(eps * rest.square().flatten(1).mean(1).sqrt())
     return torch.cat(found).float().cpu()
+
+
+class AutoEps:
+    """A noise level for each sample of a stream: the least that keeps its frames as free of errors as real ones.
+
+    At every 16th frame, the frame's drift over that of real frames, as far as it is above 1.1 or below, says where the
+    level goes: it is multiplied by the fourth power of this, but at most doubled and at most lowered by a tenth, and
+    stays between 0.05 and 0.2. So a level that errors outgrow rises at once, and one that is more than enough falls
+    slowly. Too low a level lets errors grow; more than enough makes the model forget more of what it showed, and a
+    frame take more evaluations.
+
+    Args:
+        model: with a method that learns noise.
+        samples: of the stream.
+        real: the mean drift of real frames; that of the model's own first frames, if it has any, is `real_drift`.
+
+    Attributes:
+        model: that of the stream.
+        level: (b,), that of the next frame.
+        seen: (b,), the drift at the last look, over that of real frames; None before the first.
+    """
+
+    def __init__(self, model: Model, samples: int, real: float) -> None:
+        self.level = torch.full((samples,), min(max(model.eps, LEVELS[0]), LEVELS[1]), device=model.device)
+        self.seen: Float[Tensor, " b"] | None = None
+        self.model, self._real, self._frames = model, real, 0
+
+    def look(self, frame: State) -> int:
+        """Take note of the frame that the next one is solved from, and return the evaluations that it took: 0 or 1."""
+        looks = self._frames > 0 and self._frames % EVERY == 0  # the first one is real
+        self._frames += 1
+        if looks:
+            found = drift(self.model, to_uint8(frame).cpu())
+            assert found is not None, "a model that takes a noise level learns noise"
+            self.seen = found / self._real
+            self.level = (self.level * (self.seen.to(self.level) / ALLOWED).pow(POWER).clamp(DOWN, UP)).clamp(*LEVELS)
+        return int(looks)
+
+
+def real_drift(model: Model, first: State) -> float:
+    """The mean drift of the model's own first frames, or of `first`, real frames (b, 3, h, w), if it has none.
+
+    Raises UserError for a model that learns no noise.
+    """
+    own = model.folder / "first" if model.folder else None
+    frames = first_frames(own, model.size) if own and own.is_dir() else to_uint8(first).cpu()
+    found = drift(model, frames)
+    if found is None:
+        raise UserError(f"eps auto needs a BI-FLOW model; {model.method.title} learns no noise.", setting="eps")
+    return max(found.mean().item(), 1e-6)

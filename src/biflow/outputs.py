@@ -40,11 +40,11 @@ OWN = re.compile(r"sample_\d{3,}\.(mp4|webp|gif)|sample_\d{3,}/\d{6,}\.png|sheet
 def sample(settings: Sample) -> dict:
     """Stream videos from a model into `settings.out`, and return the content of stats.json.
 
-    Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `seconds`: of solving;
-    `settings`; `seed`; `model_sha256`; `asked`, the numbers of samples and frames, if it was interrupted), with `png`
-    also `sample_000/000000.png` …. They appear together at the end, in place of those that an earlier run has left;
-    other files stay. Memory does not grow with `frames`. The first frame that is given is not part of the videos. A
-    video's noise depends on `seed` and its number alone, not on how many are solved at once.
+    Writes `sample_000.mp4` …, `sheet.png` and `stats.json` (`nfe`: samples x frames; `eps`: likewise, for eps "auto";
+    `seconds`: of solving; `settings`; `seed`; `model_sha256`; `asked`, the numbers of samples and frames, if it was
+    interrupted), with `png` also `sample_000/000000.png` …. They appear together at the end, in place of those that an
+    earlier run has left; other files stay. Memory does not grow with `frames`. The first frame that is given is not
+    part of the videos. A video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
         UserError: no model, nothing to start from, or settings that do not go together.
@@ -134,6 +134,7 @@ class _Results:
 
     out: Path
     nfe: list[list[int]] = field(default_factory=list)
+    eps: list[list[float]] = field(default_factory=list)  # where the level was chosen from frame to frame
     sheet: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
     seconds: float = 0.0  # of solving, without encoding
     interrupted: bool = False
@@ -146,6 +147,7 @@ def _write(
     columns, factor = _columns(play), play.how["in_between"]
     rate, scale = (settings.fps or model.fps or 25.0) * factor, settings.scale or max(1, 256 // max(model.size))
     nfe: list[list[int]] = [[] for _ in part]
+    eps: list[list[float]] = [[] for _ in part]
     sheet: list[list[Tensor]] = [[] for _ in part]
     bases = [results.out / f"sample_{sample:03d}" for sample in part]
     paths = [[base.with_suffix(kind) for kind in _kinds(settings)] for base in bases]
@@ -159,6 +161,7 @@ def _write(
                 if settings.png:
                     _write_png(base / f"{index:06d}.png", pixels)
                 nfe[i].append(frame.nfe[i])
+                eps[i] += [round(frame.eps[i], 4)] if frame.eps else []
                 if index in columns:
                     sheet[i].append(pixels)
             results.seconds += frame.seconds
@@ -176,6 +179,7 @@ def _write(
             results.interrupted = True
     if writers:
         results.nfe += nfe
+        results.eps += eps
         results.sheet += sheet
 
 
@@ -190,12 +194,12 @@ def _writer(path: Path) -> type[VideoWriter] | type[AnimationWriter]:
 
 def _stats(settings: Sample, play: Playback, model: Model, results: _Results, batch: int) -> dict:
     frames, how = sum(map(len, results.nfe)), play.how
-    eps = float(model.eps if how["eps"] is None else how["eps"])
+    eps = model.eps if how["eps"] is None else how["eps"]
     folder = model.folder or settings.model
     used = {
         "model": repository(folder) or folder.resolve().name,
         "method": model.method.name,
-        "eps": eps,
+        "eps": eps if eps == "auto" else float(eps),
         "direction": how["direction"],
     }
     used |= {
@@ -221,6 +225,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
         "seed": settings.seed,
         "model_sha256": sha256(weights_file(folder)),
         "nfe": results.nfe,
+        **({"eps": results.eps} if any(results.eps) else {}),
     }
 
 
@@ -228,11 +233,18 @@ def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
     reached = [str(index + 1) for index in _columns(play) if index < stats["frames"]]
     how, eps = play.how, stats["settings"]["eps"]
     return [
-        f"{model.method.title}, eps {eps:g}, {how['direction']}. Solver: {how['solver']}.",
+        f"{model.method.title}, eps {_eps(eps, stats)}, {how['direction']}. Solver: {how['solver']}.",
         _cost(stats),
         *([f"{_counts(stats)}."] if "asked" in stats else []),
         f"First column: the given frame. Then frames {', '.join(reached)}.",
     ]
+
+
+def _eps(eps: float | str, stats: dict) -> str:
+    """A noise level in words, with the mean of those that were chosen."""
+    if eps != "auto":
+        return f"{eps:g}"
+    return f"auto ({sum(map(sum, stats['eps'])) / sum(map(len, stats['eps'])):.2f} on average)"
 
 
 def demo(settings: Demo) -> dict:

@@ -138,28 +138,31 @@ def bilinear(x0: State, x1: State, n: State, t: PerSample, alpha: PerSample) -> 
     return noisy(linear(x0, x1, t), n, alpha)
 
 
-def line(start: tuple[float, float], end: tuple[float, float]) -> Curve:
+Level = float | PerSample  # of noise: one for all samples, or one for each
+
+
+def line(start: tuple[float, Level], end: tuple[float, Level]) -> Curve:
     """The straight curve from (t, alpha) = `start` at k = 0 to `end` at k = 1."""
     (t0, alpha0), (t1, alpha1) = start, end
     return Curve(
         t=lambda k: t0 + (t1 - t0) * k,
         alpha=lambda k: alpha0 + (alpha1 - alpha0) * k,
         dt_dk=lambda k: torch.full_like(k, t1 - t0),
-        dalpha_dk=lambda k: torch.full_like(k, alpha1 - alpha0),
+        dalpha_dk=lambda k: torch.zeros_like(k) + (alpha1 - alpha0),
     )
 
 
-def forward_line(eps: float) -> Curve:
+def forward_line(eps: Level) -> Curve:
     """Solved k: 0 → 1, one frame ahead while removing the noise eps n added before. Eq. (9); eps = 0 is Eq. (7)."""
     return line((0.0, eps), (1.0, 0.0))
 
 
-def backward_line(eps: float) -> Curve:
+def backward_line(eps: Level) -> Curve:
     """Solved k: 1 → 0, one frame back while removing the noise eps n added before. Sec. 5"""
     return line((0.0, 0.0), (1.0, eps))
 
 
-def denoising_line(t: float, eps: float) -> Curve:
+def denoising_line(t: float, eps: Level) -> Curve:
     """Solved k: 0 → 1 at a fixed time t, removes noise of level eps and leaves the time alone. Eq. (6)"""
     return line((t, eps), (t, 0.0))
 

@@ -17,7 +17,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from biflow.actions import script
-from biflow.config import Direction, Solver
+from biflow.config import Direction, Eps, Solver
 from biflow.data.starts import starts
 from biflow.engines.queries import each
 from biflow.errors import UserError
@@ -58,7 +58,7 @@ class BiFlowPipeline(DiffusionPipeline):
             (b, 3, h, w), or a list of these. uint8, or floats in [0, 1]. Other sizes are resized. (b, j, 3, h, w)
             also gives a model with context its past, the newest frame last. None: the first of its own first frames.
         num_frames: as many as there are actions by default, or 64.
-        noise_level: eps, for methods that take one; the model's own by default.
+        noise_level: eps, for methods that take one, or "auto"; the model's own by default.
         num_inference_steps: fixed solver steps per frame; by default adaptive ones, or one for a flow map.
         actions: a text such as "forward*40 left*12", or a row of numbers for each frame, for all or for each video.
         generator: of the noise. One for all videos, or one for each; without it, each call is another video.
@@ -178,7 +178,7 @@ class BiFlowPipeline(DiffusionPipeline):
         self,
         image: Any = None,
         num_frames: int | None = None,
-        noise_level: float | None = None,
+        noise_level: Eps | None = None,
         num_inference_steps: int | None = None,
         actions: Any = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -215,7 +215,7 @@ class BiFlowPipeline(DiffusionPipeline):
     def stream(
         self,
         image: Any = None,
-        noise_level: float | None = None,
+        noise_level: Eps | None = None,
         num_inference_steps: int | None = None,
         actions: Any = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from biflow.config import Direction, Solver
+from biflow.config import Direction, Eps, Solver
+from biflow.drift import AutoEps, real_drift
 from biflow.errors import UserError
 from biflow.memory import Memory
 from biflow.model import Model
-from biflow.paths import State
+from biflow.paths import Level, State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
 
@@ -30,12 +31,14 @@ class Frame:
     Attributes:
         x: (b, *shape); for frames (b, 3, h, w) in [-1, 1].
         nfe: (b,) network evaluations that each sample's frame took.
+        eps: (b,) noise level of each sample, if it was chosen from frame to frame, else None.
         time: distance from the first frame, in frames of the training videos; negative backward in time.
     """
 
     x: State
     nfe: Int[Tensor, " b"]
     time: float
+    eps: Float[Tensor, " b"] | None = None
 
 
 def sample_generators(seed: int, samples: Iterable[int]) -> list[torch.Generator]:
@@ -57,7 +60,7 @@ def stream(
     *,
     actions: Iterable[Any] | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    eps: float | None = None,
+    eps: Eps | AutoEps | None = None,
     context_eps: float | None = None,
     direction: Direction = "forward",
     solver: Solver | None = None,
@@ -77,7 +80,8 @@ def stream(
             frames end with them. Backward in time, it is what led to the frame that is there. By default nothing is
             done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
-        eps: noise level, for methods that take one; the model's own by default.
+        eps: noise level, for methods that take one; the model's own by default. "auto" chooses it for each sample and
+            frame, so that frames stay as free of errors as real ones; `biflow.drift.AutoEps` says how.
         context_eps: noise level of the past frames that the model sees, if forward in time; its own by default.
         direction: direction in time, where the method can be solved backward.
         solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
@@ -101,16 +105,22 @@ def stream(
     for frame in (*past, last):
         check_first(model, frame, len(generators))
     check_streams(model)
-    eps, solver = check_settings(model, eps, direction, in_between), solver or model.method.solver
+    level = check_settings(model, "auto" if isinstance(eps, AutoEps) else eps, direction, in_between)
+    if level == "auto":
+        level = eps if isinstance(eps, AutoEps) else AutoEps(model, len(last), real_drift(model, last))
     if actions is not None:
         model.taken_actions()
     legs = model.span * in_between
-    if solver.steps is not None:  # a number of fixed steps is shared among the legs
-        solver = replace(solver, steps=-(-solver.steps // legs))
+    solver = _shared(solver or model.method.solver, legs)
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
     memory = Memory(model, past if direction == "forward" else [], generators, context_eps)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
-    return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, legs + 1).tolist())
+    return _frames(model, last, memory, todo, generators, level, solver, np.linspace(*ends, legs + 1).tolist())
+
+
+def _shared(solver: Solver, legs: int) -> Solver:
+    """The solver of a leg: a number of fixed steps is shared out."""
+    return solver if solver.steps is None else replace(solver, steps=-(-solver.steps // legs))
 
 
 def _split(model: Model, first: Tensor) -> tuple[list[Tensor], State]:
@@ -126,7 +136,7 @@ def _frames(
     memory: Memory,
     actions: Iterator[Any],
     generators: Sequence[torch.Generator],
-    eps: float,
+    eps: Level | AutoEps,
     solver: Solver,
     ends: list[float],
 ) -> Iterator[Frame]:
@@ -136,9 +146,10 @@ def _frames(
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index, action in enumerate(actions):
         with torch.inference_mode():
-            x, given = method.start(last, eps, generators)
+            looked, level = (eps.look(last), eps.level) if isinstance(eps, AutoEps) else (0, eps)
+            x, given = method.start(last, level, generators)
             conditions = memory.conditions(action, f"frame {index + 1}")
-        how: dict[str, Any] = {"conditions": conditions, "eps": eps, "solver": solver}
+        how: dict[str, Any] = {"conditions": conditions, "eps": level, "solver": solver}
         for leg, (k0, k1) in enumerate(pairwise(ends), start=1):
             with torch.inference_mode():
                 solution = method.advance(network, x, k0, k1, given=given, first_step=step, **how)
@@ -148,7 +159,8 @@ def _frames(
                     shown, nfe = clean.x, nfe + clean.nfe
                 shown = shown.clamp(*model.limits) if model.limits else shown
             time = (index * legs + leg) * model.span / legs
-            yield Frame(shown, nfe, -time if backward else time)
+            chosen = level if isinstance(level, Tensor) else None
+            yield Frame(shown, nfe + (looked if leg == 1 else 0), -time if backward else time, chosen)
         if not backward:
             memory.add(last)
         last = shown
@@ -179,6 +191,7 @@ class Shown:
         x: (b, 3, h, w) in [-1, 1], on the model's device.
         pixels: the same as uint8, on the CPU.
         nfe: evaluations of each sample.
+        eps: noise level of each sample, if it was chosen from frame to frame, else None.
         time: as of `Frame`.
         seconds: that solving took, for the whole batch.
     """
@@ -188,6 +201,7 @@ class Shown:
     nfe: list[int]
     time: float
     seconds: float
+    eps: list[float] | None = None
 
 
 def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
@@ -205,7 +219,8 @@ def drain(frames: Iterator[Frame], *, start: int = 1) -> Iterator[Shown]:
         if frame is None:
             return
         pixels = to_uint8(frame.x).cpu()  # waits for the device
-        yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun)
+        eps = None if frame.eps is None else frame.eps.tolist()
+        yield Shown(frame.x, pixels, frame.nfe.tolist(), frame.time, time.perf_counter() - begun, eps)
 
 
 def check_first(model: Model, first: Tensor, generators: int) -> None:
@@ -232,8 +247,8 @@ def check_streams(model: Model) -> None:
         raise UserError(f"{what}. `biflow sample` makes such clips; in Python, use biflow.clips.")
 
 
-def check_settings(model: Model, eps: float | None, direction: str, in_between: int) -> float:
-    """The noise level to use. Raises UserError for what this model cannot do."""
+def check_settings(model: Model, eps: Eps | None, direction: str, in_between: int) -> Eps:
+    """The noise level to use, or "auto". Raises UserError for what this model cannot do."""
     method = model.method
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
@@ -245,9 +260,9 @@ def check_settings(model: Model, eps: float | None, direction: str, in_between: 
         raise UserError(f"{method.title} solves a frame as a whole: it has nothing in between.")
     if not method.takes_eps:
         if eps:
-            raise UserError(f"eps {eps:g} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
+            raise UserError(f"eps {eps} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
         return 0.0
     eps = float(model.eps) if eps is None else eps
-    if not 0 <= eps < float("inf"):
+    if eps != "auto" and not 0 <= eps < float("inf"):
         raise UserError(f"eps is {eps:g}, but must be 0 or more.", setting="eps")
     return eps

@@ -142,7 +142,7 @@ class _Settings(TypedDict):
     name: Title
     samples: Count
     frames: Count
-    eps: Level
+    eps: Level | Literal["auto"]
     solver: _Solver
     direction: Title
 
@@ -217,7 +217,7 @@ class LogLine(TypedDict):
 
 class _Recording(TypedDict):
     first: Annotated[list[str], Meta(min_length=1, max_length=CONTEXT + 1)]
-    eps: Level
+    eps: Level | Literal["auto"]
     context_eps: Level
     direction: Literal["forward", "backward"]
     in_between: Annotated[int, Meta(ge=1, le=1000)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biflow.config import Direction, Solver
+from biflow.config import Direction, Eps, Solver
 from biflow.errors import UserError
 from biflow.model import Model
 from biflow.paths import State
@@ -27,7 +27,7 @@ def clips(
     *,
     actions: Any = None,
     generators: Sequence[torch.Generator] | None = None,
-    eps: float | None = None,
+    eps: Eps | None = None,
     context_eps: float | None = None,
     direction: Direction = "forward",
     solver: Solver | None = None,

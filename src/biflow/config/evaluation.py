@@ -6,7 +6,7 @@ from typing import Literal
 
 from biflow.config.checks import check, check_level, check_seed, check_sides
 from biflow.config.solver import Solver, SolverName
-from biflow.config.streaming import Direction, Engine
+from biflow.config.streaming import Direction, Engine, Eps
 
 Network = Literal["i3d", "inception", "lpips"]
 Split = Literal["train", "test", "all"]
@@ -22,7 +22,7 @@ class Evaluate:
         out: The folder for metrics.json and the videos. After an interruption, the same command resumes there.
         protocol: "quick" (sized for a CPU), "paper" (128 videos of 512 frames), or a JSON file: the settings of a
             protocol, or the metrics.json of an evaluation to repeat.
-        eps: Noise level, instead of the protocol's.
+        eps: Noise level, or "auto", instead of the protocol's.
         direction: Direction in time, instead of the protocol's.
         solver: ODE solver, instead of the protocol's.
         steps: Number of fixed solver steps per frame, instead of the protocol's.
@@ -46,7 +46,7 @@ class Evaluate:
     data: Path
     out: Path
     protocol: str = "quick"
-    eps: float | None = None
+    eps: Eps | None = None
     direction: Direction | None = None
     solver: SolverName | None = None
     steps: int | None = None

@@ -142,7 +142,9 @@ def _refused(known: Mapping[str, Any], content: Any, message: str) -> UserError:
     if missing := re.search(r"missing required field `(\w+)`", message):
         setting = f"{setting}.{missing[1]}".lstrip(".")
     choices = re.search(r"Literal\[(.+?)\]", str(known.get(setting)))
-    expected = "one of " + ", ".join(re.findall(r"'(.+?)'", choices[1])) if choices else None
+    words = ", ".join(re.findall(r"'(.+?)'", choices[1])) if choices else ""
+    number = "float" in str(known.get(setting))  # as a level, which is a number or "auto"
+    expected = f"{'a number or' if number else 'one of'} {words}" if words else None
     return UserError(refusal(message, content, expected), setting=setting)
 
 

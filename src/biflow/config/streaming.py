@@ -9,6 +9,7 @@ from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
 Direction = Literal["forward", "backward"]
+Eps = float | Literal["auto"]
 Engine = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
 Shipped = Literal["maze", "racing"]  # the models that come with the package
 
@@ -28,7 +29,8 @@ class Sample:
             which is repeated as it was; "data", the own actions of the prepared set that FIRST names; or "none", where
             the model continues by itself. By default what followed the model's own first frames is repeated, and
             otherwise it is "none".
-        eps: Noise level added before each frame, for methods that take one. The model's own by default.
+        eps: Noise level added before each frame, for methods that take one. The model's own by default. "auto" chooses
+            it from frame to frame: as little as keeps frames as free of errors as real ones.
         context_eps: Noise level of the past frames that the model sees. The model's own by default.
         direction: Direction in time.
         solver: The ODE solver; "reference" is the paper's own. By default that of the model's method: "adams", or
@@ -63,7 +65,7 @@ class Sample:
     first: Path | None = None
     frames: int | None = None
     actions: str | None = None
-    eps: float | None = None
+    eps: Eps | None = None
     context_eps: float | None = None
     direction: Direction = "forward"
     solver: SolverName | None = None

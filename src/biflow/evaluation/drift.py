@@ -12,7 +12,8 @@ REAL = 256  # frames of test clips, at most
 def measure(model: Model, evaluation: Evaluation) -> dict | None:
     """The mean drift of the videos at every `frame_stride`-th frame, over that of real frames; None without an f^n."""
     protocol, test = evaluation.protocol, evaluation.test
-    eps, frames = protocol.eps or EPS, list(range(0, protocol.frames, protocol.frame_stride))
+    eps = protocol.eps if isinstance(protocol.eps, float) and protocol.eps else EPS
+    frames = list(range(0, protocol.frames, protocol.frame_stride))
     videos = [evaluation.videos.read(number)[frames] for number in range(len(evaluation.videos))]
     real = drift(model, test.spread(REAL)[:, 0], eps)
     if real is None:

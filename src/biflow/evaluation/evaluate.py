@@ -8,6 +8,7 @@ It contains
   mean. Bootstrap and jackknife treat videos as independent.
 - `nfe`: `mean` and `p95` over all frames of all videos, with the bootstrap `interval` of the mean; `over_time`, the
   mean at each frame; `batch_max`, the mean over frames of the largest in any video, as the paper counts steps.
+- `eps`, with eps "auto": `mean` over all frames of all videos, and `over_time`, the mean at each frame.
 - `over_time`: the measures of `biflow.evaluation.over_time`, `lpips_to_previous`, and `drift` of models that learn
   noise, at each of `frames`, and their mean in real videos; among them `grid`, at the period of the network's patch.
 - `nearest`: distances from the last frames to the nearest training frames, and those of real test frames.
@@ -171,11 +172,12 @@ def summary(result: dict) -> str:
         if isinstance(d, dict) and "per_window" in d
     ]
     extra = result.get("past_and_actions", {"notes": []})
+    level = f"auto, {result['eps']['mean']:.3f} on average" if settings["eps"] == "auto" else f"{settings['eps']:g}"
     under = f", actions {settings['actions']}" if settings.get("actions") else ""
     lines += [
         *past_and_actions.summary(extra),
         f"NFE {nfe['mean']:.2f} per frame, 95 % up to {nfe['p95']:g}; {result['seconds_per_frame']:.3f} s per frame.",
-        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {settings['eps']:g}{under}, "
+        f"Protocol {settings['name']}: {result['protocol']['model']['method']}, eps {level}{under}, "
         f"{settings['samples']} videos.",
     ]
     return "\n".join(filter(None, [*lines, result["note"], *extra["notes"]]))

@@ -86,7 +86,7 @@ def to_previous(real: list[Job], generated: list[Job]) -> dict:
 
 
 def costs(out: Path, protocol: Protocol) -> dict:
-    """`nfe` and `seconds_per_frame` of the videos in a folder."""
+    """`nfe` and `seconds_per_frame` of the videos in a folder, and `eps` where it was chosen from frame to frame."""
     samples = [read_costs(out, i, protocol.frames) for i in range(protocol.samples)]
     nfe = np.array([sample["nfe"] for sample in samples])
     over_time = nfe.mean(0).round(3).tolist()
@@ -98,7 +98,12 @@ def costs(out: Path, protocol: Protocol) -> dict:
         "batch_max": float(nfe.max(0).mean()),
         "over_time": over_time,
     }
-    return {"nfe": counts, "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size}
+    found = {"nfe": counts, "seconds_per_frame": sum(sample["seconds"] for sample in samples) / nfe.size}
+    levels = [sample["eps"] for sample in samples if "eps" in sample]
+    if len(levels) == len(samples):
+        eps = np.array(levels)
+        found["eps"] = {"mean": round(float(eps.mean()), 4), "over_time": eps.mean(0).round(4).tolist()}
+    return found
 
 
 def frames(evaluation: Evaluation) -> PerFrame:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from biflow import __version__
-from biflow.config import Direction, Network, Solver, parse
+from biflow.config import Direction, Eps, Network, Solver, parse
 from biflow.config.checks import check, check_level, check_seed
 from biflow.data.windows import Windows
 from biflow.documents import read_document, read_json
@@ -41,7 +41,7 @@ class Protocol:
         networks: what compares windows (i3d: FVD, KVD) and frames (inception: FID, KID; lpips: each
             frame with the previous one).
         frame_stride: networks that compare frames see every n-th one. `stride` must be a multiple of it.
-        eps: noise level, for methods that take one; None uses the model's own.
+        eps: noise level, for methods that take one, or "auto"; None uses the model's own.
         direction: direction in time.
         solver: ODE solver; None for the usual one of the model's method.
         seed: seed of the noise, of the choice of first frames, and of the bootstrap.
@@ -69,7 +69,7 @@ class Protocol:
     real_windows: int | None = 128
     networks: tuple[Network, ...] = ("i3d",)
     frame_stride: int = 8
-    eps: float | None = None
+    eps: Eps | None = None
     direction: Direction = "forward"
     solver: Solver | None = None
     seed: int = 0

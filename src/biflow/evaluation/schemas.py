@@ -1,6 +1,6 @@
 """What is in the JSON files of evaluations, as far as they are read again: a schema of each."""
 
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -12,6 +12,7 @@ class Costs(TypedDict):
 
     nfe: list[Count]
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    eps: NotRequired[list[Level]]
 
 
 class _Checksums(TypedDict):
@@ -64,21 +65,18 @@ class SolverUsed(TypedDict):
     reference: bool
 
 
-class _Settings(TypedDict):
+class Settings(TypedDict):
+    """The settings of an evaluation, as far as a report shows them."""
+
     name: Title
     samples: Number
     frames: Number
     window: Number
     stride: Number
-    eps: Level
+    eps: Level | Literal["auto"]
     direction: Literal["forward", "backward"]
     solver: SolverUsed
-
-
-class Settings(_Settings, total=False):
-    """The settings of an evaluation, as far as a report shows them."""
-
-    actions: Title | None
+    actions: NotRequired[Title | None]
 
 
 class UsedModel(TypedDict):
@@ -115,18 +113,15 @@ class NamedFile(TypedDict):
     sha256: str
 
 
-class _Used(TypedDict):
+class Used(TypedDict):
+    """What the numbers depend on."""
+
     settings: Settings
     model: UsedModel
     data: UsedData
     networks: Networks
-
-
-class Used(_Used, total=False):
-    """What the numbers depend on."""
-
-    engine: Title
-    actions_file: NamedFile
+    engine: NotRequired[Title]
+    actions_file: NotRequired[NamedFile]
 
 
 class _Cost(TypedDict):
@@ -289,8 +284,16 @@ class _Metrics(TypedDict):
     protocol: Used
 
 
+class Chosen(TypedDict):
+    """The noise levels that were chosen from frame to frame, over all videos."""
+
+    mean: Level
+    over_time: list[Level]
+
+
 class Metrics(_Metrics, total=False):
     """`metrics.json` of an evaluation, as far as a report shows it."""
 
     note: str | None
     past_and_actions: Extra
+    eps: Chosen

@@ -37,7 +37,7 @@ def read_video(out: Path, sample: int) -> UInt8[Tensor, "t 3 h w"]:
 
 
 def costs_path(out: Path, sample: int) -> Path:
-    """The file with `nfe` of each frame of a sample, and `seconds`, its share of the solving time.
+    """The file with `nfe` of each frame of a sample, `seconds`, its share of the solving time, and `eps` if it varies.
 
     It is written after the frames.
     """
@@ -116,9 +116,11 @@ def generate(
         frames = drain(follow(model, first, actions=videos.actions(part), generators=generators, **settings))
         title = f"{out.name}, {len(missing) - low} to go"
         bar = tqdm(islice(frames, total), title, total, unit="frame", disable=not progress or None)
-        pixels, nfe, seconds = zip(*((frame.pixels, frame.nfe, frame.seconds) for frame in bar), strict=True)
+        shown = ((frame.pixels, frame.nfe, frame.eps, frame.seconds) for frame in bar)
+        pixels, nfe, eps, seconds = zip(*shown, strict=True)
         for row, sample in enumerate(part):
             video = torch.stack([frame[row] for frame in pixels])
             write_array(video_path(out, sample), video.permute(0, 2, 3, 1).numpy())
             costs = {"nfe": [counts[row] for counts in nfe], "seconds": sum(seconds) / len(part)}
+            costs |= {"eps": [round(levels[row], 4) for levels in eps]} if eps[0] else {}
             write_json(costs_path(out, sample), costs, indent=None)

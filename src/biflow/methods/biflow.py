@@ -1,5 +1,8 @@
 """BI-FLOW: an ODE from each frame to the next that also removes noise. Eq. (4) to (9)"""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -7,7 +10,7 @@ from biflow import paths
 from biflow.config import Solver, TrainConfig
 from biflow.methods.method import Given, Loss, Method, Terms, squared_error, under
 from biflow.methods.noise import Noise, draw_noise, noise_like
-from biflow.paths import PATHS, Conditions, Network, PerSample, Query, State, conditioned, noisy
+from biflow.paths import PATHS, Conditions, Level, Network, PerSample, Query, State, conditioned, noisy
 from biflow.solvers import Field, Solution, solve
 
 
@@ -36,11 +39,13 @@ class BiFlow(Method):
         x, v = PATHS[config.path](clips, t)
         return Loss(biflow_loss(network, x, v, n, t, share * config.alpha_max), {"t": t, "alpha": share})
 
-    def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
+    def start(self, frame: State, eps: Level, generators: Noise) -> tuple[State, Given]:
+        if isinstance(eps, Tensor):
+            return noisy(frame, noise_like(frame, generators), eps), (eps,)
         return frame + eps * noise_like(frame, generators) if eps else frame, ()
 
-    def field(self, network: Network, eps: float, backward: bool) -> Field:
-        return paths.field_along(network, _curve(eps, backward))
+    def field(self, network: Network, eps: Level, backward: bool) -> Field:
+        return _along(network, lambda eps: _curve(eps, backward), eps)
 
     def clean(
         self,
@@ -49,22 +54,22 @@ class BiFlow(Method):
         k: float,
         *,
         conditions: Conditions,
-        eps: float,
+        eps: Level,
         backward: bool,
         solver: Solver,
     ) -> Solution | None:
-        if not eps:
+        if not isinstance(eps, Tensor) and not eps:
             return None
-        curve, at = _curve(eps, backward), torch.tensor([k])
-        t, alpha = curve.t(at).item(), curve.alpha(at).item()
-        return self.denoise(network, x, t, alpha, conditions=conditions, solver=solver)
+        curve, at = _curve(eps, backward), x.new_full((len(x),), k)
+        return self.denoise(network, x, curve.t(at)[0].item(), curve.alpha(at), conditions=conditions, solver=solver)
 
     def denoise(
-        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
+        self, network: Network, x: State, t: float, alpha: Level, *, conditions: Conditions, solver: Solver
     ) -> Solution:
         """Remove noise of level `alpha` from states at time `t`. Eq. (6)"""
-        curve = paths.denoising_line(t, alpha)
-        field, args = under(lambda network: paths.field_along(network, curve), network, conditions)
+        given = (alpha,) if isinstance(alpha, Tensor) else ()
+        curve = partial(paths.denoising_line, t)
+        field, args = under(lambda network: _along(network, curve, alpha), network, conditions, given)
         return solve(field, x, 0.0, 1.0, args=args, solver=solver)
 
     def noise(self, network: Network, x: State, alpha: float, *, conditions: Conditions) -> State | None:
@@ -72,7 +77,14 @@ class BiFlow(Method):
         return conditioned(network, conditions)(Query(x, torch.zeros_like(level), level)).n
 
 
-def _curve(eps: float, backward: bool) -> paths.Curve:
+def _along(network: Network, curve: Callable[[Level], paths.Curve], level: Level) -> Field:
+    """The field along the curve of a level, or of each sample's own, which then are among the field's `given`."""
+    if isinstance(level, Tensor):  # a solver may ask for some of the samples only
+        return lambda x, k, level: paths.field_along(network, curve(level))(x, k)
+    return paths.field_along(network, curve(level))
+
+
+def _curve(eps: Level, backward: bool) -> paths.Curve:
     return paths.backward_line(eps) if backward else paths.forward_line(eps)
 
 

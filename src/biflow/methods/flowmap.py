@@ -16,7 +16,7 @@ from biflow.config import Solver, TrainConfig
 from biflow.methods.biflow import BiFlow
 from biflow.methods.method import Loss, squared_error
 from biflow.methods.noise import draw_noise
-from biflow.paths import Curve, Fields, Network, PerSample, Query, State, bilinear
+from biflow.paths import Curve, Fields, Level, Network, PerSample, Query, State, bilinear
 from biflow.solvers import Solution, solve
 from biflow.solvers.solution import columns
 
@@ -85,7 +85,7 @@ class FlowMap(BiFlow):
         jump = (k1 - k0) / (solver.steps or 1) if solver.method == "euler" else 0.0
         return super().advance(jumping(network, jump), x, k0, k1, solver=solver, **how)
 
-    def denoise(self, network: Network, x: State, t: float, alpha: float, *, solver: Solver, **how: Any) -> Solution:
+    def denoise(self, network: Network, x: State, t: float, alpha: Level, *, solver: Solver, **how: Any) -> Solution:
         return super().denoise(jumping(network, 0.0), x, t, alpha, solver=_of_field(solver), **how)
 
     def noise(self, network: Network, x: State, alpha: float, **how: Any) -> State | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from biflow.config import Solver, TrainConfig
 from biflow.errors import UserError
 from biflow.methods.noise import Noise
-from biflow.paths import NO_CONDITIONS, Conditions, Fields, Network, PerSample, State, conditioned, present
+from biflow.paths import NO_CONDITIONS, Conditions, Fields, Level, Network, PerSample, State, conditioned, present
 from biflow.solvers import Field, Solution, solve
 
 Terms = dict[str, PerSample]
@@ -76,14 +76,15 @@ class Method:
         """The loss of clips in [-1, 1]; t, alpha and noise are drawn from `generator`, on its device."""
         raise NotImplementedError
 
-    def start(self, frame: State, eps: float, generators: Noise) -> tuple[State, Given]:
+    def start(self, frame: State, eps: Level, generators: Noise) -> tuple[State, Given]:
         """The state that the frame after (or before) `frame` is solved from, and what else `advance` needs (b, ...).
 
-        `generators` has one for each sample, or is the noise itself; `noise_like` takes either.
+        A level of each sample's own is among the latter. `generators` has one for each sample, or is the noise itself;
+        `noise_like` takes either.
         """
         return frame, ()
 
-    def field(self, network: Network, eps: float, backward: bool) -> Field:
+    def field(self, network: Network, eps: Level, backward: bool) -> Field:
         """f(x, k, *given) -> dx/dk, the ODE of a frame for k from 0 to 1, or from 1 to 0 if `backward`."""
         raise NotImplementedError
 
@@ -96,7 +97,7 @@ class Method:
         *,
         given: Given = (),
         conditions: Conditions = NO_CONDITIONS,
-        eps: float = 0.0,
+        eps: Level = 0.0,
         solver: Solver,
         first_step: Tensor | None = None,
     ) -> Solution:
@@ -111,7 +112,7 @@ class Method:
         k: float,
         *,
         conditions: Conditions,
-        eps: float,
+        eps: Level,
         backward: bool,
         solver: Solver,
     ) -> Solution | None:
@@ -119,7 +120,7 @@ class Method:
         return None
 
     def denoise(
-        self, network: Network, x: State, t: float, alpha: float, *, conditions: Conditions, solver: Solver
+        self, network: Network, x: State, t: float, alpha: Level, *, conditions: Conditions, solver: Solver
     ) -> Solution:
         """Remove noise of level `alpha` from states at time `t`. Raises UserError where noise is not learned."""
         raise UserError(f"Denoising needs a BI-FLOW model; this one was trained with {self.title}.")

@@ -20,7 +20,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "fps_cap": (0.5, 120),
     "seed": (0, 2**32 - 1),
 }
-SWITCHES = ("playing", "two_up")
+SWITCHES = ("auto", "playing", "two_up")
 WHOLE = ("steps", "in_between", "seed")
 OPTIONAL = ("steps", "fps_cap")
 DEFAULT_STEPS = 4  # for a solver that needs a number of steps
@@ -46,6 +46,7 @@ class Controls:
         playing: whether it solves frame after frame.
         model: name of the model.
         eps: noise level, for methods that take one.
+        auto: whether that of the first stream is chosen from frame to frame instead.
         direction: direction in time.
         solver: one of SOLVERS.
         steps: number of fixed steps per frame; None adapts them to rtol.
@@ -61,6 +62,7 @@ class Controls:
     eps: float
     model_b: str
     eps_b: float = 0.0
+    auto: bool = False
     playing: bool = True
     direction: Direction = "forward"
     solver: SolverName = "adams"
@@ -161,6 +163,9 @@ def _fitting(controls: Controls, models: Mapping[str, Served], notes: list[str])
         if getattr(controls, eps) and not method.takes_eps:
             notes.append(f"{method.title} takes no noise: eps is 0.")
             controls = replace(controls, **{eps: 0.0})
+        if controls.auto and model == "model" and not method.takes_eps:
+            notes.append(f"{method.title} takes no noise, so there is no level to choose.")
+            controls = replace(controls, auto=False)
         if controls.direction == "backward" and not method.backward:
             notes.append(f"{method.title} has no backward direction.")
             controls = replace(controls, direction="forward")

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
+from biflow.drift import AutoEps, real_drift
 from biflow.errors import UserError
 from biflow.model import Model
 from biflow.paths import Fields, Network
@@ -46,6 +47,7 @@ class Moment:
         before: the pictures of the whole frames before it, newest first, as many as models see.
         whole: whether it is a frame that a model saw, or will see, and not one in between.
         action: values of columns, with which it was solved; None if no action was known.
+        eps: noise level of the first stream, where it was chosen from frame to frame.
         drift: of each stream, over that of real frames (`biflow.drift`); None where it was not measured.
     """
 
@@ -58,6 +60,7 @@ class Moment:
     before: tuple[list[Tensor], ...] = ()
     whole: bool = True
     action: Pressed | None = None
+    eps: float | None = None
     drift: list[float] | None = None
 
     def seen(self, model: Model, stream: int = 0, *, backward: bool = False) -> list[Tensor]:
@@ -92,6 +95,7 @@ class Dream:
         self._frames: list[Tensor] = []  # (1, 3, h, w) per stream, the frame on screen before rounding to pixels
         self._streams: list[tuple[Iterator[Shown], torch.Generator]] = []
         self._settings: tuple | None = None  # what the streams were started with; None: they cannot continue
+        self._auto: AutoEps | None = None  # chooses the noise level of the first stream
         self._start_time = 0.0  # the time at which they were started
         self._pressed: Pressed | None = None  # the action to take before the next frame
         self._taken: Pressed | None = None  # the action that the first stream asked for last
@@ -118,7 +122,7 @@ class Dream:
     def settle(self) -> Moment:
         """Continue from the frame on screen as going back to it would: from its pictures, in 256 levels."""
         self._frames = [to_float(picture[None]) for picture in self.now.pictures]
-        self._settings = None
+        self._settings = self._auto = None
         return self.now
 
     def advance(
@@ -145,7 +149,8 @@ class Dream:
         moment = Moment(next(self._ids), self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
         whole, before = shown[0].time.is_integer(), self._before(controls.direction == "backward")
         drift = self._drift(controls, pictures) if self.now.index % DRIFT_EVERY == 0 else None
-        return self._keep(replace(moment, before=before, whole=whole, action=self._taken, drift=drift))
+        known = {"before": before, "whole": whole, "action": self._taken, "drift": drift}
+        return self._keep(replace(moment, eps=shown[0].eps[0] if shown[0].eps else None, **known))
 
     def clear(self) -> None:
         """Free the memory of all frames."""
@@ -185,13 +190,21 @@ class Dream:
                 first.to(model.device),
                 actions=self._actions(model.actions, leads=not place) if model.actions else None,
                 generators=[generator],
-                eps=eps,
+                eps=self._chooser(name) if controls.auto and not place else eps,
                 direction=controls.direction,
                 solver=controls.full_solver,
                 in_between=controls.in_between,
             )
             self._streams.append((drain(frames, start=self.now.index + 1), generator))
         self._settings = stream_settings(controls)
+
+    def _chooser(self, name: str) -> AutoEps:
+        """What chooses the noise level of the first stream. It goes on until there is another picture or model."""
+        served = self.models[name]
+        if self._auto is None or self._auto.model is not served.model:
+            real = served.drift_of_first or real_drift(served.model, self._frames[0])
+            self._auto = AutoEps(served.model, 1, real)
+        return self._auto
 
     def _first(self, model: Model, place: int, backward: bool) -> Float[Tensor, "1 j 3 h w"]:
         """The frame on screen of the stream at `place`, after those before it; not rounded if it has the right size."""
@@ -239,4 +252,4 @@ def stream_settings(controls: Controls) -> tuple:
     """The controls that a running stream cannot change: other values need a new stream."""
     c = controls
     second = (c.model_b, c.eps_b) if c.two_up else None
-    return c.model, c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between
+    return c.model, c.auto or c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between

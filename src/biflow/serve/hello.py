@@ -10,7 +10,7 @@ from biflow.serve.steering import description
 from biflow.serve.viewer import CREDITS
 
 STRIP = {"every": 8, "frames": PAST_FRAMES}  # which of the past frames a page shows
-OFFERS = ("share", "record", "clip")  # what a server does beside streaming
+OFFERS = ("auto", "share", "record", "clip")  # what a server does beside streaming
 
 
 def hello(models: Iterable[Served]) -> dict:

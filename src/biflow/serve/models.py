@@ -14,7 +14,7 @@ from torch import Tensor
 
 from biflow.action_rows import autopilot
 from biflow.data.starts import starts
-from biflow.drift import drift
+from biflow.drift import drift, real_drift
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.hub import is_id, model_folder
@@ -82,8 +82,9 @@ class Served:
     @cached_property
     def drift_of_first(self) -> float | None:
         """The mean drift of its first frames; None if it has none or learns no noise."""
-        found = drift(self.model, self.first[:, -1]) if len(self.first) else None
-        return None if found is None else found.mean().item()
+        if not len(self.first) or not self.model.method.takes_eps:
+            return None
+        return real_drift(self.model, to_float(self.first[:, -1]))
 
     def drift(self, picture: UInt8[Tensor, "3 h w"]) -> float | None:
         """How many times the drift of its first frames a frame has; None if that is not known."""

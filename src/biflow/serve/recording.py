@@ -186,7 +186,7 @@ class Script:
             "model": served.name,
             "seed": controls.seed,
             "index": moment.index,
-            "eps": controls.eps,
+            "eps": "auto" if controls.auto else controls.eps,
             "context_eps": model.context_eps,
             "solver": asdict(controls.full_solver),
             "in_between": controls.in_between,

@@ -26,6 +26,7 @@ def framed(moment: Moment, form: str, version: int) -> bytes:
         "nfe": moment.nfe,
         "action": moment.action,
         **drift,
+        **({} if moment.eps is None else {"eps": round(moment.eps, 3)}),
         "version": version,
         "solve_ms": round(1000 * moment.seconds, 2),
         "encode_ms": round(1000 * (time.perf_counter() - begun), 2),

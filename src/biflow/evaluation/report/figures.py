@@ -22,7 +22,7 @@ def draw(group: Group, out: Path) -> list[Path]:
     `directions_*` shows backward, first frame, forward (Fig. 5).
     """
     pairs = group.directions()
-    levels = [f"{backward.settings['eps']:g}" for backward, _ in pairs]
+    levels = [backward.eps.split()[0] for backward, _ in pairs]
     for number, (level, (backward, forward)) in enumerate(zip(levels, pairs, strict=True)):
         name = level if levels.count(level) == 1 else f"{level}_{number}"
         directions_sheet(backward, forward, out / f"directions_{group.name}_{name}.png")
@@ -36,13 +36,13 @@ def draw(group: Group, out: Path) -> list[Path]:
 
 def colours(runs: list[Run]) -> dict[str, str]:
     """A colour for each label: shades of blue for noise levels, and one colour for each method without."""
-    levels = sorted({run.settings["eps"] for run in runs if run.method.takes_eps})
+    levels = sorted({run.level for run in runs if run.method.takes_eps})
     shades = np.linspace(0, len(BLUES) - 1, max(len(levels), 2)).round().astype(int)
     others = [name for name, method in METHODS.items() if not method.takes_eps]
     others += [run.method.name for run in runs if not run.method.takes_eps]
     of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
     of_level = {level: BLUES[shade] for level, shade in zip(levels, shades, strict=False)}
-    return {r.label: of_level[r.settings["eps"]] if r.method.takes_eps else of_method[r.method.name] for r in runs}
+    return {r.label: of_level[r.level] if r.method.takes_eps else of_method[r.method.name] for r in runs}
 
 
 def scatter(group: Group):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,8 @@ class Run:
         data: the name of the data.
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
         label: the name in tables and plots, as in the paper. A `Group` adds what tells its runs apart.
+        level: the noise level, for sorting: infinity where it was chosen from frame to frame.
+        eps: the noise level in words.
         solver: how frames were solved, in words.
         slope: the rise of FVD per frame; None where a single window gives no trend.
         lost: those of its files that pictures need and that are missing or damaged.
@@ -49,9 +52,11 @@ class Run:
         self.folder, self.metrics, self.protocol = folder, metrics, metrics["protocol"]
         self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
         self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
+        self.level = math.inf if eps == "auto" else eps
+        self.eps = f"auto ({metrics['eps']['mean']:.2f})" if "eps" in metrics else f"{eps:g}"
         name = self.protocol["model"]["method"]
-        self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=eps > 0)
-        self.label = f"{self.method.title} ε {eps:g}" if self.method.takes_eps else self.method.title
+        self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=self.level > 0)
+        self.label = f"{self.method.title} ε {self.eps}" if self.method.takes_eps else self.method.title
         self.label += ", backward" if self.settings["direction"] == "backward" else ""
         actions, file = self.settings.get("actions"), self.protocol.get("actions_file")
         if file:
@@ -168,7 +173,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
     for run in (run for run in runs if run.lost):
         log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
     order = [*METHODS, *(run.method.name for run in runs)]
-    return sorted(runs, key=lambda run: (run.data, order.index(run.method.name), run.settings["eps"], run.label))
+    return sorted(runs, key=lambda run: (run.data, order.index(run.method.name), run.level, run.label))
 
 
 def groups(runs: list[Run]) -> list[Group]:

@@ -88,11 +88,13 @@ export const steps = (fixed) => set({ steps: fixed ? FIXED_STEPS : null });
 
 export function listen() {
   for (const [name, [, , value]] of Object.entries(sliders)) {
-    $(name).addEventListener("input", () => set({ [name]: value($(name).valueAsNumber) }));
+    const more = name === "eps" ? { auto: false } : {};
+    $(name).addEventListener("input", () => set({ [name]: value($(name).valueAsNumber), ...more }));
     $(name).addEventListener("pointerdown", () => { held = name; });
   }
   addEventListener("pointerup", () => { held = null; if (state.controls) render(); });
   for (const name of SELECTS) $(name).addEventListener("change", () => set({ [name]: $(name).value }));
+  $("auto").addEventListener("change", () => set({ auto: $("auto").checked }));
   $("adaptive").addEventListener("change", () => steps(false));
   $("fixed").addEventListener("change", () => steps(true));
   $("seed").addEventListener("change", () => {
@@ -168,7 +170,8 @@ export function render() {
   $("second-controls").hidden = !c.two_up;
   $("model_b").parentElement.hidden = hello.models.length < 2;
   $("tour").hidden = !can.eps;
-  $("eps").disabled = !can.eps;
+  $("eps").disabled = $("auto").disabled = !can.eps;
+  $("auto").checked = c.auto;
   $("eps_b").disabled = !model(c.model_b).can.eps;
   $("direction").disabled ||= !can.backward;
   $("in_between").disabled = !can.in_between;

@@ -13,10 +13,10 @@ let before = null, timer; // the controls before it
 
 export function tour() {
   if (before) return finish();
-  const { eps, eps_b, model, model_b, two_up, playing } = state.controls;
-  before = { eps, eps_b, model_b, two_up, playing };
+  const { auto, eps, eps_b, model, model_b, two_up, playing } = state.controls;
+  before = { auto, eps, eps_b, model_b, two_up, playing };
   const own = state.hello.models.find((one) => one.name === model).eps;
-  set({ two_up: true, model_b: model, eps: own, eps_b: own, playing: true });
+  set({ two_up: true, model_b: model, auto: false, eps: own, eps_b: own, playing: true });
   restart();
   $("pictures").scrollIntoView({ block: "nearest" });
   $("tour").ariaPressed = true;
