@@ -271,6 +271,16 @@ def test_settings_are_recorded_as_they_took_effect(model, image, tmp_path):
     assert sample(Sample(model, eps=0.3, **settings))["settings"]["eps"] == 0.3
 
 
+def test_levels_that_were_chosen_are_recorded(model, image, tmp_path):
+    stats = sample(Sample(model, eps="auto", first=image, frames=18, out=tmp_path, **TWO_STEPS))
+    assert stats["settings"]["eps"] == "auto"
+    ((*before, level, last),) = stats["eps"]
+    assert before == [0.1] * 16
+    assert level == last != 0.1
+    assert stats["nfe"] == [[4] * 16 + [5, 4]]  # the look at frame 16 is one evaluation
+    assert "eps" not in sample(Sample(model, eps=0.1, first=image, frames=1, out=tmp_path, **TWO_STEPS))
+
+
 def test_a_method_without_noise_is_recorded_with_eps_0(image, tmp_path):
     torch.manual_seed(0)
     save_model(tmp_path / "flow", Model(VideoUNet(FLOW, TINY), FLOW, (3, 16, 16)))

@@ -146,9 +146,7 @@ def _write(
     """Drain a stream into one mp4 per sample. Ctrl-C ends it early, with whole files."""
     columns, factor = _columns(play), play.how["in_between"]
     rate, scale = (settings.fps or model.fps or 25.0) * factor, settings.scale or max(1, 256 // max(model.size))
-    nfe: list[list[int]] = [[] for _ in part]
-    eps: list[list[float]] = [[] for _ in part]
-    sheet: list[list[Tensor]] = [[] for _ in part]
+    nfe, eps, sheet = ([[] for _ in part] for _ in range(3))
     bases = [results.out / f"sample_{sample:03d}" for sample in part]
     paths = [[base.with_suffix(kind) for kind in _kinds(settings)] for base in bases]
     with ExitStack() as files:

@@ -19,7 +19,7 @@ from biflow.drift import AutoEps, real_drift
 from biflow.errors import UserError
 from biflow.memory import Memory
 from biflow.model import Model
-from biflow.paths import Level, State
+from biflow.paths import State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
 
@@ -105,17 +105,14 @@ def stream(
     for frame in (*past, last):
         check_first(model, frame, len(generators))
     check_streams(model)
-    level = check_settings(model, "auto" if isinstance(eps, AutoEps) else eps, direction, in_between)
-    if level == "auto":
-        level = eps if isinstance(eps, AutoEps) else AutoEps(model, len(last), real_drift(model, last))
+    eps, legs = check_settings(model, eps, direction, in_between), model.span * in_between
     if actions is not None:
         model.taken_actions()
-    legs = model.span * in_between
     solver = _shared(solver or model.method.solver, legs)
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
     memory = Memory(model, past if direction == "forward" else [], generators, context_eps)
     todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
-    return _frames(model, last, memory, todo, generators, level, solver, np.linspace(*ends, legs + 1).tolist())
+    return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, legs + 1).tolist())
 
 
 def _shared(solver: Solver, legs: int) -> Solver:
@@ -136,13 +133,15 @@ def _frames(
     memory: Memory,
     actions: Iterator[Any],
     generators: Sequence[torch.Generator],
-    eps: Level | AutoEps,
+    eps: Eps | AutoEps,
     solver: Solver,
     ends: list[float],
 ) -> Iterator[Frame]:
     """The frame loop. A frame is solved in legs between the `ends`, values of k from 0 to 1, or from 1 to 0."""
     method, network, backward, legs = model.method, model.network, ends[0] > ends[-1], len(ends) - 1
     step: Tensor | None = None
+    if eps == "auto":
+        eps = AutoEps(model, len(last), real_drift(model, last))
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index, action in enumerate(actions):
         with torch.inference_mode():
@@ -247,8 +246,8 @@ def check_streams(model: Model) -> None:
         raise UserError(f"{what}. `biflow sample` makes such clips; in Python, use biflow.clips.")
 
 
-def check_settings(model: Model, eps: Eps | None, direction: str, in_between: int) -> Eps:
-    """The noise level to use, or "auto". Raises UserError for what this model cannot do."""
+def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_between: int) -> Eps | AutoEps:
+    """The noise level to use, or what chooses it. Raises UserError for what this model cannot do."""
     method = model.method
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
@@ -260,9 +259,10 @@ def check_settings(model: Model, eps: Eps | None, direction: str, in_between: in
         raise UserError(f"{method.title} solves a frame as a whole: it has nothing in between.")
     if not method.takes_eps:
         if eps:
-            raise UserError(f"eps {eps} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
+            level = eps if isinstance(eps, str | float | int) else "auto"
+            raise UserError(f"eps {level} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
         return 0.0
     eps = float(model.eps) if eps is None else eps
-    if eps != "auto" and not 0 <= eps < float("inf"):
+    if isinstance(eps, float | int) and not 0 <= eps < float("inf"):
         raise UserError(f"eps is {eps:g}, but must be 0 or more.", setting="eps")
     return eps

@@ -24,7 +24,7 @@ from biflow.evaluation.jobs import real_windows
 from biflow.evaluation.metrics import costs, nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
-from biflow.evaluation.videos import costs_path, read_video
+from biflow.evaluation.videos import costs_path, read_costs, read_video
 from biflow.files import alone
 from biflow.methods import Method
 from biflow.model import Model, load_model, save_model
@@ -147,6 +147,18 @@ def test_the_rest_of_the_numbers(model, prepared, tmp_path):
     assert (tmp_path / "out" / "nearest.png").exists()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == json.loads(json.dumps(result))
     assert "NFE 2.00 per frame" in summary(result)
+
+
+def test_levels_that_were_chosen_are_among_the_numbers(model, prepared, tmp_path):
+    result = run(model, prepared, tmp_path / "out", replace(PROTOCOL, eps="auto", frames=18))
+    levels = [read_costs(tmp_path / "out", i, 18)["eps"] for i in range(5)]
+    assert levels == [[0.1] * 16 + [row[16]] * 2 for row in levels]
+    assert result["eps"]["mean"] == pytest.approx(np.mean(levels), abs=1e-4)
+    assert result["eps"]["over_time"] == pytest.approx(np.mean(levels, 0), abs=1e-4)
+    assert result["nfe"]["over_time"] == [2.0] * 16 + [3.0, 2.0]
+    assert f"eps auto, {result['eps']['mean']:.3f} on average" in summary(result)
+    again = load_protocol(str(tmp_path / "out" / "metrics.json"))
+    assert again.eps == "auto"
 
 
 def test_a_training_frame_is_its_own_nearest(prepared):

@@ -366,6 +366,20 @@ def test_noise_levels_are_blue_and_methods_without_keep_their_colours(five, eval
     assert colours(read_runs(every[:1])) == {"CONDIFF": "#d1495b"}  # the same in every report
 
 
+def test_levels_that_were_chosen_stand_after_the_others_with_their_mean(five, evaluated, tmp_path):
+    folder = evaluated("auto", eps="auto")
+    metrics = json.loads((folder / "metrics.json").read_text()) | {
+        "eps": {"mean": 0.0712, "over_time": [0.07] * FRAMES}
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    runs = read_runs([*five, folder])
+    labels = [run.label for run in runs if run.method.takes_eps]
+    assert labels.index("BI-FLOW ε auto (0.07)") == len(labels) - 1
+    assert colours(runs)["BI-FLOW ε auto (0.07)"] == BLUES[-1]
+    report([*five, folder], tmp_path / "report")
+    assert "| BI-FLOW ε auto (0.07) |" in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_runs_of_different_protocols_stand_in_different_tables(evaluated, tmp_path):
     folders = [evaluated("short"), evaluated("longer", frames=18)]
     assert [group.name for group in groups(read_runs(folders))] == ["squares_0", "squares_1"]

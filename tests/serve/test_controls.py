@@ -30,6 +30,8 @@ from biflow.serve.images import preview
         ({"format": "bmp"}, {"format": "jpeg"}, "one of jpeg, webp, png"),
         ({"model": "../../etc"}, {"model": "bi"}, "one of"),
         ({"model": "flow", "eps": 0.4}, {"model": "flow", "eps": 0.0}, "no noise"),
+        ({"model": "flow", "auto": True}, {"auto": False}, "no level to choose"),
+        ({"auto": True}, {"auto": True}, ""),
         ({"fps_cap": None}, {"fps_cap": None}, ""),
         ({"colour": 1}, {}, "no control 'colour'"),
         ({"x" * 1000: 1}, {}, "no control"),

@@ -217,5 +217,18 @@ def test_drift_is_measured_now_and_then_over_that_of_first_frames():
         header, _ = unpack(framed(moment, "png", 1))
         assert header["drift"] == [round(value, 3) for value in moment.drift]
     assert "drift" not in unpack(framed(moments[1], "png", 1))[0]
+    assert "eps" not in header
     assert served["flow"].drift(grey) is None
     assert replace(served["grey"], first=first[:0]).drift(grey) is None
+
+
+def test_a_level_that_is_chosen_outlives_its_stream_but_not_its_picture(dream, models, controls):
+    auto = replace(controls, auto=True)
+    levels = [moment.eps for moment in advance(dream, 17, auto)]
+    assert levels[:16] == pytest.approx([0.1] * 16)
+    assert levels[16] != pytest.approx(0.1)
+    assert advance(dream, 1, replace(auto, rtol=0.5))[0].eps == levels[16]
+    assert unpack(framed(dream.now, "png", 1))[0]["eps"] == round(levels[16], 3)
+    assert advance(dream, 1, controls)[0].eps is None
+    dream.begin(models["bi"].first[1], auto)
+    assert advance(dream, 1, auto)[0].eps == pytest.approx(0.1)

@@ -75,6 +75,25 @@ def test_a_recording_holds_what_it_takes_to_stream_the_same_frames(session, stee
     assert len(moments) == 8
 
 
+def test_a_recording_of_a_level_that_is_chosen_gives_the_same_frames_again(session, steered):
+    session.change({"auto": True, "seed": 3})
+    play(session, 20)  # so that another level has been chosen before
+    content, moments = record(session, lambda: play(session, 18))
+    made = content["recording"]
+    assert made["eps"] == "auto"
+    assert [moment.eps for moment in moments[:16]] == pytest.approx([0.1] * 16)
+    assert moments[16].eps == moments[17].eps != moments[0].eps
+    pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in made["first"]]
+    start = to_float(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))[None]
+    generator, how = torch.Generator(), {"eps": "auto", "context_eps": made["context_eps"]}
+    actions = [None if values is None else np.array(values, np.float32) for values in content["actions"]]
+    how |= {"actions": actions, "generators": [generator], "solver": Solver(**made["solver"])}
+    frames = stream(steered["walk"].model, start, **how)
+    for index, moment in enumerate(moments):
+        generator.manual_seed(frame_seed(made["seed"], made["index"] + index))
+        assert torch.equal(to_uint8(next(frames).x)[0], moment.pictures[0])
+
+
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
