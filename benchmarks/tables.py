@@ -33,7 +33,7 @@ PROTOCOL = Protocol(
     networks=("i3d", "inception", "lpips"), frame_stride=16, short_videos=0,
 )  # fmt: skip
 EQUAL = {"solver": Solver.named("euler", steps=20)}  # the paper's Table 2
-NOISE = {f"{BIFLOW.name} {eps:g}": (BIFLOW.name, {"eps": eps}) for eps in (0.1, 0.2, 0.3, 0.0)}
+NOISE = {f"{BIFLOW.name} {eps}": (BIFLOW.name, {"eps": eps}) for eps in (0.1, 0.2, 0.3, 0, "auto")}
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     **NOISE,
     **{method.name: (method.name, {}) for method in (CONDIFF, FLOW)},
