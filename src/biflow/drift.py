@@ -86,8 +86,10 @@ class AutoEps:
 def real_drift(model: Model, first: State) -> float:
     """The mean drift of the model's own first frames, or of `first`, real frames (b, 3, h, w), if it has none.
 
-    Raises UserError for a model that learns no noise.
+    Raises UserError for a model that learns no noise, or that is not one of frames.
     """
+    if model.shape is None:
+        raise UserError("eps auto needs a model of frames, whose shape is known.", setting="eps")
     own = model.folder / "first" if model.folder else None
     frames = first_frames(own, model.size) if own and own.is_dir() else to_uint8(first).cpu()
     found = drift(model, frames)

@@ -31,8 +31,8 @@ class Frame:
     Attributes:
         x: (b, *shape); for frames (b, 3, h, w) in [-1, 1].
         nfe: (b,) network evaluations that each sample's frame took.
-        eps: (b,) noise level of each sample, if it was chosen from frame to frame, else None.
         time: distance from the first frame, in frames of the training videos; negative backward in time.
+        eps: (b,) noise level of each sample, if it was chosen from frame to frame, else None.
     """
 
     x: State

@@ -83,3 +83,6 @@ def test_a_method_without_noise_chooses_no_level():
     flow = Model(lambda query: Fields(torch.zeros_like(query.x)), FLOW, (3, 8, 8))
     with pytest.raises(UserError, match="eps auto needs a BI-FLOW model; FLOW takes no noise"):
         next(stream(flow, GREY, eps="auto"))
+    points = Model(grey_world(), BIFLOW, eps=0.1)
+    with pytest.raises(UserError, match="eps auto needs a model of frames"):
+        next(stream(points, torch.zeros(2, 2), eps="auto"))
