@@ -17,7 +17,7 @@ import yaml
 from safetensors import safe_open
 
 from biflow import methods
-from biflow.config import TrainConfig
+from biflow.config import TrainConfig, eps_text
 from biflow.data.windows import Windows, is_prepared
 from biflow.documents import checked, read_document, read_json
 from biflow.errors import UserError
@@ -233,7 +233,7 @@ def _of_results(results: dict) -> Rows:
     solver = settings["solver"]
     steps = f", {solver['steps']} steps" if solver["steps"] else f", rtol {solver['rtol']:g}"
     rows["protocol"] = f"{settings['name']}: {settings['samples']} videos of {settings['frames']} frames, "
-    rows["protocol"] += f"noise level {settings['eps']}, {solver['method']}{steps}, {settings['direction']}"
+    rows["protocol"] += f"noise level {eps_text(settings['eps'])}, {solver['method']}{steps}, {settings['direction']}"
     rows["compared with"] = f"{data['name']}, {data['split']} split: {data['clips']} clips, {data['frames']:,} frames"
     return rows | {"code": results["protocol"]["commit"] or UNKNOWN}
 

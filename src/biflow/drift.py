@@ -16,7 +16,7 @@ from biflow.paths import State
 from biflow.solvers.solution import columns
 from biflow.video import to_float, to_uint8
 
-EPS = 0.1  # a level that all models with noise have learned
+EPS = 0.1  # of the noise by which frames are looked at; all presets learn this level
 AT_ONCE = 16  # frames
 EVERY = 16  # frames from one look to the next: it takes an evaluation, as much as a whole frame of a flow map
 LEVELS = (0.05, 0.2)  # the lowest and the highest that `AutoEps` chooses
@@ -29,14 +29,13 @@ POWER, DOWN, UP = 4, 0.9, 2.0
 def drift(model: Model, frames: UInt8[Tensor, "n 3 h w"], eps: float = EPS) -> Float[Tensor, " n"] | None:
     """eps times the rms of f^n(x, 0, eps) without its part along n, for x = frame + eps n: in [-1, 1] units.
 
-    None if the model learns no noise. It is told no past and no action. The noise of a frame depends on its place among
-    the frames alone.
+    None if the model learns no noise. It is told no past and no action. The noise is always the same, so that the drift
+    of a frame depends on the frame alone.
     """
     found = []
-    for part in torch.arange(len(frames)).split(AT_ONCE):
-        x = to_float(frames[part]).to(model.device)
-        generators = [torch.Generator().manual_seed(place) for place in part.tolist()]
-        n = torch.stack([torch.randn(x.shape[1:], generator=generator) for generator in generators]).to(x)
+    for part in frames.split(AT_ONCE):
+        x = to_float(part).to(model.device)
+        n = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x).expand_as(x)
         n_hat = model.method.noise(model.network, x + eps * n, eps, conditions=model.conditions(len(x)))
         if n_hat is None:
             return None
@@ -58,41 +57,44 @@ class AutoEps:
     Args:
         model: with a method that learns noise.
         samples: of the stream.
-        real: the mean drift of real frames; that of the model's own first frames, if it has any, is `real_drift`.
+        real: (1,) or (b,), the drift of real frames: `real_drift`.
 
     Attributes:
         model: that of the stream.
-        level: (b,), that of the next frame.
-        seen: (b,), the drift at the last look, over that of real frames; None before the first.
+        level: (b,), that of the next frame. It begins with the model's own, within the bounds.
     """
 
-    def __init__(self, model: Model, samples: int, real: float) -> None:
+    def __init__(self, model: Model, samples: int, real: Float[Tensor, " n"]) -> None:
         self.level = torch.full((samples,), min(max(model.eps, LEVELS[0]), LEVELS[1]), device=model.device)
-        self.seen: Float[Tensor, " b"] | None = None
-        self.model, self._real, self._frames = model, real, 0
+        self.model, self._real = model, real
+        self._frames = self._looked = 0  # frames that were solved, and how many they were at the last look
 
     def look(self, frame: State) -> int:
-        """Take note of the frame that the next one is solved from, and return the evaluations that it took: 0 or 1."""
-        looks = self._frames > 0 and self._frames % EVERY == 0  # the first one is real
+        """Choose the level for the frame that is solved from `frame`; the evaluations that it took, 0 or 1."""
+        if self._frames % EVERY or self._frames == self._looked:  # the first one, frame 0, is real
+            return 0
+        self._looked = self._frames
+        found = drift(self.model, to_uint8(frame).cpu())
+        assert found is not None, "a model that takes a noise level learns noise"
+        change = (found / self._real / ALLOWED).pow(POWER).clamp(DOWN, UP)
+        self.level = (self.level * change.to(self.level)).clamp(*LEVELS)
+        return 1
+
+    def passed(self) -> None:
+        """Count a frame that was solved; one that was given up does not count."""
         self._frames += 1
-        if looks:
-            found = drift(self.model, to_uint8(frame).cpu())
-            assert found is not None, "a model that takes a noise level learns noise"
-            self.seen = found / self._real
-            self.level = (self.level * (self.seen.to(self.level) / ALLOWED).pow(POWER).clamp(DOWN, UP)).clamp(*LEVELS)
-        return int(looks)
 
 
-def real_drift(model: Model, first: State) -> float:
-    """The mean drift of the model's own first frames, or of `first`, real frames (b, 3, h, w), if it has none.
+def real_drift(model: Model, first: State) -> Float[Tensor, " n"]:
+    """(1,), the mean drift of the model's own first frames, or if it has none (b,), that of `first` (b, 3, h, w).
 
     Raises UserError for a model that learns no noise, or that is not one of frames.
     """
     if model.shape is None:
         raise UserError("eps auto needs a model of frames, whose shape is known.", setting="eps")
-    own = model.folder / "first" if model.folder else None
-    frames = first_frames(own, model.size) if own and own.is_dir() else to_uint8(first).cpu()
-    found = drift(model, frames)
+    folder = model.folder / "first" if model.folder else None
+    own = folder is not None and folder.is_dir()
+    found = drift(model, first_frames(folder, model.size) if folder and own else to_uint8(first).cpu())
     if found is None:
         raise UserError(f"eps auto needs a BI-FLOW model; {model.method.title} learns no noise.", setting="eps")
-    return max(found.mean().item(), 1e-6)
+    return (found.mean(0, keepdim=True) if own else found).clamp(min=1e-6)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from biflow import __version__
 from biflow.animation import AnimationWriter
 from biflow.background import InTurn
-from biflow.config import Demo, Sample
+from biflow.config import Demo, Sample, eps_text
 from biflow.config.checks import check_writable
 from biflow.engines import with_engine
 from biflow.files import alone, sha256, together, write_json
@@ -192,12 +192,11 @@ def _writer(path: Path) -> type[VideoWriter] | type[AnimationWriter]:
 
 def _stats(settings: Sample, play: Playback, model: Model, results: _Results, batch: int) -> dict:
     frames, how = sum(map(len, results.nfe)), play.how
-    eps = model.eps if how["eps"] is None else how["eps"]
     folder = model.folder or settings.model
     used = {
         "model": repository(folder) or folder.resolve().name,
         "method": model.method.name,
-        "eps": eps if eps == "auto" else float(eps),
+        "eps": "auto" if any(results.eps) else float(model.eps if how["eps"] is None else how["eps"]),
         "direction": how["direction"],
     }
     used |= {
@@ -229,20 +228,14 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
 
 def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
     reached = [str(index + 1) for index in _columns(play) if index < stats["frames"]]
-    how, eps = play.how, stats["settings"]["eps"]
+    how, chosen = play.how, [level for levels in stats.get("eps", []) for level in levels]
+    eps = eps_text(stats["settings"]["eps"], sum(chosen) / len(chosen) if chosen else None)
     return [
-        f"{model.method.title}, eps {_eps(eps, stats)}, {how['direction']}. Solver: {how['solver']}.",
+        f"{model.method.title}, eps {eps}, {how['direction']}. Solver: {how['solver']}.",
         _cost(stats),
         *([f"{_counts(stats)}."] if "asked" in stats else []),
         f"First column: the given frame. Then frames {', '.join(reached)}.",
     ]
-
-
-def _eps(eps: float | str, stats: dict) -> str:
-    """A noise level in words, with the mean of those that were chosen."""
-    if eps != "auto":
-        return f"{eps:g}"
-    return f"auto ({sum(map(sum, stats['eps'])) / sum(map(len, stats['eps'])):.2f} on average)"
 
 
 def demo(settings: Demo) -> dict:

@@ -19,6 +19,7 @@ from biflow.config import Sample, parse
 from biflow.config.solver import Solver
 from biflow.data.starts import Starts, starts
 from biflow.documents import checked
+from biflow.drift import AutoEps
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.model import Model
@@ -129,6 +130,8 @@ def _recorded(
     how = {**how, "eps": recording["eps"], "context_eps": recording["context_eps"]}
     how |= {"direction": recording["direction"], "in_between": recording["in_between"]}
     how["solver"] = parse(Solver, recording["solver"], str(path))
+    if recording["eps"] == "auto" and "real_drift" in recording:
+        how["eps"] = AutoEps(model, 1, torch.tensor([recording["real_drift"]]))
     rows = rows[:wanted]
     return Playback(torch.stack(images)[None], rows[None], len(rows), how, (recording["seed"], recording["index"]))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, pairwise, repeat
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def stream(
             done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         eps: noise level, for methods that take one; the model's own by default. "auto" chooses it for each sample and
-            frame, so that frames stay as free of errors as real ones; `biflow.drift.AutoEps` says how.
+            frame, so that frames stay as free of errors as real ones; an `AutoEps` (biflow.drift) goes on with one.
         context_eps: noise level of the past frames that the model sees, if forward in time; its own by default.
         direction: direction in time, where the method can be solved backward.
         solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
@@ -159,6 +159,8 @@ def _frames(
                 shown = shown.clamp(*model.limits) if model.limits else shown
             time = (index * legs + leg) * model.span / legs
             chosen = level if isinstance(level, Tensor) else None
+            if leg == legs and isinstance(eps, AutoEps):
+                eps.passed()
             yield Frame(shown, nfe + (looked if leg == 1 else 0), -time if backward else time, chosen)
         if not backward:
             memory.add(last)
@@ -249,6 +251,8 @@ def check_streams(model: Model) -> None:
 def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_between: int) -> Eps | AutoEps:
     """The noise level to use, or what chooses it. Raises UserError for what this model cannot do."""
     method = model.method
+    if not (eps is None or isinstance(eps, AutoEps) or eps == "auto" or isinstance(eps, SupportsFloat)):
+        raise UserError(f"eps is {eps!r}, but must be a number or 'auto'.", setting="eps")
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
     if in_between < 1:
@@ -262,7 +266,9 @@ def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_b
             level = eps if isinstance(eps, str | float | int) else "auto"
             raise UserError(f"eps {level} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
         return 0.0
-    eps = float(model.eps) if eps is None else eps
-    if isinstance(eps, float | int) and not 0 <= eps < float("inf"):
-        raise UserError(f"eps is {eps:g}, but must be 0 or more.", setting="eps")
-    return eps
+    if isinstance(eps, AutoEps) or eps == "auto":
+        return eps
+    level = float(model.eps if eps is None else eps)
+    if not 0 <= level < float("inf"):
+        raise UserError(f"eps is {level:g}, but must be 0 or more.", setting="eps")
+    return level

@@ -231,3 +231,4 @@ class Recording(_Recording, total=False):
 
     engine: Title
     changed: bool
+    real_drift: Positive

@@ -156,7 +156,7 @@ def test_levels_that_were_chosen_are_among_the_numbers(model, prepared, tmp_path
     assert result["eps"]["mean"] == pytest.approx(np.mean(levels), abs=1e-4)
     assert result["eps"]["over_time"] == pytest.approx(np.mean(levels, 0), abs=1e-4)
     assert result["nfe"]["over_time"] == [2.0] * 16 + [3.0, 2.0]
-    assert f"eps auto, {result['eps']['mean']:.3f} on average" in summary(result)
+    assert f"eps auto ({result['eps']['mean']:.2f} on average)" in summary(result)
     again = load_protocol(str(tmp_path / "out" / "metrics.json"))
     assert again.eps == "auto"
 

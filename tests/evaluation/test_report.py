@@ -143,7 +143,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     assert len(csv) == 7
     assert csv[2] == (
         "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
-        "900.0,880.0,930.0,1.25,-0.5,3.0,90.0,70.0,120.0,1.25,-0.5,3.0,2.5,2.25,2.75,3.0,3.5,0.125,,torch" + 12 * ","
+        "900.0,880.0,930.0,1.25,-0.5,3.0,90.0,70.0,120.0,1.25,-0.5,3.0,2.5,2.25,2.75,3.0,3.5,0.125,,torch" + 13 * ","
     )
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
@@ -374,10 +374,10 @@ def test_levels_that_were_chosen_stand_after_the_others_with_their_mean(five, ev
     (folder / "metrics.json").write_text(json.dumps(metrics))
     runs = read_runs([*five, folder])
     labels = [run.label for run in runs if run.method.takes_eps]
-    assert labels.index("BI-FLOW ε auto (0.07)") == len(labels) - 1
-    assert colours(runs)["BI-FLOW ε auto (0.07)"] == BLUES[-1]
+    assert labels.index("BI-FLOW ε auto (0.07 on average)") == len(labels) - 1
+    assert colours(runs)["BI-FLOW ε auto (0.07 on average)"] == BLUES[-1]
     report([*five, folder], tmp_path / "report")
-    assert "| BI-FLOW ε auto (0.07) |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| BI-FLOW ε auto (0.07 on average) |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_runs_of_different_protocols_stand_in_different_tables(evaluated, tmp_path):

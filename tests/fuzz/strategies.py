@@ -1,7 +1,7 @@
 """Hypothesis strategies of valid documents, made from the schemas themselves."""
 
 import re
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from hypothesis import strategies as st
 from msgspec import Meta
@@ -13,6 +13,8 @@ ANY = st.recursive(st.none() | st.booleans() | st.integers(-(2**40), 2**40) | TE
 def of(kind: Any, meta: Meta | None = None) -> st.SearchStrategy:
     """Values of a type as schemas have them, within the bounds of `meta`."""
     origin, args = get_origin(kind), get_args(kind)
+    if origin is NotRequired:
+        return of(args[0])
     if origin is Annotated:
         return of(args[0], next(one for one in args[1:] if isinstance(one, Meta)))
     if is_typeddict(kind):

@@ -5,8 +5,9 @@ from itertools import islice
 import pytest
 import torch
 
-from biflow.drift import ALLOWED, EVERY, LEVELS, AutoEps
+from biflow.drift import ALLOWED, EVERY, LEVELS, AutoEps, real_drift
 from biflow.errors import UserError
+from biflow.evaluation.protocol import Protocol
 from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model
 from biflow.paths import Fields
@@ -55,12 +56,37 @@ def test_the_level_of_a_sample_with_errors_rises_at_once_and_of_another_does_not
     assert chosen[2 * EVERY].tolist() == pytest.approx([LEVELS[1], LEVELS[0]])
 
 
+def looked_at(frame, real, eps=0.1):
+    """The evaluations of 17 looks at a frame, after each of which a frame is solved, and the level then."""
+    auto = AutoEps(Model(grey_world(), BIFLOW, (3, 8, 8), eps=eps), len(frame), torch.tensor([real]))
+    found = []
+    for _ in range(EVERY + 1):
+        found.append(auto.look(frame))
+        assert auto.look(frame) == 0  # the frame after it was given up, and is solved anew
+        auto.passed()
+    return found, auto.level
+
+
 def test_a_frame_with_as_much_drift_as_allowed_keeps_its_level():
-    auto = AutoEps(Model(grey_world(), BIFLOW, (3, 8, 8), eps=0.1), 2, real=0.5)
-    frame = GREY + ALLOWED * 0.5
-    assert [auto.look(frame) for _ in range(EVERY + 1)] == [0] * EVERY + [1]
-    assert auto.seen.tolist() == pytest.approx([ALLOWED] * 2, rel=0.02)
-    assert auto.level.tolist() == pytest.approx([0.1] * 2, rel=0.07)
+    found, level = looked_at(GREY + ALLOWED * 0.5, 0.5)
+    assert found == [0] * EVERY + [1]
+    assert level.tolist() == pytest.approx([0.1] * 2, rel=0.07)
+
+
+def test_the_level_does_not_depend_on_the_other_samples():
+    noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    frames = GREY[:1] + 0.05 * noise + torch.tensor([0.51, 0.5, 0.53])[:, None, None, None]
+    _, together = looked_at(frames, 0.45, eps=0.08)
+    alone = torch.cat([looked_at(frame[None], 0.45, eps=0.08)[1] for frame in frames])
+    assert len(set(together.tolist())) == 3
+    assert 0.073 < together.min() <= together.max() < 0.16  # neither as low nor as high as one step goes
+    torch.testing.assert_close(together, alone)
+
+
+def test_models_without_first_frames_compare_each_sample_with_its_own_first_frame():
+    model = Model(grey_world(), BIFLOW, (3, 8, 8), eps=0.1)
+    first = GREY + torch.tensor([0.2, 0.4])[:, None, None, None]
+    assert real_drift(model, first).tolist() == pytest.approx([0.2, 0.4], rel=0.02)
 
 
 @pytest.mark.parametrize("solver", [Solver(), Solver("heun", steps=2), Solver("adams", steps=3)])
@@ -68,7 +94,7 @@ def test_a_frame_with_as_much_drift_as_allowed_keeps_its_level():
 def test_levels_of_the_samples_own_give_the_frames_of_each_alone(solver, settings):
     model = Model(grey_world(torch.tensor(0.05)), BIFLOW, (3, 8, 8), eps=0.1)
     first = GREY + torch.tensor([0.3, -0.2])[:, None, None, None]
-    auto = AutoEps(model, 2, real=1.0)
+    auto = AutoEps(model, 2, torch.ones(1))
     auto.level = torch.tensor([0.05, 0.2])
     together = list(islice(stream(model, first, eps=auto, solver=solver, **settings), 3))
     for sample, eps in enumerate((0.05, 0.2)):
@@ -86,3 +112,10 @@ def test_a_method_without_noise_chooses_no_level():
     points = Model(grey_world(), BIFLOW, eps=0.1)
     with pytest.raises(UserError, match="eps auto needs a model of frames"):
         next(stream(points, torch.zeros(2, 2), eps="auto"))
+
+
+def test_a_level_that_is_no_number_is_refused(unchecked):
+    with pytest.raises(UserError, match="eps is 'Auto', but must be a number or 'auto'"):
+        stream(Model(grey_world(), BIFLOW, (3, 8, 8)), GREY, eps="Auto")
+    with pytest.raises(UserError, match="eps is Auto, but must be a number or auto"):
+        Protocol(eps="Auto")

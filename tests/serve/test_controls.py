@@ -32,6 +32,7 @@ from biflow.serve.images import preview
         ({"model": "flow", "eps": 0.4}, {"model": "flow", "eps": 0.0}, "no noise"),
         ({"model": "flow", "auto": True}, {"auto": False}, "no level to choose"),
         ({"auto": True}, {"auto": True}, ""),
+        ({"auto": True, "eps": 0.3}, {"auto": True, "eps": 0.3}, ""),
         ({"fps_cap": None}, {"fps_cap": None}, ""),
         ({"colour": 1}, {}, "no control 'colour'"),
         ({"x" * 1000: 1}, {}, "no control"),
@@ -46,6 +47,12 @@ def test_controls_are_clamped_with_a_word_back(models, wanted, taken, note):
     assert {name: getattr(controls, name) for name in taken} == taken
     json.dumps(asdict(controls))
     _ = controls.full_solver
+
+
+def test_who_sets_a_level_ends_the_choice_of_one(models):
+    auto, _ = changed(initial(models), {"auto": True}, models)
+    assert changed(auto, {"fps_cap": 5.0}, models)[0].auto
+    assert not changed(auto, {"eps": 0.3}, models)[0].auto
 
 
 @pytest.mark.parametrize(

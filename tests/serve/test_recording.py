@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from biflow.config import Solver
+from biflow.drift import AutoEps
 from biflow.rollout import frame_seed, stream
 from biflow.video import to_float, to_uint8
 from tests.serve.helpers import Client, play, told
@@ -85,7 +86,9 @@ def test_a_recording_of_a_level_that_is_chosen_gives_the_same_frames_again(sessi
     assert moments[16].eps == moments[17].eps != moments[0].eps
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in made["first"]]
     start = to_float(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))[None]
-    generator, how = torch.Generator(), {"eps": "auto", "context_eps": made["context_eps"]}
+    auto = AutoEps(steered["walk"].model, 1, torch.tensor([made["real_drift"]]))
+    assert made["real_drift"] == pytest.approx(steered["walk"].real_drift.item())
+    generator, how = torch.Generator(), {"eps": auto, "context_eps": made["context_eps"]}
     actions = [None if values is None else np.array(values, np.float32) for values in content["actions"]]
     how |= {"actions": actions, "generators": [generator], "solver": Solver(**made["solver"])}
     frames = stream(steered["walk"].model, start, **how)

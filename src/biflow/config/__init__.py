@@ -9,5 +9,5 @@ from biflow.config.evaluation import Evaluate, FetchWeights, Fvd, Network, Repor
 from biflow.config.models import Export, ImportReference, Info
 from biflow.config.parsing import parse, preset, read_yaml
 from biflow.config.solver import SOLVERS, Solver, SolverName
-from biflow.config.streaming import Demo, Direction, Engine, Eps, Sample, Serve, Shipped
+from biflow.config.streaming import Demo, Direction, Engine, Eps, Sample, Serve, Shipped, eps_text
 from biflow.config.training import NORM_GROUPS, NetworkConfig, Train, TrainConfig

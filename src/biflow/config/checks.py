@@ -48,7 +48,14 @@ def check_seed(settings: object) -> None:
 
 def check_level(settings: object, *names: str) -> None:
     """Raise UserError for a noise level that is negative, infinite or no number."""
-    check(settings, "be 0 or more", lambda level: level == "auto" or 0 <= level < float("inf"), *names)
+    check(settings, "be 0 or more", lambda level: 0 <= level < float("inf"), *names)
+
+
+def check_eps(settings: object) -> None:
+    """Raise UserError for an `eps` that is neither a noise level nor "auto"."""
+    if getattr(settings, "eps", None) != "auto":
+        check(settings, "be a number or auto", lambda level: not isinstance(level, str), "eps")
+        check_level(settings, "eps")
 
 
 def check_places(settings: object) -> None:

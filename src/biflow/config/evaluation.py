@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_level, check_seed, check_sides
+from biflow.config.checks import check, check_eps, check_seed, check_sides
 from biflow.config.solver import Solver, SolverName
 from biflow.config.streaming import Direction, Engine, Eps
 
@@ -60,7 +60,7 @@ class Evaluate:
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "steps", "batch", "feature_batch")
         check(self, "be at least 2", lambda n: n >= 2, "samples")
-        check_level(self, "eps")
+        check_eps(self)
         if self.solver:
             Solver.named(self.solver, steps=self.steps)  # it raises UserError
 

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_level, check_seed
+from biflow.config.checks import check, check_eps, check_level, check_seed
 from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
@@ -12,6 +12,13 @@ Direction = Literal["forward", "backward"]
 Eps = float | Literal["auto"]
 Engine = Literal["auto", "torch", "compile", "openvino", "onnxruntime"]
 Shipped = Literal["maze", "racing"]  # the models that come with the package
+
+
+def eps_text(eps: Eps, mean: float | None = None) -> str:
+    """A noise level in words, with the mean of those that were chosen."""
+    if eps != "auto":
+        return f"{eps:g}"
+    return "auto" if mean is None else f"auto ({mean:.2f} on average)"
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ class Sample:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
         check(self, "be from 1 to 32", lambda n: 1 <= n <= 32, "scale")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
-        check_level(self, "eps", "context_eps")
+        check_eps(self)
+        check_level(self, "context_eps")
         check_seed(self)
         self.full_solver()  # it raises UserError
 

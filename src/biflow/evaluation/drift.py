@@ -12,7 +12,7 @@ REAL = 256  # frames of test clips, at most
 def measure(model: Model, evaluation: Evaluation) -> dict | None:
     """The mean drift of the videos at every `frame_stride`-th frame, over that of real frames; None without an f^n."""
     protocol, test = evaluation.protocol, evaluation.test
-    eps = protocol.eps if isinstance(protocol.eps, float) and protocol.eps else EPS
+    eps = EPS if protocol.eps in (None, "auto", 0) else float(protocol.eps)
     frames = list(range(0, protocol.frames, protocol.frame_stride))
     videos = [evaluation.videos.read(number)[frames] for number in range(len(evaluation.videos))]
     real = drift(model, test.spread(REAL)[:, 0], eps)

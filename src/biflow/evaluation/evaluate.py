@@ -28,7 +28,7 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
-from biflow.config import NetworkConfig, parse
+from biflow.config import NetworkConfig, eps_text, parse
 from biflow.data.starts import starts
 from biflow.data.windows import Windows
 from biflow.documents import read_document
@@ -172,7 +172,7 @@ def summary(result: dict) -> str:
         if isinstance(d, dict) and "per_window" in d
     ]
     extra = result.get("past_and_actions", {"notes": []})
-    level = f"auto, {result['eps']['mean']:.3f} on average" if settings["eps"] == "auto" else f"{settings['eps']:g}"
+    level = eps_text(settings["eps"], result["eps"]["mean"] if "eps" in result else None)
     under = f", actions {settings['actions']}" if settings.get("actions") else ""
     lines += [
         *past_and_actions.summary(extra),

@@ -13,7 +13,7 @@ from torch import nn
 
 from biflow import __version__
 from biflow.config import Direction, Eps, Network, Solver, parse
-from biflow.config.checks import check, check_level, check_seed
+from biflow.config.checks import check, check_eps, check_seed
 from biflow.data.windows import Windows
 from biflow.documents import read_document, read_json
 from biflow.errors import UserError
@@ -86,7 +86,7 @@ class Protocol:
         check(self, what, lambda frames: len(frames) <= 1000 and all(1 <= n <= MOST for n in frames), "truth")
         check(self, "be at least 1", lambda n: n >= 1, "frames", "window", "stride", "frame_stride", most=MOST)
         check(self, "be at least 2", lambda n: n >= 2, "samples", "real_windows", "resamples", most=MOST)
-        check_level(self, "eps")
+        check_eps(self)
         check_seed(self)
         if self.frames < self.window:
             message = f"frames is {self.frames}, but must be at least the window of {self.window}."

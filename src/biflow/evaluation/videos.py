@@ -48,8 +48,9 @@ def read_costs(out: Path, sample: int, frames: int) -> Costs:
     """What a sample of so many frames has cost. Raises UserError if the file is damaged."""
     path = costs_path(out, sample)
     costs = read_document(path, Costs, "does not hold the costs of a video", ANEW)
-    if len(costs["nfe"]) != frames:
-        raise UserError(f"{path} holds the costs of {len(costs['nfe'])} frames, not {frames}. {ANEW}")
+    for count in map(len, (costs["nfe"], costs.get("eps", costs["nfe"]))):
+        if count != frames:
+            raise UserError(f"{path} holds the costs of {count} frames, not {frames}. {ANEW}")
     return costs
 
 

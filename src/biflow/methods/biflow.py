@@ -60,8 +60,8 @@ class BiFlow(Method):
     ) -> Solution | None:
         if not isinstance(eps, Tensor) and not eps:
             return None
-        curve, at = _curve(eps, backward), x.new_full((len(x),), k)
-        return self.denoise(network, x, curve.t(at)[0].item(), curve.alpha(at), conditions=conditions, solver=solver)
+        alpha = _curve(eps, backward).alpha(x.new_full((len(x),), k))
+        return self.denoise(network, x, k, alpha, conditions=conditions, solver=solver)  # t is k on both lines
 
     def denoise(
         self, network: Network, x: State, t: float, alpha: Level, *, conditions: Conditions, solver: Solver

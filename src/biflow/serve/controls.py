@@ -103,6 +103,8 @@ def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tu
             notes += [note] if note else []
         except UserError as error:
             notes.append(str(error))
+    if "eps" in wanted and "auto" not in wanted:
+        values["auto"] = False  # who sets a level means it
     # A new model comes with its own noise level, unless one was set together with it.
     for model, eps in (("model", "eps"), ("model_b", "eps_b")):
         if values[model] != getattr(controls, model) and eps not in wanted:

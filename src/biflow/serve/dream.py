@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
-from biflow.drift import AutoEps, real_drift
+from biflow.drift import EVERY, AutoEps, real_drift
 from biflow.errors import UserError
 from biflow.model import Model
 from biflow.paths import Fields, Network
@@ -26,7 +26,6 @@ from biflow.serve.steering import Pressed, row
 from biflow.video import resize, to_float
 
 PAST_FRAMES, PAST_BYTES = 480, 16 * 2**20
-DRIFT_EVERY = 16  # frames: it takes an evaluation, which is as much as a whole frame of a flow map
 
 
 class Stale(Exception):
@@ -139,16 +138,16 @@ class Dream:
         self._unwanted, self._pressed = unwanted, action
         try:
             shown = self._solve(controls)
+            pictures = [frame.pixels[0] for frame in shown]
+            drift = self._drift(controls, pictures) if self.now.index % EVERY == 0 else None
         except Exception:
             self._settings = None  # a stream that raised has ended
             raise
         self.solved += 1
         self._frames = [frame.x for frame in shown]
-        pictures = [frame.pixels[0] for frame in shown]
         time, seconds = self._start_time + shown[0].time, sum(frame.seconds for frame in shown)
         moment = Moment(next(self._ids), self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
         whole, before = shown[0].time.is_integer(), self._before(controls.direction == "backward")
-        drift = self._drift(controls, pictures) if self.now.index % DRIFT_EVERY == 0 else None
         known = {"before": before, "whole": whole, "action": self._taken, "drift": drift}
         return self._keep(replace(moment, eps=shown[0].eps[0] if shown[0].eps else None, **known))
 
@@ -190,7 +189,7 @@ class Dream:
                 first.to(model.device),
                 actions=self._actions(model.actions, leads=not place) if model.actions else None,
                 generators=[generator],
-                eps=self._chooser(name) if controls.auto and not place else eps,
+                eps=self._chooser(name, first[:, -1]) if controls.auto and not place else eps,
                 direction=controls.direction,
                 solver=controls.full_solver,
                 in_between=controls.in_between,
@@ -198,12 +197,12 @@ class Dream:
             self._streams.append((drain(frames, start=self.now.index + 1), generator))
         self._settings = stream_settings(controls)
 
-    def _chooser(self, name: str) -> AutoEps:
+    def _chooser(self, name: str, frame: Tensor) -> AutoEps:
         """What chooses the noise level of the first stream. It goes on until there is another picture or model."""
         served = self.models[name]
         if self._auto is None or self._auto.model is not served.model:
-            real = served.drift_of_first or real_drift(served.model, self._frames[0])
-            self._auto = AutoEps(served.model, 1, real)
+            real = served.real_drift
+            self._auto = AutoEps(served.model, 1, real_drift(served.model, frame) if real is None else real)
         return self._auto
 
     def _first(self, model: Model, place: int, backward: bool) -> Float[Tensor, "1 j 3 h w"]:

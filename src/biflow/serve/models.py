@@ -80,18 +80,16 @@ class Served:
         return preview(self.first[:, -1])
 
     @cached_property
-    def drift_of_first(self) -> float | None:
+    def real_drift(self) -> Float[Tensor, "1"] | None:
         """The mean drift of its first frames; None if it has none or learns no noise."""
         if not len(self.first) or not self.model.method.takes_eps:
             return None
-        return real_drift(self.model, to_float(self.first[:, -1]))
+        return real_drift(self.model, to_float(self.first[:, -1])).mean(0, keepdim=True)
 
     def drift(self, picture: UInt8[Tensor, "3 h w"]) -> float | None:
         """How many times the drift of its first frames a frame has; None if that is not known."""
-        if not self.drift_of_first:
-            return None
-        found = drift(self.model, picture[None])
-        return None if found is None else found.item() / self.drift_of_first
+        found = None if self.real_drift is None else drift(self.model, picture[None])
+        return None if found is None or self.real_drift is None else (found / self.real_drift).item()
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""

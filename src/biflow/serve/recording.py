@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
+from biflow.drift import real_drift
 from biflow.errors import UserError
 from biflow.files import write_json
 from biflow.serve.controls import Controls
@@ -22,7 +23,7 @@ from biflow.serve.images import encode
 from biflow.serve.models import Served
 from biflow.serve.shelf import Shelf
 from biflow.serve.steering import Pressed, row
-from biflow.video import VideoWriter, resize
+from biflow.video import VideoWriter, resize, to_float
 
 log = logging.getLogger("biflow")
 MAX_FRAMES = 6000
@@ -186,7 +187,7 @@ class Script:
             "model": served.name,
             "seed": controls.seed,
             "index": moment.index,
-            "eps": "auto" if controls.auto else controls.eps,
+            **_level(served, controls, moment),
             "context_eps": model.context_eps,
             "solver": asdict(controls.full_solver),
             "in_between": controls.in_between,
@@ -205,6 +206,15 @@ class Script:
 
     def _row(self, pressed: Pressed) -> list[float]:
         return [round(value, 6) for value in row(self._actions, pressed).tolist()]
+
+
+def _level(served: Served, controls: Controls, moment: Moment) -> dict[str, Any]:
+    """The noise level, or with "auto" the drift of real frames by which it is chosen."""
+    if not controls.auto:
+        return {"eps": controls.eps}
+    real = served.real_drift
+    real = real_drift(served.model, to_float(moment.seen(served.model)[-1][None])) if real is None else real
+    return {"eps": "auto", "real_drift": real.item()}
 
 
 def _settings(controls: Controls) -> tuple:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from biflow.config import eps_text
 from biflow.documents import map_array, read_document
 from biflow.errors import UserError
 from biflow.evaluation.past_and_actions import PARTS, explained
@@ -38,6 +39,7 @@ class Run:
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
         label: the name in tables and plots, as in the paper. A `Group` adds what tells its runs apart.
         level: the noise level, for sorting: infinity where it was chosen from frame to frame.
+        mean_eps: the mean of those that were chosen from frame to frame, if they were.
         eps: the noise level in words.
         solver: how frames were solved, in words.
         slope: the rise of FVD per frame; None where a single window gives no trend.
@@ -53,7 +55,8 @@ class Run:
         self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
         self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
         self.level = math.inf if eps == "auto" else eps
-        self.eps = f"auto ({metrics['eps']['mean']:.2f})" if "eps" in metrics else f"{eps:g}"
+        self.mean_eps = metrics["eps"]["mean"] if "eps" in metrics else None
+        self.eps = eps_text(eps, self.mean_eps)
         name = self.protocol["model"]["method"]
         self.method = METHODS.get(name) or SimpleNamespace(name=name, title=name, takes_eps=self.level > 0)
         self.label = f"{self.method.title} ε {self.eps}" if self.method.takes_eps else self.method.title

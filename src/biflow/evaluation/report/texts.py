@@ -34,7 +34,7 @@ PAPER: dict[str, dict[str, list[float]]] = json.loads((FOLDER / "paper.json").re
 COLUMNS = (
     "data method eps direction solver steps protocol model_sha256 fvd fvd_low fvd_high fvd_slope "
     "fvd_slope_low fvd_slope_high kvd kvd_low kvd_high kvd_slope kvd_slope_low kvd_slope_high "
-    "nfe nfe_low nfe_high nfe_p95 nfe_batch_max seconds_per_frame actions engine"
+    "nfe nfe_low nfe_high nfe_p95 nfe_batch_max seconds_per_frame actions engine mean_eps"
 )
 NONE = (None, None)  # the interval of what an earlier version has measured without
 # Of the parts of `past_and_actions`: the columns after these.
@@ -81,7 +81,7 @@ def comma_separated(runs: list[Run]) -> str:
             row += [None] * 3 if run.slope is None else slopes
         nfe = metrics["nfe"]
         row += [nfe["mean"], *nfe.get("interval", NONE), nfe["p95"], nfe.get("batch_max")]
-        row += [metrics["seconds_per_frame"], settings.get("actions"), run.protocol.get("engine")]
+        row += [metrics["seconds_per_frame"], settings.get("actions"), run.protocol.get("engine"), run.mean_eps]
         row += [(run.extra.get(part) or {}).get(name) for part, names in PARTS.items() for name in names]
         writer.writerow(row)
     return text.getvalue()

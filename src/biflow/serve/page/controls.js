@@ -88,8 +88,7 @@ export const steps = (fixed) => set({ steps: fixed ? FIXED_STEPS : null });
 
 export function listen() {
   for (const [name, [, , value]] of Object.entries(sliders)) {
-    const more = name === "eps" ? { auto: false } : {};
-    $(name).addEventListener("input", () => set({ [name]: value($(name).valueAsNumber), ...more }));
+    $(name).addEventListener("input", () => set({ [name]: value($(name).valueAsNumber) }));
     $(name).addEventListener("pointerdown", () => { held = name; });
   }
   addEventListener("pointerup", () => { held = null; if (state.controls) render(); });

@@ -88,9 +88,9 @@ export function caption() {
   const { controls, header, hello } = state;
   const several = hello.models.length > 1;
   const text = (name, eps) => `${several ? `${name} · ` : ""}${model(name).method_title}, correction ${eps.toFixed(2)}`;
-  const level = controls.auto ? header?.eps ?? controls.eps : controls.eps;
+  const level = controls.auto && header?.eps ? header.eps : controls.eps;
   const texts = [text(controls.model, level), text(controls.model_b, controls.eps_b)];
-  if (controls.auto) $("eps").value = $("eps-out").textContent = level.toFixed(2);
+  if (controls.auto && header?.eps) $("eps").value = $("eps").ariaValueText = $("eps-out").textContent = level.toFixed(2);
   captions[0].textContent = twoUp() || several ? texts[0] : "";
   captions[1].textContent = twoUp() ? `${texts[1]} · ${difference()}` : "";
   canvases[0].ariaLabel = `The stream: frame ${header?.index ?? 0}, ${controls.direction}, ${texts[0]}`;
