@@ -5,7 +5,7 @@
 Each method is trained on 100,000 pairs from noise levels in [0, 1], as the paper does, and from the same seed. Each row
 is evaluated by `PROTOCOL`, which has fewer and shorter videos than the paper's. Actions of a set are left out. The same
 command resumes what was interrupted; with --rows it does only some of them. The report is that of all rows which are
-there. On two cores a model takes an hour, a row 10 minutes or more.
+there. On two cores a model takes an hour, a row a quarter of an hour or more.
 """
 
 import argparse

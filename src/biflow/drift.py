@@ -23,6 +23,7 @@ LEVELS = (0.05, 0.2)  # the lowest and the highest that `AutoEps` chooses
 # Of real frames, one in twenty has more drift than this many times their mean (in the sets of docs/lab-notes.md).
 ALLOWED = 1.1
 POWER, DOWN, UP = 4, 0.9, 2.0
+LEAST = 1e-6  # of real frames, since others are divided by it
 
 
 @torch.inference_mode()
@@ -97,4 +98,4 @@ def real_drift(model: Model, first: State) -> Float[Tensor, " n"]:
     found = drift(model, first_frames(folder, model.size) if folder and own else to_uint8(first).cpu())
     if found is None:
         raise UserError(f"eps auto needs a BI-FLOW model; {model.method.title} learns no noise.", setting="eps")
-    return (found.mean(0, keepdim=True) if own else found).clamp(min=1e-6)
+    return (found.mean(0, keepdim=True) if own else found).clamp(min=LEAST)

@@ -81,7 +81,8 @@ def stream(
             done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         eps: noise level, for methods that take one; the model's own by default. "auto" chooses it for each sample and
-            frame, so that frames stay as free of errors as real ones; an `AutoEps` (biflow.drift) goes on with one.
+            frame, so that frames stay as free of errors as real ones; an `AutoEps` of your own (biflow.drift) outlives
+            the stream.
         context_eps: noise level of the past frames that the model sees, if forward in time; its own by default.
         direction: direction in time, where the method can be solved backward.
         solver: that of the method by default: adaptive Adams at rtol = atol = 1e-2, or one jump of a flow map.
@@ -251,7 +252,8 @@ def check_streams(model: Model) -> None:
 def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_between: int) -> Eps | AutoEps:
     """The noise level to use, or what chooses it. Raises UserError for what this model cannot do."""
     method = model.method
-    if not (eps is None or isinstance(eps, AutoEps) or eps == "auto" or isinstance(eps, SupportsFloat)):
+    chosen = "auto" if isinstance(eps, AutoEps) else eps
+    if not (chosen in (None, "auto") or isinstance(chosen, SupportsFloat)):
         raise UserError(f"eps is {eps!r}, but must be a number or 'auto'.", setting="eps")
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
@@ -263,8 +265,7 @@ def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_b
         raise UserError(f"{method.title} solves a frame as a whole: it has nothing in between.")
     if not method.takes_eps:
         if eps:
-            level = eps if isinstance(eps, str | float | int) else "auto"
-            raise UserError(f"eps {level} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
+            raise UserError(f"eps {chosen} needs a BI-FLOW model; {method.title} takes no noise, use eps 0.")
         return 0.0
     if isinstance(eps, AutoEps) or eps == "auto":
         return eps

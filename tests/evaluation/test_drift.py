@@ -11,20 +11,16 @@ from biflow.model import Model
 from biflow.paths import Fields
 from biflow.solvers import Solver
 from biflow.video import to_float
+from tests.rollout import known
+from tests.rollout.known import grey_world
 
-GREY = torch.full((20, 3, 8, 8), 128, dtype=torch.uint8)
-
-
-def knows_grey(query):
-    """f^n of that world: all of x but the grey is noise of level alpha."""
-    n = (query.x - to_float(GREY[:1])) / query.alpha[:, None, None, None]
-    return Fields(torch.zeros_like(query.x), n)
+GREY = known.GREY.repeat(20, 1, 1, 1)
 
 
 @pytest.mark.parametrize("method", [BIFLOW, FLOWMAP])
 @pytest.mark.parametrize("eps", [0.05, 0.3])
 def test_drift_is_the_rms_of_what_is_wrong_with_a_frame(method, eps):
-    model, frames = Model(knows_grey, method, (3, 8, 8), eps=eps), GREY.clone()
+    model, frames = Model(grey_world(), method, (3, 8, 8), eps=eps), GREY.clone()
     noise = torch.randint(-20, 21, frames.shape, generator=torch.Generator().manual_seed(0))
     frames[5:10] += 26
     frames[10:] = (frames[10:].short() + noise[10:]).to(torch.uint8)
@@ -36,7 +32,7 @@ def test_drift_is_the_rms_of_what_is_wrong_with_a_frame(method, eps):
 
 
 def test_a_frames_drift_does_not_depend_on_the_other_frames():
-    model = Model(knows_grey, BIFLOW, (3, 8, 8), eps=0.1)
+    model = Model(grey_world(), BIFLOW, (3, 8, 8), eps=0.1)
     frames = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(drift(model, frames, 0.1)[:3], drift(model, frames[:3], 0.1))
 

@@ -9,10 +9,12 @@ from biflow.model import Model
 from biflow.paths import Fields
 from biflow.rollout import sample_generators, stream
 from biflow.solvers import Solver
+from biflow.video import to_float
 
 EXACT = Solver("rk4", steps=16)
 EULER = Solver("euler", steps=1)
 SIZE = (4, 4)
+GREY = torch.full((3, 8, 8), 128, dtype=torch.uint8)
 STREAMING = pytest.mark.parametrize("method", [method for method in METHODS.values() if not method.clips])
 
 
@@ -26,6 +28,16 @@ class Known:
     def __call__(self, query) -> Fields:
         self.queries.append(query)
         return Fields(self.v(query), None if self.n is None else self.n(query))
+
+
+def grey_world(push=0.0):
+    """A world of one picture, grey: all else in x is noise of level alpha. Nothing moves, but by `push` every frame."""
+
+    def network(query):
+        level = over(query.alpha.clamp(min=1e-3))
+        return Fields(torch.zeros_like(query.x) + push, (query.x - to_float(GREY)) / level)
+
+    return network
 
 
 def known(method, v, n=None, *, eps: float = 0.1, **settings) -> Model:

@@ -14,19 +14,11 @@ from biflow.paths import Fields
 from biflow.rollout import sample_generators, stream
 from biflow.solvers import Solver
 from biflow.video import to_float
+from tests.rollout import known
+from tests.rollout.known import grey_world
 
-GREY = to_float(torch.full((2, 3, 8, 8), 128, dtype=torch.uint8))
+GREY = to_float(known.GREY).expand(2, -1, -1, -1)
 SOLVER = Solver("euler", steps=1)
-
-
-def grey_world(push=0.0):
-    """Nothing moves, but `push` (b, 1, 1, 1) is added by every frame; all else than grey is noise."""
-
-    def network(query):
-        level = query.alpha.clamp(min=1e-3)[:, None, None, None]
-        return Fields(torch.zeros_like(query.x) + push, (query.x - GREY[:1]) / level)
-
-    return network
 
 
 def levels(model, frames, **settings):

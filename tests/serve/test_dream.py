@@ -1,6 +1,7 @@
 """A dream alone: no threads, no viewers."""
 
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ import torch
 from biflow.config import Solver
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
+from biflow.methods.biflow import BiFlow
 from biflow.model import Model
-from biflow.paths import Fields
 from biflow.rollout import sample_generators, stream
 from biflow.serve.controls import initial
 from biflow.serve.dream import Dream, Stale
-from biflow.serve.models import Served
+from biflow.serve.models import Served, warm_up
 from biflow.serve.wire import framed, unpack
 from biflow.solvers import SolverError
 from biflow.video import to_float, to_uint8
+from tests.rollout.known import GREY, grey_world
 
 STEPS = {"solver": "midpoint", "steps": 2}
 
@@ -199,14 +201,8 @@ def test_the_past_is_bounded_by_frames_and_by_bytes(dream, controls, monkeypatch
 
 
 def test_drift_is_measured_now_and_then_over_that_of_first_frames():
-    grey = torch.full((3, 8, 8), 128, dtype=torch.uint8)
-
-    def knows_grey(query):  # all else than grey is noise, and nothing moves
-        level = query.alpha.clamp(min=1e-3)[:, None, None, None]
-        return Fields(torch.zeros_like(query.x), (query.x - to_float(grey)) / level)
-
-    model = Model(knows_grey, BIFLOW, (3, 8, 8), eps=0.1)
-    first = torch.stack([grey + 20, grey + 40])[:, None]  # so that the mean drift is that of grey + 30
+    model = Model(grey_world(), BIFLOW, (3, 8, 8), eps=0.1)
+    first = torch.stack([GREY + 20, GREY + 40])[:, None]  # so that the mean drift is that of grey + 30
     served = {"grey": Served("grey", model, first), "flow": Served("flow", replace(model, method=FLOW), first)}
     dream, kept = Dream(served), replace(initial(served), eps=0.0, eps_b=0.1, solver="euler", steps=1, two_up=True)
     dream.begin(first[1], kept)
@@ -218,8 +214,23 @@ def test_drift_is_measured_now_and_then_over_that_of_first_frames():
         assert header["drift"] == [round(value, 3) for value in moment.drift]
     assert "drift" not in unpack(framed(moments[1], "png", 1))[0]
     assert "eps" not in header
-    assert served["flow"].drift(grey) is None
-    assert replace(served["grey"], first=first[:0]).drift(grey) is None
+    assert served["flow"].drift(GREY) is None
+    assert replace(served["grey"], first=first[:0]).drift(GREY) is None
+
+
+def test_a_method_that_takes_noise_but_learns_none_is_served_without_a_drift():
+    class Deaf(BiFlow):
+        def noise(self, network, x, alpha, *, conditions):
+            return None
+
+    one = Served("deaf", Model(grey_world(), Deaf(), (3, 8, 8), eps=0.1), GREY[None, None])
+    warm_up(one, Event())
+    assert one.drift(GREY) is None
+    dream, controls = Dream({"deaf": one}), replace(initial({"deaf": one}), solver="euler", steps=1)
+    dream.begin(one.first[0], controls)
+    assert advance(dream, 1, controls)[0].drift is None
+    with pytest.raises(UserError, match="learns no noise"):
+        dream.advance(replace(controls, auto=True))
 
 
 def test_a_level_that_is_chosen_outlives_its_stream_but_not_its_picture(dream, models, controls):

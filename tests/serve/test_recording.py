@@ -87,7 +87,7 @@ def test_a_recording_of_a_level_that_is_chosen_gives_the_same_frames_again(sessi
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in made["first"]]
     start = to_float(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))[None]
     auto = AutoEps(steered["walk"].model, 1, torch.tensor([made["real_drift"]]))
-    assert made["real_drift"] == pytest.approx(steered["walk"].real_drift.item())
+    assert made["real_drift"] == pytest.approx(steered["walk"].real_drift(start[:, -1]).item())
     generator, how = torch.Generator(), {"eps": auto, "context_eps": made["context_eps"]}
     actions = [None if values is None else np.array(values, np.float32) for values in content["actions"]]
     how |= {"actions": actions, "generators": [generator], "solver": Solver(**made["solver"])}

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
-from biflow.drift import EVERY, AutoEps, real_drift
+from biflow.drift import EVERY, AutoEps
 from biflow.errors import UserError
 from biflow.model import Model
 from biflow.paths import Fields, Network
@@ -201,8 +201,7 @@ class Dream:
         """What chooses the noise level of the first stream. It goes on until there is another picture or model."""
         served = self.models[name]
         if self._auto is None or self._auto.model is not served.model:
-            real = served.real_drift
-            self._auto = AutoEps(served.model, 1, real_drift(served.model, frame) if real is None else real)
+            self._auto = AutoEps(served.model, 1, served.real_drift(frame))
         return self._auto
 
     def _first(self, model: Model, place: int, backward: bool) -> Float[Tensor, "1 j 3 h w"]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from biflow.action_rows import autopilot
 from biflow.data.starts import starts
-from biflow.drift import drift, real_drift
+from biflow.drift import LEAST, drift, real_drift
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.hub import is_id, model_folder
@@ -80,16 +80,23 @@ class Served:
         return preview(self.first[:, -1])
 
     @cached_property
-    def real_drift(self) -> Float[Tensor, "1"] | None:
+    def _first_drift(self) -> Float[Tensor, "1"] | None:
         """The mean drift of its first frames; None if it has none or learns no noise."""
-        if not len(self.first) or not self.model.method.takes_eps:
-            return None
-        return real_drift(self.model, to_float(self.first[:, -1])).mean(0, keepdim=True)
+        found = drift(self.model, self.first[:, -1]) if len(self.first) else None
+        return None if found is None else found.mean(0, keepdim=True).clamp(min=LEAST)
 
     def drift(self, picture: UInt8[Tensor, "3 h w"]) -> float | None:
         """How many times the drift of its first frames a frame has; None if that is not known."""
-        found = None if self.real_drift is None else drift(self.model, picture[None])
-        return None if found is None or self.real_drift is None else (found / self.real_drift).item()
+        if (real := self._first_drift) is None or (found := drift(self.model, picture[None])) is None:
+            return None
+        return (found / real).item()
+
+    def real_drift(self, frame: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1"]:
+        """The mean drift of its first frames, or that of `frame` if it has none.
+
+        Raises UserError for a model that learns no noise.
+        """
+        return real_drift(self.model, frame) if self._first_drift is None else self._first_drift
 
     def first_frame(self, index: int) -> UInt8[Tensor, "j 3 h w"]:
         """One of the frames to start from, after those before it. Raises UserError if there is no such frame."""

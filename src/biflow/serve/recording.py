@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
-from biflow.drift import real_drift
 from biflow.errors import UserError
 from biflow.files import write_json
 from biflow.serve.controls import Controls
@@ -212,9 +211,8 @@ def _level(served: Served, controls: Controls, moment: Moment) -> dict[str, Any]
     """The noise level, or with "auto" the drift of real frames by which it is chosen."""
     if not controls.auto:
         return {"eps": controls.eps}
-    real = served.real_drift
-    real = real_drift(served.model, to_float(moment.seen(served.model)[-1][None])) if real is None else real
-    return {"eps": "auto", "real_drift": real.item()}
+    frame = to_float(moment.seen(served.model)[-1][None])
+    return {"eps": "auto", "real_drift": served.real_drift(frame).item()}
 
 
 def _settings(controls: Controls) -> tuple:

@@ -90,6 +90,7 @@ export function caption() {
   const text = (name, eps) => `${several ? `${name} · ` : ""}${model(name).method_title}, correction ${eps.toFixed(2)}`;
   const level = controls.auto && header?.eps ? header.eps : controls.eps;
   const texts = [text(controls.model, level), text(controls.model_b, controls.eps_b)];
+  // The slider goes with a level that is chosen, which every frame may change.
   if (controls.auto && header?.eps) $("eps").value = $("eps").ariaValueText = $("eps-out").textContent = level.toFixed(2);
   captions[0].textContent = twoUp() || several ? texts[0] : "";
   captions[1].textContent = twoUp() ? `${texts[1]} · ${difference()}` : "";
