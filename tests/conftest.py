@@ -27,6 +27,14 @@ def ctrl_c():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_sync():
+    """Nothing waits for the disk: what a power failure leaves is not tested, and thousands of files are written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """Six clips of a bright square that moves to the right, 12 frames of 16x16 each, prepared."""

@@ -11,9 +11,11 @@ import yaml
 from PIL import Image
 
 from biflow import methods
-from biflow.config import NetworkConfig
+from biflow.config import NetworkConfig, TrainConfig
+from biflow.errors import UserError
 from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
+from biflow.training.loop import train
 from tests.command_line import refused, run
 
 TINY = {"network": {"channels": [32, 32], "attention": [], "patch": 2}, "batch": 4, "preview_every": 0}
@@ -239,6 +241,8 @@ def test_a_run_has_a_folder_of_its_own(prepared, config, tmp_path, capsys):
     for folder, name in ((clips, "a.mp4"), (copy, "frames.npy")):
         sentence = refused("train", "--config", config, "--data", prepared, "--out", folder, capsys=capsys)
         assert f"{folder} holds other files, such as {name}. Name a new folder for the run." in sentence
+        with pytest.raises(UserError, match="Name a new folder"):
+            train(TrainConfig(steps=1), prepared, folder)
     assert [path.name for path in clips.iterdir()] == ["a.mp4"]
 
 

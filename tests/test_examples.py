@@ -37,7 +37,8 @@ def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(EXAMPLES / "biflow_tour.ipynb", as_version=4)
     for cell in notebook.cells:  # the same with shorter streams and a shorter training
-        for long, short in (("*48", "*12"), ("count=48", "count=12"), ("*18", "*6"), ("--steps 20", "--steps 4")):
+        steps = ("--steps 20", "--steps 4 --processes 1")
+        for long, short in (("*48", "*12"), ("count=48", "count=12"), ("*18", "*6"), steps):
             cell.source = cell.source.replace(long, short)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
     nbclient.NotebookClient(notebook, timeout=170, resources={"metadata": {"path": tmp_path}}).execute(env=environment)

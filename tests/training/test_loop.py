@@ -68,9 +68,9 @@ def begun(method, config: TrainConfig, data: Path, out: Path) -> TrainConfig:
 @pytest.mark.parametrize("method", METHODS.values())
 def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
     config = replace(CONFIG, steps=40, save_every=40, log_every=10)
-    config = begun(method, config, prepared, tmp_path / "teacher of it")
-    train(config, prepared, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    out, config = tmp_path / "run", begun(method, config, prepared, tmp_path / "teacher of it")
+    train(config, prepared, out)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30, 40]
     assert lines[-1]["samples"] == 160
     assert method.teacher or lines[-1]["v"] < 0.8 * lines[0]["v"]  # tests/methods/test_flowmap.py for the others
@@ -80,12 +80,12 @@ def test_every_method_learns_and_its_model_loads(method, prepared, tmp_path):
     assert all(len(lines[0][key]) == 10 for key in against[method])
     assert 0 <= lines[0]["waiting_for_data"] < 1
     assert ("n" in lines[0]) == (method.heads == 2)
-    model = load_model(tmp_path)
+    model = load_model(out)
     assert (model.method, model.size) == (method, (16, 16))
     assert model.eps == (0.1 if method.takes_eps else 0.0)
-    averaged = load_file(tmp_path / "diffusion_pytorch_model.ema.safetensors")
+    averaged = load_file(out / "diffusion_pytorch_model.ema.safetensors")
     assert all(torch.equal(value, averaged[name]) for name, value in model.weights.state_dict().items())
-    assert (tmp_path / "tensorboard").exists()
+    assert (out / "tensorboard").exists()
 
 
 def test_a_run_killed_at_a_random_step_goes_on_to_bit_equal_parameters(prepared, tmp_path, one_thread):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from biflow import methods
 from biflow.config import TrainConfig
+from biflow.config.checks import check_run_folder
 from biflow.data.starts import held_out
 from biflow.data.windows import Past, Windows, is_prepared, window_order
 from biflow.engines.queries import each
@@ -60,9 +61,9 @@ def train(
     `new_data="accept"` resumes on other data than before. The unit of f^v stays, and a new pass over the data begins.
 
     Raises:
-        UserError: data that do not fit the network, settings or data that differ from the checkpoint's, a folder that
-            another run trains in or whose checkpoints are all damaged, a loss that is not finite (the last good
-            checkpoint stays).
+        UserError: data that do not fit the network, settings or data that differ from the checkpoint's, a folder of
+            something else, one that another run trains in or whose checkpoints are all damaged, a loss that is not
+            finite (the last good checkpoint stays).
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
@@ -72,6 +73,7 @@ def train(
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
     main, prepared = accelerator.is_main_process, is_prepared(data)
     check_logger(config.logger)
+    check_run_folder(out)
     if network is None:  # before anything is written
         check_size(config.network, *(Windows(data).size if prepared else (size, size)))
     with alone(out) if main else nullcontext():
