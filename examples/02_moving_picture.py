@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import biflow
-from biflow.action_rows import unsteered
 
 SCALE, GAP = 3, 4  # pixels of the picture per pixel of a frame, and between the streams
 
@@ -29,8 +28,7 @@ def main() -> None:
     model = biflow.with_engine(biflow.load_model(options.model))
     start = biflow.starts(options.model / "first", model.size, samples=options.samples, past=model.context)
     first = biflow.to_float(start.frames)  # (b, j, 3, h, w), the newest last
-    actions = unsteered(start.files, model.actions, options.frames)  # what was done after the first frames
-    frames = biflow.drain(biflow.stream(model, first, actions=actions))
+    frames = biflow.drain(biflow.stream(model, first, actions=biflow.autopilot(model)))
     pictures = [side_by_side(frame.pixels) for frame in islice(frames, options.frames)]
 
     options.out.parent.mkdir(parents=True, exist_ok=True)

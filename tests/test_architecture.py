@@ -36,7 +36,7 @@ GROUPS = [
     ],
     ["methods"],
     ["networks", "data"],
-    ["model", "engines", "memory", "rollout", "drift", "sequences", "reference", "action_rows"],
+    ["model", "engines", "memory", "rollout", "drift", "moments", "sequences", "reference", "action_rows"],
     ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "web", "pipeline"],
     ["interrupts", "options", "words"],
     ["cli"],

@@ -12,6 +12,7 @@ from PIL import Image
 
 from biflow import methods
 from biflow.config import NetworkConfig, TrainConfig
+from biflow.config.checks import check_run_folder
 from biflow.errors import UserError
 from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
@@ -244,6 +245,10 @@ def test_a_run_has_a_folder_of_its_own(prepared, config, tmp_path, capsys):
         with pytest.raises(UserError, match="Name a new folder"):
             train(TrainConfig(steps=1), prepared, folder)
     assert [path.name for path in clips.iterdir()] == ["a.mp4"]
+    (tmp_path / "begun").mkdir()
+    for name in ("wandb.json", "log.jsonl", ".lock"):  # of a run that was stopped before its first checkpoint
+        (tmp_path / "begun" / name).write_text("")
+    check_run_folder(tmp_path / "begun")
 
 
 def test_a_run_that_is_long_enough_says_so(prepared, config, tmp_path, capsys):

@@ -85,3 +85,42 @@ def test_a_model_that_solves_several_frames_at_once_is_no_page_and_no_onnx(folde
         with pytest.raises(UserError, match="solves 4 frames at once"):
             export(Export(model, **{kind: tmp_path / kind}))
         assert not (tmp_path / kind).exists()
+
+
+def test_an_export_over_another_model_leaves_nothing_of_it(folder, tmp_path):
+    other = tiny(BIFLOW, channels=(32,), attention=())
+    out = tmp_path / "out"
+    save_model(out, other, ema=other.weights.state_dict())
+    (out / "stream.webp").write_bytes(b"a picture of the other")
+    export(Export(folder, out), say=str)
+    ours, theirs = (load_model(path).weights.state_dict() for path in (out, folder))
+    assert all(torch.equal(ours[name], theirs[name].bfloat16().float()) for name in theirs)
+    assert not (out / "stream.webp").exists()
+
+
+def test_a_model_saved_over_one_with_averaged_weights_is_the_one_that_is_read(folder, tmp_path):
+    other, out = tiny(BIFLOW, channels=(32,), attention=()), tmp_path / "out"
+    save_model(out, other, ema=other.weights.state_dict())
+    save_model(out, load_model(folder))
+    ours, theirs = (load_model(path).weights.state_dict() for path in (out, folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_folder_named_first_of_other_files_is_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "home" / "first").mkdir(parents=True)
+    (tmp_path / "home" / "first" / "holiday.jpg").write_text("years ago")
+    assert "holds other files" in refused("export", folder, tmp_path / "home", capsys=capsys)
+    assert (tmp_path / "home" / "first" / "holiday.jpg").read_text() == "years ago"
+
+
+def test_a_site_with_a_service_worker_of_its_own_is_left_alone(folder, tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "sw.js").write_text("mine")
+    assert "holds other files" in refused("export", folder, "--web", tmp_path / "home", capsys=capsys)
+    assert (tmp_path / "home" / "sw.js").read_text() == "mine"
+
+
+def test_no_model_is_written_over_a_run_from_python_either(folder, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a run of `biflow train`"):
+        export(Export(folder, tmp_path / "run"))

@@ -62,15 +62,16 @@ class FlowMap(Method):
 
 
 class Pixelwise(nn.Module):
-    """A network that is no VideoUNet."""
+    """A network that is no VideoUNet, and that has a buffer."""
 
     def __init__(self):
         super().__init__()
+        self.register_buffer("unit", torch.ones(()))
         self.layers = nn.Sequential(nn.Conv2d(5, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1))
 
     def forward(self, query: Jump) -> Fields:
         numbers = torch.stack([query.t, query.to], dim=1)[:, :, None, None].expand(-1, -1, *query.x.shape[2:])
-        return Fields(self.layers(torch.cat([query.x, numbers], dim=1)))
+        return Fields(self.unit * self.layers(torch.cat([query.x, numbers], dim=1)))
 
 
 # An engine

@@ -252,6 +252,8 @@ def test_an_interrupted_demo_leaves_nothing_of_an_earlier_one(tmp_path, monkeypa
         ({"eps": -1.0}, "eps is -1"),
         ({"first": Path("nowhere.png")}, r"nowhere\.png"),
         ({"fps_factor": 0}, "fps_factor is 0"),
+        ({"fps_factor": 10**9}, "fps_factor is 1000000000, but must be at most 1000"),
+        ({"fps": 1e-5}, "fps is 1e-05, but must be from 0.01 to 1000"),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence_and_write_nothing(model, image, tmp_path, settings, sentence):

@@ -14,9 +14,11 @@ from biflow.actions import Actions
 from biflow.config import Demo, NetworkConfig, Prepare, Sample
 from biflow.data.prepare import prepare
 from biflow.errors import UserError
+from biflow.files import write_tensors
 from biflow.films import decode
 from biflow.methods import BIFLOW
 from biflow.model import Model, empty_conditions, load_model, save_model
+from biflow.moments import FILE
 from biflow.networks import VideoUNet
 from biflow.outputs import demo, sample
 from biflow.playback import playback
@@ -212,51 +214,47 @@ def png(frame) -> str:
 
 @pytest.fixture
 def walking(model, tmp_path):
-    """The model with two first frames, of which the clip of the first went on with move 1, 0.5 and the other with 0."""
+    """The model with two first frames. In its clips, dark frames went on with move 1, 0.5, bright ones with 0."""
     folder = tmp_path / "walking"
     shutil.copytree(model, folder)
-    for name, rows in (("0", "1,0\n0.5,0\n"), ("1", "0,0\n")):
+    for name, value in (("0", 30), ("1", 220)):
         (folder / "first" / name).mkdir(parents=True)
-        Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(folder / "first" / name / "0.png")
-        (folder / "first" / name / "after.csv").write_text(f"move,turn\n{rows}")
+        Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(folder / "first" / name / "0.png")
+    pictures = torch.tensor([30, 220], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 8, 8)
+    rows = torch.tensor([[[1.0, 0.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    write_tensors(folder / "first" / FILE, {"pictures": pictures, "rows": rows})
     return folder
 
 
-def test_without_actions_those_after_the_first_frames_are_repeated(walking):
+def test_without_actions_moments_of_the_clips_steer(walking):
     found = playback(Sample(walking, samples=3, frames=5), load_model(walking))
-    assert found.rows[:, :, 0].tolist() == [[1, 0.5, 1, 0.5, 1], [0] * 5, [1, 0.5, 1, 0.5, 1]]
-    assert not found.rows[:, :, 1].any()
-    assert playback(Sample(walking, samples=1), load_model(walking)).rows.shape == (1, 512, 2)
+    assert (found.rows, found.length) == (None, 5)
+    policy = found.actions(range(3))
+    frames = to_float(found.frames[:, -1])
+    assert [policy(frames).tolist() for _ in range(2)] == [[[1, 0], [0, 0], [1, 0]], [[0.5, 0], [0, 0], [0.5, 0]]]
+    assert policy(-frames).tolist() == [[0, 0], [1, 0], [0, 0]]  # it has looked again
+    assert found.actions(range(1)) is not policy  # each stream has its own
 
 
-def test_they_are_not_repeated_where_a_first_frame_has_none_nor_backward(walking):
+def test_they_do_not_backward_nor_where_there_are_none(walking):
     backward = playback(Sample(walking, frames=2, direction="backward"), load_model(walking))
     assert np.isnan(backward.rows).all()
-    (walking / "first" / "1" / "after.csv").unlink()
+    (walking / "first" / FILE).unlink()
     assert np.isnan(playback(Sample(walking, frames=2), load_model(walking)).rows).all()
-
-
-def test_they_must_be_actions_of_the_model(walking):
-    (walking / "first" / "0" / "after.csv").write_text("speed\n1\n")
-    with pytest.raises(UserError, match=r"after.csv has no column move; the model's actions are move, turn"):
-        playback(Sample(walking, frames=2), load_model(walking))
 
 
 def test_the_demo_does_what_was_done_after_its_first_frame(walking, tmp_path, monkeypatch):
     monkeypatch.setattr("biflow.outputs.shipped_model", {"racing": walking}.__getitem__)
-    demo(Demo("racing", out=tmp_path / "demo", frames=4, samples=1))
-    again = Sample(walking, samples=1, frames=4, actions="move=1 move=0.5 move=1 move=0.5", out=tmp_path / "again")
-    sample(again)
+    demo(Demo("racing", out=tmp_path / "demo", frames=2, samples=1))
+    sample(Sample(walking, samples=1, frames=2, actions="move=1 move=0.5", out=tmp_path / "again"))
     assert (tmp_path / "demo" / "demo.mp4").read_bytes() == (tmp_path / "again" / "sample_000.mp4").read_bytes()
 
 
 def test_the_picture_on_the_card_does_it_too(walking, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(picture, "FRAMES", 4)
-    monkeypatch.setattr(picture, "follow", lambda *args, actions: asked.extend(actions) or stream(*args))
+    monkeypatch.setattr(picture, "follow", lambda *args, actions: asked.append(actions) or stream(*args))
     picture.draw(load_model(walking), tmp_path / "stream.webp")
-    assert np.array(asked)[:, :, 0].tolist() == [[1, 0], [0.5, 0], [1, 0], [0.5, 0]]
-    (walking / "first" / "1" / "after.csv").unlink()
-    monkeypatch.setattr(picture, "follow", lambda *args, actions: asked.append(next(actions)) or stream(*args))
+    assert asked[0](to_float(torch.full((1, 3, 8, 8), 30, dtype=torch.uint8))).tolist() == [[1, 0]]
+    (walking / "first" / FILE).unlink()
     picture.draw(load_model(walking), tmp_path / "stream.webp")
-    assert asked[-1] is None  # not known: the model continues by itself
+    assert next(asked[1]) is None  # not known: the model continues by itself

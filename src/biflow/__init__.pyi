@@ -18,6 +18,7 @@ from .model import Model as Model
 from .model import load_model as load_model
 from .model import save_model as save_model
 from .model import shipped_model as shipped_model
+from .moments import autopilot as autopilot
 from .networks import VideoUNet as VideoUNet
 from .paths import Conditions as Conditions
 from .paths import Curve as Curve

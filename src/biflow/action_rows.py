@@ -1,9 +1,6 @@
-"""Rows of actions in the columns of a model: from a file, and for when nobody steers."""
+"""Rows of actions from a file, in the columns of a model."""
 
-from collections.abc import Iterable
-from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -62,29 +59,3 @@ def column_order(columns: tuple[str, ...], actions: Actions, where: str) -> list
         what = f"{where} has {'a' if name in columns else 'no'} column {name}"
         raise UserError(f"{what}; the model's actions are {', '.join(actions.columns)}.", setting="actions")
     return [columns.index(name) for name in actions.columns]
-
-
-def autopilot(
-    files: Iterable[Path | None], actions: Actions, length: int | None = None
-) -> list[Float[np.ndarray, "_ k"]]:
-    """What is done when nobody steers, for each first frame: the rows of its file, which are then repeated.
-
-    `files` are those of `biflow.data.starts.Starts`; the result is empty if any of them is None. With `length`, there
-    are as many rows. Raises UserError for a file that does not fit the model.
-    """
-    found = [path and read_rows(path, actions)[0] for path in files]
-    rows = [part for part in found if part is not None]
-    if len(rows) < len(found):
-        return []
-    return rows if length is None else [np.resize(part, (length, part.shape[1])) for part in rows]
-
-
-def unsteered(files: Iterable[Path | None], actions: Actions | None, length: int) -> Iterable[Any] | None:
-    """The actions for `stream` when nobody steers: those of `autopilot`, or unknown ones where these are not there.
-
-    None for a model without actions.
-    """
-    if actions is None:
-        return None
-    rows = autopilot(files, actions, length)
-    return np.stack(rows, axis=1) if rows else repeat(None)

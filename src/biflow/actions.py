@@ -13,6 +13,7 @@ from biflow.documents import checked
 from biflow.errors import UserError
 from biflow.schemas import NamedActions
 
+MOST = 1_000_000  # frames of a script
 STILL = "still"  # the name of the neutral action
 X_COLUMNS = {"steer", "steering", "angle", "turn", "yaw", "x"}  # lower is left
 Y_COLUMNS = {"throttle", "gas", "accelerate", "move", "speed", "y"}  # higher is forward
@@ -148,6 +149,8 @@ def script(actions: Actions, text: str) -> Float[np.ndarray, "n k"]:
         if not (count or "1").isdecimal() or not names:
             raise UserError(f"{word!r} is not an action: write a name, * and a number of frames, as in forward*40.")
         row = actions.row(**_values(actions, names.split("+")))
+        if len(count) > 9 or len(rows) + int(count or 1) > MOST:
+            raise UserError(f"The actions are for more than {MOST:,} frames.")
         rows += [row] * int(count or 1)
     if not rows:
         raise UserError("The actions are empty: write a name, * and a number of frames, as in forward*40.")

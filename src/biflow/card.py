@@ -24,6 +24,7 @@ from biflow.errors import UserError
 from biflow.files import sha256, write_text
 from biflow.hub import model_folder, repository
 from biflow.model import read_description, weights_file
+from biflow.moments import FILE as MOMENTS
 from biflow.schemas import Evidence, ModelFile, Results, State
 
 CARD, PICTURE, EVIDENCE = "README.md", "stream.webp", "evidence.json"
@@ -187,7 +188,7 @@ def _of_model(folder: Path, description: ModelFile) -> Rows:
         rows["weights"] = f"{weights.stat().st_size / 1e6:.1f} MB, {', '.join(sorted(kinds))}: {weights.name}"
     if (folder / "first").is_dir():
         names = [path.name for path in (folder / "first").iterdir()]
-        rows["first frames"] = str(len([name for name in names if name[:1] != "." and not name.endswith(".csv")]))
+        rows["first frames"] = str(len([name for name in names if name[:1] != "." and name != MOMENTS]))
     return rows
 
 
@@ -242,11 +243,12 @@ def _limits(description: ModelFile, known: dict) -> list[str]:
     height, width = description.get("size", (64, 64))
     method, data = methods.get(description.get("method", "biflow")), known.get("data")
     seen = description.get("context", 0)
-    amount = f" ({data['clips']:,} clips, {data['frames']:,} frames)" if data else ""
+    whole = " (the set has {clips:,} clips and {frames:,} frames, test clips included)"
+    amount = whole.format(**data) if data else ""
     past = f"the {seen} frames before it" if seen else "nothing before it"
     limits = [
         f"Frames are {width}x{height}. Pictures of another size are resized to start from.",
-        f"It has seen its training clips{amount}, and makes up whatever they did not show.",
+        f"It has seen only the training clips of its set{amount}, and makes up what they did not show.",
     ]
     if method.clips:
         limits.append("It does not stream: all frames of a clip are made together.")

@@ -208,6 +208,8 @@ def save_model(
         write_tensors(new / WEIGHTS, model.weights.state_dict(), metadata)
         if ema is not None:
             write_tensors(new / AVERAGED, dict(ema), metadata)
+    if ema is None:
+        (folder / AVERAGED).unlink(missing_ok=True)  # of another model; they would be read in place of these
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +13,18 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from biflow.action_rows import OWN, UNKNOWN, autopilot, column_order, is_file, read_rows
+from biflow.action_rows import OWN, UNKNOWN, column_order, is_file, read_rows
 from biflow.actions import script
 from biflow.config import Sample, parse
 from biflow.config.solver import Solver
-from biflow.data.starts import Starts, starts
+from biflow.data.starts import starts
 from biflow.documents import checked
 from biflow.drift import AutoEps
 from biflow.errors import UserError
 from biflow.files import reading
 from biflow.model import Model
-from biflow.rollout import Frame, frame_seed
+from biflow.moments import Moments, read_moments
+from biflow.rollout import Frame, Policy, frame_seed
 from biflow.schemas import Recording
 from biflow.video import parse_image
 
@@ -35,9 +36,10 @@ class Playback(NamedTuple):
     """What to stream.
 
     frames: to start from, the newest last.
-    rows: the actions of each sample; NaN for one that is not known. None for a model without actions, or to do nothing.
+    rows: the actions of each sample; NaN for one that is not known. None for a model without actions.
     length: number of steps of the model.
     how: settings of the stream.
+    moments: what steers, in place of rows.
     noise: seed and number of the first frame, if each frame's noise is drawn as in a live session.
     """
 
@@ -45,12 +47,13 @@ class Playback(NamedTuple):
     rows: Float[np.ndarray, "b n k"] | None
     length: int
     how: dict[str, Any]
+    moments: Moments | None = None
     noise: tuple[int, int] | None = None
 
-    def actions(self, part: range) -> Iterator[Any] | None:
+    def actions(self, part: range) -> Policy | Iterable[Any] | None:
         """The actions of these samples, for `stream`."""
         if self.rows is None:
-            return None
+            return self.moments and self.moments.policy()
         return iter(self.rows[part.start : part.stop].swapaxes(0, 1))
 
 
@@ -68,7 +71,7 @@ def playback(settings: Sample, model: Model) -> Playback:
     if text is None:
         begin = starts(source, model.size, **choice)
         length = wanted or (max(1, model.span - 1) if model.method.clips else FRAMES)
-        return Playback(begin.frames, _unsteered(begin, model, length, settings), length, how)
+        return _unsteered(Playback(begin.frames, None, length, how), model)
     actions = model.taken_actions()
     if text == OWN:
         backward = settings.direction == "backward"
@@ -93,16 +96,15 @@ def playback(settings: Sample, model: Model) -> Playback:
     return Playback(frames, np.repeat(rows[None], len(frames), 0), len(rows), how)
 
 
-def _unsteered(begin: Starts, model: Model, length: int, settings: Sample) -> Float[np.ndarray, "b n k"] | None:
-    """What is done where no actions are given: what followed the first frames in their clips, or nothing known."""
+def _unsteered(play: Playback, model: Model) -> Playback:
+    """The same where no actions are given: moments of the clips steer, or the model continues by itself."""
     if model.actions is None:
-        return None
-    forward = settings.direction == "forward"
-    if rows := autopilot(begin.files, model.actions, length) if forward else []:
-        log.info("No actions are given: those that followed the first frames in their clips are repeated.")
-        return np.stack(rows)
+        return play
+    if play.how["direction"] == "forward" and (moments := read_moments(model.folder, model.actions)):
+        log.info("No actions are given: each stream does what was done in the clips where they looked most like it.")
+        return play._replace(moments=moments)
     log.warning("No actions are given: the model continues by itself.")
-    return np.full((len(begin.frames), length, len(model.actions.columns)), np.nan, np.float32)
+    return play._replace(rows=np.full((len(play.frames), play.length, len(model.actions.columns)), np.nan, np.float32))
 
 
 def reseeded(frames: Iterator[Frame], generators: list[torch.Generator], noise: tuple[int, int]) -> Iterator[Frame]:
@@ -133,7 +135,8 @@ def _recorded(
     if recording["eps"] == "auto" and "real_drift" in recording:
         how["eps"] = AutoEps(model, 1, torch.tensor([recording["real_drift"]]))
     rows = rows[:wanted]
-    return Playback(torch.stack(images)[None], rows[None], len(rows), how, (recording["seed"], recording["index"]))
+    noise = (recording["seed"], recording["index"])
+    return Playback(torch.stack(images)[None], rows[None], len(rows), how, noise=noise)
 
 
 def _picture(text: str, path: Path, model: Model) -> UInt8[Tensor, "3 h w"]:

@@ -4,7 +4,7 @@ Sampling to a file, previews while training, evaluation and the web page all dra
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, pairwise, repeat
 from typing import Any, SupportsFloat
@@ -22,6 +22,8 @@ from biflow.model import Model
 from biflow.paths import State
 from biflow.solvers import SolverError
 from biflow.video import to_uint8
+
+Policy = Callable[[State], Any]  # the action after a frame
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def stream(
     model: Model,
     first: State,
     *,
-    actions: Iterable[Any] | None = None,
+    actions: Policy | Iterable[Any] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     eps: Eps | AutoEps | None = None,
     context_eps: float | None = None,
@@ -77,8 +79,8 @@ def stream(
             (b, j, 3, h, w), the newest last, also give a model with context its past.
         actions: what is done before each new frame: k numbers, (k,) or one row per sample (b, k), within the model's
             ranges, or None for an action that is not known. Each is asked for just before its frame is solved, and the
-            frames end with them. Backward in time, it is what led to the frame that is there. By default nothing is
-            done: the neutral action.
+            frames end with them; a function, such as `autopilot(model)`, is asked with the frame before. Backward in
+            time, it is what led to the frame that is there. By default nothing is done: the neutral action.
         generators: one per sample, for its noise; `sample_generators(0, range(b))` by default.
         eps: noise level, for methods that take one; the model's own by default. "auto" chooses it for each sample and
             frame, so that frames stay as free of errors as real ones; an `AutoEps` of your own (biflow.drift) outlives
@@ -112,7 +114,7 @@ def stream(
     solver = _shared(solver or model.method.solver, legs)
     ends = (1.0, 0.0) if direction == "backward" else (0.0, 1.0)
     memory = Memory(model, past if direction == "forward" else [], generators, context_eps)
-    todo = repeat(model.actions.neutral if model.actions else None) if actions is None else iter(actions)
+    todo = repeat(model.actions.neutral if model.actions else None) if actions is None else actions
     return _frames(model, last, memory, todo, generators, eps, solver, np.linspace(*ends, legs + 1).tolist())
 
 
@@ -132,7 +134,7 @@ def _frames(
     model: Model,
     last: Tensor,
     memory: Memory,
-    actions: Iterator[Any],
+    actions: Policy | Iterable[Any],
     generators: Sequence[torch.Generator],
     eps: Eps | AutoEps,
     solver: Solver,
@@ -143,9 +145,11 @@ def _frames(
     step: Tensor | None = None
     if eps == "auto":
         eps = AutoEps(model, len(last), real_drift(model, last))
+    rows = repeat(None) if callable(actions) else actions
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
-    for index, action in enumerate(actions):
+    for index, action in enumerate(rows):
         with torch.inference_mode():
+            action = actions(last) if callable(actions) else action
             looked, level = (eps.look(last), eps.level) if isinstance(eps, AutoEps) else (0, eps)
             x, given = method.start(last, level, generators)
             conditions = memory.conditions(action, f"frame {index + 1}")

@@ -36,6 +36,7 @@ def test_few_values_are_classes_and_many_are_read_in_thirds():
     assert classes.edges[0].tolist() == [-0.25, 0.25]
     assert classes.edges[1] == pytest.approx([-0.95 / 3, 0.95 / 3], abs=0.02)
     assert classes.edges[2][1] < 1
+    assert find_classes(np.empty((0, 2))).columns == []
     rows = np.array([[-0.5, -1, 0, 0], [0.1, 0, 0, 0.5], [0.6, 1, 0, 2]])
     assert classes.of(rows).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from biflow.evaluation.over_time import grid, measure, trend
+from biflow.evaluation.over_time import MEASURES, grid, trend
 
 
 def test_measures_of_frames_that_are_known_by_hand():
@@ -9,7 +9,7 @@ def test_measures_of_frames_that_are_known_by_hand():
     brighter = torch.full((3, 4, 4), 110, dtype=torch.uint8)
     half = torch.zeros(3, 4, 4, dtype=torch.uint8)
     half[:, :2] = 255
-    found = measure(torch.stack([brighter, half]), first)
+    found = {name: measure(torch.stack([brighter, half]), first) for name, measure in MEASURES.items()}
     assert found["motion"].tolist() == [10, (145 + 110) / 2]
     assert found["saturation"].tolist() == [0, 1]
     assert found["colour_drift"].tolist() == [10, 27.5]

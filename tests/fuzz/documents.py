@@ -38,6 +38,7 @@ from biflow.evaluation.videos import Videos, read_costs
 from biflow.files import write_json, write_tensors
 from biflow.methods import BIFLOW
 from biflow.model import Model, empty_conditions, load_model, save_model
+from biflow.moments import FILE, read_moments
 from biflow.networks import VideoUNet
 from biflow.playback import playback
 from biflow.rollout import stream
@@ -68,6 +69,8 @@ def make(root: Path) -> None:
     network = VideoUNet(BIFLOW, NETWORK, conditions=seen)
     model = Model(network, BIFLOW, (3, 8, 8), 0.1, 10.0, 1, 0.05, ACTIONS)
     save_model(root / "model", model)
+    moments = {"pictures": torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "rows": torch.full((2, 3, 2), 0.5)}
+    write_tensors(root / "model" / "first" / FILE, moments)
     optimizer = torch.optim.AdamW(network.parameters())
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -181,6 +184,7 @@ class Readers:
             "protocol": (["protocol.json"], lambda: load_protocol(str(root / "protocol.json"))),
             "settings": (["settings.yaml"], lambda: parse(TrainConfig, read_yaml(root / "settings.yaml"), "it")),
             "actions": (["actions.json", "actions.csv"], self.actions),
+            "moments": ([f"model/first/{FILE}"], lambda: read_moments(root / "model", ACTIONS)),
             "recording": (["recording.json"], lambda: self.play("recording.json")),
         }
 

@@ -24,7 +24,7 @@ from tests.fuzz.strategies import of
 SCHEMAS = [schemas.Index, schemas.MadeFrom, schemas.ModelFile, schemas.State, schemas.LogLine, schemas.Recording]
 SCHEMAS += [evaluations.Costs, evaluations.Checksums, evaluations.Claim, evaluations.Metrics]
 KINDS = ("index", "frames", "set's actions", "model", "weights", "state", "checkpoint", "log", "source", "metrics")
-KINDS += ("videos", "costs", "features", "claim", "protocol", "settings", "actions", "recording")
+KINDS += ("videos", "costs", "features", "claim", "protocol", "settings", "actions", "moments", "recording")
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 

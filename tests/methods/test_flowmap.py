@@ -167,3 +167,10 @@ def test_without_a_teacher_there_is_a_sentence(prepared, tmp_path):
     train(replace(config, method="flow"), prepared, tmp_path / "flow")
     with pytest.raises(UserError, match="is a FLOW model; FLOW MAP cannot begin with it"):
         train(replace(config, init=str(tmp_path / "flow")), prepared, tmp_path / "map")
+
+
+def test_the_teacher_sees_what_it_sees(prepared, tmp_path):
+    train(CONFIG, prepared, tmp_path / "teacher")
+    config = replace(CONFIG, method="flowmap", init=str(tmp_path / "teacher"), context=2)
+    with pytest.raises(UserError, match="has to see the same past frames and actions: set context to 0"):
+        train(config, prepared, tmp_path / "map")

@@ -179,8 +179,11 @@ def test_connections_have_a_share_by_address():
     links = [Link(crowd, "10.0.0.1") for _ in range(6)]
     share = crowd.share("10.0.0.1")
     assert (share.full, crowd.everyone.full) == (True, False)
+    links[0].hold(3)
     links[0].move("10.0.0.2")  # a proxy speaks for it
     assert not share.full
+    assert (share.held, crowd.share("10.0.0.2").held) == (0, 3)
+    links[0].hold(0)
     for link in links:
         link.leave()
     assert not crowd.everyone.links

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from biflow.actions import from_json
 from biflow.errors import UserError
+from biflow.moments import Moments, look
 from biflow.serve.session import Session
 from biflow.serve.steering import PATIENCE, description, pressed, row
 from tests.serve.helpers import Client, Watching, play, told, until
@@ -49,39 +49,30 @@ def test_the_model_goes_on_by_itself_until_somebody_acts(session, clock):
         assert told(viewer, "steering") == [{"type": "steering", **message} for message in expected]
 
 
-def test_until_somebody_acts_the_actions_after_the_first_frame_are_repeated(steered, clock):
-    rows = [np.array([[1, 0.5, 0], [0, 0, 0], [0, -1, 0]], np.float32), np.array([[0.5, 0, 0]], np.float32)]
-    walk = replace(steered["walk"], rows=rows)
-    session, viewer = Session("test", {**steered, "walk": walk}), Watching()
+def test_until_somebody_acts_it_does_what_was_done_in_the_clips(steered, clock):
+    walk = steered["walk"]
+    rows = np.array([[[1, 0.5, 0], [0, 0, 0], [0, -1, 0]], [[0.5, 0, 0]] * 3], np.float32)
+    moments = Moments(look(walk.first[:2, -1]), rows)  # as if the first two first frames were these moments
+    session, viewer = Session("test", {**steered, "walk": replace(walk, moments=moments)}), Watching()
     session.join(viewer)
     session.change({"solver": "midpoint", "steps": 1})
     done = [{"move": 1.0, "turn": 0.5}, {}, LEFT]
-    assert play(session, 4) == [*done, done[0]]
+    assert play(session, 3) == done
+    session.go_back(list(session.dream.past)[-2].id)  # in the middle of what it does
+    assert play(session) == [LEFT]
+    session.restart(1)
+    assert play(session, 2) == [{"move": 0.5}] * 2
     session.act(viewer, RIGHT)
     assert play(session) == [RIGHT]
     session.act(viewer, {})
     clock[0] += PATIENCE
-    assert play(session) == [LEFT]  # what belongs to frame 6
-    session.restart(1)
-    assert play(session, 2) == [{"move": 0.5}] * 2
-    session.restart_from(torch.zeros(3, 16, 16, dtype=torch.uint8))
-    assert play(session, 2) == done[:2]
+    session.restart(0)
+    session.change({"in_between": 2})
+    assert play(session, 4) == [done[0], done[0], done[1], done[1]]
     session.change({"direction": "backward"})
     assert play(session) == [None]
-    session.recorder.close()
-
-
-def test_another_model_with_fewer_first_frames_repeats_those_of_its_first_one(steered, clock):
-    rows = [np.array([[1, 0, 0]], np.float32)] * 3
-    walk = replace(steered["walk"], rows=rows)
-    few = replace(walk, name="few", first=walk.first[:1], rows=[np.array([[0, 1, 0]], np.float32)])
-    session, viewer = Session("test", {"walk": walk, "few": few}), Watching()
-    session.join(viewer)
-    session.change({"solver": "midpoint", "steps": 1})
-    session.restart(2)
-    assert play(session) == [{"move": 1.0}]
-    session.change({"model": "few"})
-    assert play(session) == [RIGHT]
+    session.change({"direction": "forward", "model": "bi"})
+    assert play(session) == [None]
     session.recorder.close()
 
 

@@ -17,6 +17,7 @@ from biflow.methods import BIFLOW, CONDIFF
 from biflow.model import Model
 from biflow.serve.models import load
 from biflow.training import loop
+from biflow.training.begin import rms_change
 from biflow.training.loop import train
 from biflow.training.overview import overview
 from tests.command_line import run
@@ -73,7 +74,7 @@ def test_a_run_says_what_it_uses_and_what_to_expect(prepared, tmp_path):
 
     def about(step=0, **changes) -> str:
         config = replace(CONFIG, steps=1000, preview_every=1000, **changes)
-        return "\n".join(overview(config, model, windows, tmp_path, step, bf16=True, change=0.2))
+        return "\n".join(overview(config, model, windows, tmp_path, step, bf16=True))
 
     new = about()
     assert f": 1 process of {torch.get_num_threads()} thread" in new
@@ -81,7 +82,7 @@ def test_a_run_says_what_it_uses_and_what_to_expect(prepared, tmp_path):
     assert f"Data: {prepared}, 16x16, 60 frames (55 pairs) in 5 clips; 1 clip for testing.\n" in new
     assert "2.5 million parameters, beginning with random weights; it also sees 2 past frames.\n" in new
     assert "Steps: 1000 of 4 pairs, 72.7 passes over the data.\n" in new
-    assert "a picture that stands still has v 0.04," in new
+    assert f"a picture that stands still has v {rms_change(windows) ** 2:.2g}," in new
     assert "n, the error of the noise, begins at 1" in new
     assert new.endswith(f"Previews: in {tmp_path / 'previews'}, the first after step 50.")
     later = about(step=60)

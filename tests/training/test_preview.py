@@ -6,11 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from biflow.action_rows import autopilot
-from biflow.actions import Actions
 from biflow.config import Prepare
 from biflow.data.prepare import prepare
-from biflow.data.starts import held_out, starts
+from biflow.data.starts import held_out
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.films import decode
@@ -126,37 +124,8 @@ def test_without_a_test_split_frames_are_those_that_are_trained_on(tmp_path):
     (tmp_path / "set" / "index.json").write_text(json.dumps(index))
     windows = held_out(tmp_path / "set")
     assert windows.split == "train"
-    write_first(tmp_path / "first", windows, 0)
+    write_first(tmp_path / "first", tmp_path / "set", 0)
     frames = [int(np.asarray(Image.open(path))[0, 0, 0]) for path in sorted((tmp_path / "first").iterdir())]
     assert frames == list(range(windows.clips[0]["frames"]))
-    write_first(tmp_path / "first", windows, 2)  # with the two frames before each
+    write_first(tmp_path / "first", tmp_path / "set", 2)  # with the two frames before each
     assert [path.name for path in sorted((tmp_path / "first" / "000").iterdir())] == [f"{i:06d}.png" for i in range(3)]
-
-
-@pytest.mark.parametrize(("context", "name"), [(0, "000.after.csv"), (2, "000/after.csv")])
-def test_beside_first_frames_lie_the_actions_that_followed(context, name, tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    np.save(source / "one.npy", np.arange(9, dtype=np.uint8)[:, None, None, None] * 20 + np.zeros((8, 8, 3), np.uint8))
-    (source / "one.csv").write_text("\n".join(["gas,turn", *(f"{i / 8},{-i / 4}" for i in range(8))]))
-    prepare(Prepare(source, tmp_path / "set", size=8), progress=False)
-    windows = Windows(tmp_path / "set", "all")
-    write_first(tmp_path / "first", windows, context, windows.actions)
-    begin = starts(tmp_path / "first", (8, 8), past=context)
-    assert begin.files[0] == tmp_path / "first" / name
-    for frames, rows in zip(begin.frames, autopilot(begin.files, windows.actions), strict=True):
-        now = int(frames[-1, 0, 0, 0]) // 20
-        assert np.array_equal(rows, windows.action_rows(0)[now : windows.clips[0]["frames"] - 1])
-
-
-def test_actions_of_another_set_are_not_kept_beside_first_frames(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    np.save(source / "one.npy", np.zeros((9, 8, 8, 3), np.uint8))
-    (source / "one.csv").write_text("\n".join(["gas,turn", *["1,3"] * 8]))
-    prepare(Prepare(source, tmp_path / "set", size=8), progress=False)
-    windows = Windows(tmp_path / "set", "all")
-    write_first(tmp_path / "first", windows, 0, Actions(("gas", "steer"), ((0.0, 1.0), (-1.0, 1.0))))
-    assert not list((tmp_path / "first").glob("*.csv"))
-    write_first(tmp_path / "first", windows, 0, Actions(("gas", "turn"), ((0.0, 1.0), (-1.0, 1.0))))
-    assert (tmp_path / "first" / "000.after.csv").read_text().split()[:2] == ["gas,turn", "1,1"]  # within its ranges

@@ -70,6 +70,24 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+# What goes on
+
+
+def test_losses_are_known_before_a_resumed_run_has_logged_new_ones(copy):
+    out, data = copy
+    train(replace(LONGER, log_every=100, save_every=1), data, out)
+    state = json.loads((out / "checkpoints" / "step_00000005" / "state.json").read_text())
+    assert state["losses"].keys() == {"v", "n"}
+
+
+def test_training_leaves_the_global_generator_alone(prepared, tmp_path):
+    torch.manual_seed(123)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    train(replace(CONFIG, steps=1), prepared, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
 # Data
 
 

@@ -20,6 +20,7 @@ from biflow.errors import UserError
 from biflow.files import cache_folder
 from biflow.methods import BIFLOW, Method
 from biflow.model import Model, empty_conditions
+from biflow.moments import Moments
 from biflow.networks import VideoUNet
 from biflow.rollout import frame_seed, generate
 from biflow.serve.controls import initial
@@ -27,7 +28,7 @@ from biflow.serve.dream import Dream
 from biflow.serve.models import Served
 from biflow.video import to_float
 from biflow.web import runtime
-from biflow.web.build import STEPS, build, of_frames
+from biflow.web.build import STEPS, build, of_frames, packed
 from tests.local_server import local_server
 from tests.serve.browser import SETTINGS, chromium, launched
 from tests.serve.helpers import until
@@ -35,7 +36,7 @@ from tests.web.test_worker import ACTIONS, node, worker
 
 __all__ = ["worker"]  # a fixture
 SIDE = 16
-ROWS = [np.array([[-1.0, 0.5], [0.0, 0.0]], np.float32)] * 3  # while nobody steers
+MOMENTS = Moments(torch.full((1, 3, 8, 8), 99.0), np.array([[[-1.0, 0.5], [0.0, 0.0]]], np.float32))
 
 
 def model() -> Model:
@@ -64,7 +65,7 @@ def site(tmp_path_factory):
     first = torch.randint(0, 256, (3, 3, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     folder = tmp_path_factory.mktemp("pages") / "site"
     jaxtyping.config.update("jaxtyping_disable", True)  # a tracer would trace the checks, for seconds
-    built = build(Served("tiny", one, first, ROWS), folder)
+    built = build(Served("tiny", one, first, MOMENTS), folder)
     jaxtyping.config.update("jaxtyping_disable", False)
     assert built.precision == "fp16"
     assert built.error <= HALF_LEVEL
@@ -80,7 +81,7 @@ def test_frames_in_wasm_are_those_of_pytorch(site, worker, tmp_path):
     *past, newest = to_float(first[0]).flatten(1).tolist()
     about = json.loads((folder / "model" / "model.json").read_text())
     assert about.items() >= json.loads(json.dumps(of_frames(one))).items()
-    assert about["rows"] == [rows.tolist() for rows in ROWS]
+    assert about["moments"] == packed(MOMENTS)
     settings = {"model": about, "first": newest, "past": past[::-1], "frames": frames, "seed": seed % 2**32}
     settings |= {"actions": [{}] * frames, "eps": one.eps, "solver": "adams", "steps": STEPS}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
@@ -152,7 +153,7 @@ def pause(page) -> None:
 def dreamt(site, frames: int, *, number=0, action=None, **controls):
     """The frame that the server would show after so many."""
     _, one, first = site
-    models = {"tiny": Served("tiny", one, first)}
+    models = {"tiny": Served("tiny", one, first, MOMENTS)}
     wanted = replace(initial(models), steps=STEPS, **controls)
     dream = Dream(models)
     dream.begin(first[number], wanted)

@@ -14,12 +14,11 @@ from biflow.actions import Actions
 from biflow.config import Solver
 from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS
 from biflow.model import Model
+from biflow.moments import Moments
 from biflow.paths import Fields
 from biflow.rollout import frame_seed, generate
-from biflow.serve.controls import initial
 from biflow.serve.models import Served
-from biflow.serve.steering import autopilot
-from biflow.web.build import FIXED, HERE, of_frames, page_hello
+from biflow.web.build import FIXED, HERE, of_frames, packed, page_hello
 from tests.serve.browser import unavailable
 
 SHAPE = (3, 4, 4)
@@ -160,23 +159,20 @@ def test_controls_are_what_is_possible(worker):
     ]
 
 
-def test_what_is_done_while_nobody_steers_is_that_of_python(worker):
-    rows = [np.array([[0.25, 1], [0, 0]], np.float32), np.array([[-2, 0]], np.float32)]
-    model = Model(network, BIFLOW, SHAPE, actions=ACTIONS)
-    served = Served("mine", model, torch.zeros(2, 1, *SHAPE, dtype=torch.uint8), rows)
-    controls = {way: replace(initial({"mine": served}), direction=way) for way in ("forward", "backward")}
-    places = [("forward", 0, 0), ("forward", 0, 1), ("forward", 0, 2), ("forward", 1, 5), ("forward", -2, 3)]
-    places += [("forward", None, 2), ("backward", 0, 0)]
-    about = {**of_frames(model), "rows": [part.tolist() for part in rows]}
+@pytest.mark.parametrize("size", [(4, 4), (16, 24), (21, 10)])
+def test_what_is_done_while_nobody_steers_is_that_of_python(size, worker):
+    random = np.random.default_rng(0)
+    pictures = torch.from_numpy(random.integers(0, 256, (50, 3, 8, 8))).float()
+    moments = Moments(pictures, random.uniform(-1, 1, (50, 4, 2)).astype(np.float32))
+    frames = torch.from_numpy(random.integers(0, 256, (6, 3, *size), dtype=np.uint8))
     program = f"""
-        import {{ autopilot }} from "./steering.js";
-        const found = {json.dumps(places)}.map(([direction, ...place]) =>
-            autopilot({json.dumps(about)}, {{ direction }}, ...place));
+        import {{ Moments }} from "./moments.js";
+        const moments = new Moments({json.dumps(packed(moments))});
+        const found = {json.dumps(frames.flatten(1).tolist())}.map((frame) => moments.after(frame, {list(size)}));
         console.log(JSON.stringify(found));
     """
     found = json.loads(node(worker, "--input-type=module", "-e", program))
-    assert found == [autopilot(served, controls[way], *place) for way, *place in places]
-    assert found[:3] == [{"turn": 0.25, "move": 1.0}, {}, {"turn": 0.25, "move": 1.0}]
+    np.testing.assert_array_equal(np.array(found, np.float32), moments.rows[moments.nearest(frames)])
 
 
 def test_every_method_of_the_project_is_there(worker):

@@ -77,7 +77,7 @@ def check_no_run(out: Path) -> None:
 
 
 # What a run writes into its folder, before its first checkpoint too; a config and its output may lie there beforehand.
-OF_A_RUN = ("checkpoints", "data", "first", "previews", "teacher", "tensorboard", "wandb", "log.jsonl", "README.md")
+OF_A_RUN = ("checkpoints", "data", "first", "previews", "teacher", "tensorboard", "wandb*", "log.jsonl", "README.md")
 OF_A_RUN += ("config.json", "*.safetensors", "*.yaml", "*.yml", "*.log", "*.out", "*.txt", ".*")
 
 

@@ -92,9 +92,10 @@ class Sample:
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples", "fps_factor")
+        check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples")
+        check(self, "be at least 1", lambda n: n >= 1, "fps_factor", most=1000)
         check(self, "be from 1 to 32", lambda n: 1 <= n <= 32, "scale")
-        check(self, "be positive", lambda value: 0 < value < float("inf"), "fps")
+        check(self, "be from 0.01 to 1000", lambda value: 0.01 <= value <= 1000, "fps")
         check_eps(self)
         check_level(self, "context_eps")
         check_seed(self)

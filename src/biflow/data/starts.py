@@ -20,7 +20,6 @@ from biflow.video import read_image, resize
 
 log = logging.getLogger("biflow")
 
-AFTER = "after.csv"  # not actions.csv, whose rows begin at the first image of a folder
 DEFAULT_SAMPLES = 8  # where a source has as many and nobody says how many
 
 
@@ -31,15 +30,12 @@ class Starts(NamedTuple):
     actions: what followed in its clip, in the units of the set; None if that was not asked for.
     places: the number of its clip in the test split and its place in that; None for images.
     columns: names of the columns of actions.
-    files: of images, CSV files with the actions that followed in their clips, where there are some: `after.csv` in the
-        folder of the frame and those before it, or `000.after.csv` beside `000.png`.
     """
 
     frames: UInt8[Tensor, "b j 3 h w"]
     actions: Float[np.ndarray, "b n k"] | None = None
     places: Int[np.ndarray, "b 2"] | None = None
     columns: tuple[str, ...] = ()
-    files: tuple[Path | None, ...] = ()
 
 
 def first_frames(
@@ -154,8 +150,7 @@ def _from_images(source: Path, size: tuple[int, int], samples: int | None, past:
         frames = _read_film(source, size, past + 1)
         return Starts(frames.expand(samples or 1, *frames.shape))
     found = [[file] for file in _images(source)] if source.is_dir() else [[source]]
-    nested = not found
-    if nested:
+    if not found:
         folders = filter(Path.is_dir, _content(source))
         found = [images for images in map(_images, folders) if images]
     if not found:
@@ -163,10 +158,7 @@ def _from_images(source: Path, size: tuple[int, int], samples: int | None, past:
     samples = samples or min(len(found), DEFAULT_SAMPLES)
     length = min(past + 1, *(len(files) for files in found[:samples])) if past else 1
     each = [torch.stack([_read(file, size) for file in files[-length:]]) for files in found[:samples]]
-    rows = [images[0].parent / AFTER if nested else images[0].with_suffix(f".{AFTER}") for images in found]
-    picks = [i % len(each) for i in range(samples)]
-    files = tuple(rows[i] if rows[i].is_file() else None for i in picks)
-    return Starts(torch.stack([each[i] for i in picks]), files=files)
+    return Starts(torch.stack([each[i % len(each)] for i in range(samples)]))
 
 
 def _images(folder: Path) -> list[Path]:

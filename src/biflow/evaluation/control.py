@@ -83,7 +83,7 @@ def find_classes(rows: Float[np.ndarray, "n k"]) -> Classes:
     columns, edges, values = [], [], []
     for column in range(rows.shape[1]):
         different = np.unique(rows[:, column])
-        if len(different) == 1:
+        if len(different) < 2:
             continue
         single = len(different) <= SETTINGS["values"]
         low, high = np.quantile(rows[:, column], [0.025, 0.975])

@@ -141,6 +141,9 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
         raise UserError(f"{test.root} has {data} frames, but the model makes {frames} ones.", setting="data")
     for network in networks.values():
         network.check(network.span or protocol.window)
+        if network.span and protocol.window < max(network.span, protocol.frame_stride):
+            what = f"{network.name} sees one frame in {protocol.frame_stride}, and windows have {protocol.window}"
+            raise UserError(f"{what}. Use a smaller frame_stride.", setting="window")
     real_windows(test, protocol)
 
 

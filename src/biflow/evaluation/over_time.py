@@ -66,11 +66,6 @@ Measure = Callable[[UInt8[Tensor, "t 3 h w"], UInt8[Tensor, "3 h w"]], Float[Ten
 MEASURES: dict[str, Measure] = {f.__name__: f for f in (motion, saturation, colour_drift, contrast)}
 
 
-def measure(frames: UInt8[Tensor, "t 3 h w"], first: UInt8[Tensor, "3 h w"]) -> dict[str, Float[Tensor, " t"]]:
-    """All measures of a video that follows the frame `first`."""
-    return {name: function(frames, first) for name, function in MEASURES.items()}
-
-
 def trend(times: Int[Tensor, " w"]) -> Float[Tensor, " w"]:
     """Weights whose sum over values at these times is the slope of the values' least-squares line; 0 for one time."""
     centred = times.double() - times.double().mean()

@@ -32,6 +32,7 @@ from biflow.evaluation import actions, control, intervals, palette, truth, turni
 from biflow.evaluation.jobs import Evaluation
 from biflow.evaluation.metrics import PerFrame
 from biflow.evaluation.networks.features import Features, load_networks
+from biflow.evaluation.networks.lpips import SMALLEST
 from biflow.evaluation.protocol import Protocol, data_record
 from biflow.evaluation.videos import Videos
 from biflow.model import Model
@@ -79,7 +80,10 @@ def measure(
     training = Windows(evaluation.test.root, split="train")
     record = data_record(training)
     lpips = networks.get("lpips")
-    if evaluation.short and lpips is None:
+    if min(evaluation.test.size) < SMALLEST:
+        lpips = None
+        notes += [f"LPIPS needs frames of {SMALLEST} pixels a side: parts by it are left out."] * bool(evaluation.short)
+    elif evaluation.short and lpips is None:
         try:
             lpips = load_networks(("lpips",), model.device)["lpips"]
         except UserError as error:

@@ -22,7 +22,7 @@ from biflow.paths import Fields, Network
 from biflow.rollout import Shown, drain, frame_seed, stream
 from biflow.serve.controls import Controls
 from biflow.serve.models import Served
-from biflow.serve.steering import Pressed, row
+from biflow.serve.steering import Pressed, held, row
 from biflow.video import resize, to_float
 
 PAST_FRAMES, PAST_BYTES = 480, 16 * 2**20
@@ -46,6 +46,7 @@ class Moment:
         before: the pictures of the whole frames before it, newest first, as many as models see.
         whole: whether it is a frame that a model saw, or will see, and not one in between.
         action: values of columns, with which it was solved; None if no action was known.
+        plan: what the autopilot does next.
         eps: noise level of the first stream, where it was chosen from frame to frame.
         drift: of each stream, over that of real frames (`biflow.drift`); None where it was not measured.
     """
@@ -59,6 +60,7 @@ class Moment:
     before: tuple[list[Tensor], ...] = ()
     whole: bool = True
     action: Pressed | None = None
+    plan: tuple[Pressed, ...] = ()
     eps: float | None = None
     drift: list[float] | None = None
 
@@ -116,7 +118,7 @@ class Dream:
         past = next((moment for moment in self.past if moment.id == id), None)
         if past is None:
             raise UserError("That frame is no longer kept.")
-        return self._jump(past.index, past.time, past.pictures, past.before)
+        return self._jump(past.index, past.time, past.pictures, past.before, past.plan)
 
     def settle(self) -> Moment:
         """Continue from the frame on screen as going back to it would: from its pictures, in 256 levels."""
@@ -129,12 +131,14 @@ class Dream:
     ) -> Moment:
         """Solve the next frame, after this action. `unwanted` is asked before every network evaluation.
 
-        A model takes what it has columns for. With frames in between, an action acts on the next whole frame.
+        Without one, moments of the clips steer, forward in time and where the first model has some. A model takes what
+        it has columns for. With frames in between, an action acts on the next whole frame.
 
         Raises:
             Stale: `unwanted` returned True. As after any error, the frame on screen stays, to be continued from.
             UserError: the frame could not be solved.
         """
+        action, plan = self._autopilot(controls) if action is None else (action, ())
         self._unwanted, self._pressed = unwanted, action
         try:
             shown = self._solve(controls)
@@ -148,7 +152,7 @@ class Dream:
         time, seconds = self._start_time + shown[0].time, sum(frame.seconds for frame in shown)
         moment = Moment(next(self._ids), self.now.index + 1, time, pictures, [frame.nfe[0] for frame in shown], seconds)
         whole, before = shown[0].time.is_integer(), self._before(controls.direction == "backward")
-        known = {"before": before, "whole": whole, "action": self._taken, "drift": drift}
+        known = {"before": before, "whole": whole, "action": self._taken, "plan": plan, "drift": drift}
         return self._keep(replace(moment, eps=shown[0].eps[0] if shown[0].eps else None, **known))
 
     def clear(self) -> None:
@@ -217,6 +221,21 @@ class Dream:
         found = [self.models[name].drift(picture) for name, picture in zip(names, pictures, strict=True)]
         return [one for one in found if one is not None] if None not in found else None
 
+    def _autopilot(self, controls: Controls) -> tuple[Pressed | None, tuple[Pressed, ...]]:
+        """What the autopilot does after the frame on screen, and what then."""
+        served = self.models[controls.model]
+        if not (served.moments and served.model.actions) or controls.direction == "backward":
+            return None, ()
+        if not self.now.whole:  # no action begins here
+            return self.now.action, self.now.plan
+        if not self.now.plan:
+            [moment] = served.moments.nearest(self.now.pictures[0][None])
+            coming = (held(served.model.actions, row) for row in served.moments.rows[moment])
+        else:
+            coming = self.now.plan
+        first, *others = coming
+        return first, tuple(others)
+
     def _actions(self, actions: Actions, *, leads: bool) -> Iterator[Float[np.ndarray, " k"] | None]:
         """The actions of a stream, each as it is when the stream asks for it."""
         while True:
@@ -233,9 +252,16 @@ class Dream:
 
         return evaluate
 
-    def _jump(self, index: int, time: float, pictures: list[Tensor], before: tuple[list[Tensor], ...]) -> Moment:
+    def _jump(
+        self,
+        index: int,
+        time: float,
+        pictures: list[Tensor],
+        before: tuple[list[Tensor], ...],
+        plan: tuple[Pressed, ...] = (),
+    ) -> Moment:
         """Show these pictures, and continue from them."""
-        self._keep(Moment(next(self._ids), index, time, pictures, [0] * len(pictures), 0.0, before))
+        self._keep(Moment(next(self._ids), index, time, pictures, [0] * len(pictures), 0.0, before, plan=plan))
         return self.settle()
 
     def _keep(self, moment: Moment) -> Moment:

@@ -179,7 +179,9 @@ class Link:
             return
         address, everyone = self.shares
         address.links.pop(self, None)
+        address.held -= self.held
         self.host, self.shares = host, (self.crowd.share(host), everyone)
+        self.shares[0].held += self.held
         if not self.closed:
             self.shares[0].links[self] = None
 

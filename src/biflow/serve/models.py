@@ -1,18 +1,16 @@
 """The models that a server offers: found, loaded, and warmed up before the first client comes."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from biflow.action_rows import autopilot
 from biflow.data.starts import starts
 from biflow.drift import LEAST, drift, real_drift
 from biflow.engines import with_engine
@@ -20,6 +18,7 @@ from biflow.errors import UserError
 from biflow.hub import is_id, model_folder
 from biflow.machine import device
 from biflow.model import Model, load_model
+from biflow.moments import Moments, read_moments
 from biflow.rollout import check_streams, drain, sample_generators, stream
 from biflow.serve.batching import Batcher
 from biflow.serve.images import data_url, encode, preview
@@ -41,13 +40,13 @@ class Served:
         name: what clients choose it by: the name of its folder, without the path.
         model: with an engine's network that any thread may ask, a `Batcher`.
         first: the n frames to start from, each after j - 1 frames before it; none if the model comes without.
-        rows: what is done after each of them while nobody steers, again and again; none if no action is to be known.
+        moments: what steers while nobody does; None if no action is to be known then.
     """
 
     name: str
     model: Model
     first: UInt8[Tensor, "n j 3 h w"]
-    rows: Sequence[Float[np.ndarray, "_ k"]] = ()
+    moments: Moments | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -151,14 +150,14 @@ def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Se
 
 
 def with_first(name: str, model: Model, source: Path, *, given: bool) -> Served:
-    """A model with frames to start from, and what is done after them; without any if there is no folder `source`.
+    """A model with what steers it, and frames to start from, if there is a folder `source`.
 
-    Raises UserError for frames or actions that the model cannot take, and where nothing is there although `given`.
+    Raises UserError for frames or moments that the model cannot take, and where nothing is there although `given`.
     """
+    moments = read_moments(model.folder, model.actions)
     if not given and not source.is_dir():
-        return Served(name, model, torch.empty((0, 1, 3, *model.size), dtype=torch.uint8))
-    begin = starts(source, model.size, past=model.context)
-    return Served(name, model, begin.frames, autopilot(begin.files, model.actions) if model.actions else ())
+        return Served(name, model, torch.empty((0, 1, 3, *model.size), dtype=torch.uint8), moments)
+    return Served(name, model, starts(source, model.size, past=model.context).frames, moments)
 
 
 def warm_up(served: Served, closing: Event) -> None:

@@ -23,7 +23,7 @@ from biflow.serve.models import Served
 from biflow.serve.recording import Recorder
 from biflow.serve.shelf import Shelf
 from biflow.serve.starts import Starts
-from biflow.serve.steering import Pressed, Steering, autopilot
+from biflow.serve.steering import Pressed, Steering
 from biflow.serve.viewer import Viewer
 from biflow.serve.wire import framed
 
@@ -223,10 +223,9 @@ class Session:
         with self._changed:
             self.steering.rest()
             controls, version, held = self.controls, self.version, self.steering.pressed
-            action = autopilot(self._served, controls, self.starts.now, self.dream.now.index) if held is None else held
         started = time.monotonic()
         try:
-            moment = self.dream.advance(controls, action=action, unwanted=lambda: self._unwanted(controls, held))
+            moment = self.dream.advance(controls, action=held, unwanted=lambda: self._unwanted(controls, held))
         except Stale:
             self._gave_up = True
             return

@@ -10,8 +10,6 @@ from jaxtyping import Float
 
 from biflow.actions import Actions, key_of
 from biflow.errors import UserError
-from biflow.serve.controls import Controls
-from biflow.serve.models import Served
 from biflow.serve.viewer import Viewer
 
 PATIENCE = 10.0  # seconds without a key after which the model continues by itself
@@ -104,18 +102,8 @@ def row(actions: Actions, held: Pressed) -> Float[np.ndarray, " k"]:
     return actions.clamped(actions.row(**{name: value for name, value in held.items() if name in actions.columns}))
 
 
-def autopilot(served: Served, controls: Controls, start: int | None, index: int) -> Pressed | None:
-    """What is done before the frame after number `index` while nobody steers: the rows of its first frame, repeated.
-
-    After a picture of a viewer, whose number `start` is negative, these are the rows of the first first frame. None if
-    no action is known, as backward in time.
-    """
-    actions = served.model.actions
-    if actions is None or not len(served.rows) or controls.direction == "backward":
-        return None
-    start = start or 0  # it may have been meant for another model
-    rows = served.rows[start if 0 <= start < len(served.rows) else 0]
-    values = rows[index // controls.in_between % len(rows)]
+def held(actions: Actions, values: Float[np.ndarray, " k"]) -> Pressed:
+    """An action in a model's columns as a viewer would hold it."""
     return {actions.columns[i]: float(values[i]) for i in np.flatnonzero(values != actions.neutral)}
 
 

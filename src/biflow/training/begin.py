@@ -12,6 +12,7 @@ from biflow.config import TrainConfig
 from biflow.data.windows import Windows
 from biflow.engines import with_engine
 from biflow.errors import UserError
+from biflow.methods import Method
 from biflow.model import Model, empty_conditions, load_model, save_model, start_from
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import PATHS
@@ -30,11 +31,7 @@ def new_model(
 ) -> tuple[Model, float]:
     """A model with fresh weights, or with those of `init` in a new run, and the unit of its f^v."""
     method = methods.get(config.method)
-    if config.span > 1 and not method.spans:
-        raise UserError(f"{method.title} solves one frame at a time: set span to 1.", setting="span")
-    if config.span < 2 and method.clips:
-        what = f"{method.title} makes whole clips: set span to their number of frames, such as 16."
-        raise UserError(what, setting="span")
+    _check_span(config, method)
     actions = windows.actions if config.span == 1 else None  # each acts on one frame
     if windows.actions and not actions:
         log.warning("With a span of more than 1, the model takes no actions: those of the set are not used.")
@@ -43,6 +40,9 @@ def new_model(
     first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
     if first and first.span != config.span:
         raise UserError(f"{config.init} has a span of {first.span}, not {config.span}.", setting="init")
+    if first and method.teacher and (first.context, first.actions) != (config.context, actions):
+        what = f"{method.title} learns from {config.init}, and has to see the same past frames and actions"
+        raise UserError(f"{what}: set context to {first.context}, and give a set with its actions.", setting="init")
     if resumed:
         v_scale = resumed.v_scale
     elif first:  # its f^v has a unit already
@@ -53,14 +53,24 @@ def new_model(
         v_scale = config.v_scale or rms_change(windows, config.path) if method.motion_unit else 1.0
     if network is None:
         check_size(config.network, *windows.size)
-        torch.manual_seed(config.seed)  # initial weights; nothing later draws from the global generator
         seen = empty_conditions(1, (3, 1, 1), config.context, actions)
-        network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen, span=config.span)
+        with torch.random.fork_rng([]):  # nothing else sees the seed of the weights
+            torch.manual_seed(config.seed)
+            network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen, span=config.span)
         if first:
             start_from(network, method, actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, actions, config.span)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
+
+
+def _check_span(config: TrainConfig, method: Method) -> None:
+    """Raise UserError for a span that the method cannot have."""
+    if config.span > 1 and not method.spans:
+        raise UserError(f"{method.title} solves one frame at a time: set span to 1.", setting="span")
+    if config.span < 2 and method.clips:
+        what = f"{method.title} makes whole clips: set span to their number of frames, such as 16."
+        raise UserError(what, setting="span")
 
 
 def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Model | None:

@@ -70,7 +70,7 @@ def save(
         folder.mkdir(parents=True)
         write_tensors(folder / "model.safetensors", model.weights.state_dict())
         if ema:
-            write_tensors(folder / "ema.safetensors", dict(zip(names, ema.shadow, strict=True)))
+            write_tensors(folder / "ema.safetensors", _averaged(model.weights, ema))
         write_tensors(folder / "optimizer.safetensors", flat)
         sums = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / STATE, {**state, "sha256": {**sums, STATE: _sha256(state)}})
@@ -83,10 +83,15 @@ def save(
 
 def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, Any]) -> None:
     """Write the model of a run as its newest checkpoint, of which this is the state, has it."""
-    names = [name for name, _ in model.weights.named_parameters()]
-    averaged = dict(zip(names, ema.shadow, strict=True)) if ema else None
+    averaged = _averaged(model.weights, ema) if ema else None
     save_model(out, model, averaged, {"step": str(state["step"]), "commit": state["commit"]})
     write_card(out, state)
+
+
+def _averaged(network: nn.Module, ema: Average) -> dict[str, Tensor]:
+    """The state of a network with averaged parameters; buffers are as they are."""
+    names = [name for name, _ in network.named_parameters()]
+    return {**network.state_dict(), **dict(zip(names, ema.shadow, strict=True))}
 
 
 def latest(out: Path) -> Path | None:
@@ -181,7 +186,7 @@ def load(checkpoint: Path, network: nn.Module, optimizer: Optimizer, ema: Averag
     load_weights(network, checkpoint / "model.safetensors")
     names = [name for name, _ in network.named_parameters()]
     if ema:
-        averaged = read_tensors(checkpoint / "ema.safetensors", dict(zip(names, ema.shadow, strict=True)))
+        averaged = read_tensors(checkpoint / "ema.safetensors", _averaged(network, ema))
         for shadow, name in zip(ema.shadow, names, strict=True):
             shadow.copy_(averaged[name])
         ema.steps = _step(checkpoint)

@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 
-from biflow.card import EVIDENCE, PICTURE, read_evidence, results_of, write_card
+from biflow.card import EVIDENCE, PICTURE, name_of, read_evidence, results_of, write_card
 from biflow.config import Export
+from biflow.config.checks import check_no_run
 from biflow.data.starts import held_out
-from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.files import together, write_json, write_tensors
 from biflow.hub import model_folder, push
-from biflow.model import WEIGHTS, Model, load_model, load_weights, weights_file
+from biflow.model import AVERAGED, WEIGHTS, Model, load_model, load_weights, weights_file
 from biflow.rollout import check_streams
 from biflow.training.checkpoint import newest_whole
 from biflow.training.first import write_first
 from biflow.training.picture import draw
 
-MARKS = {"onnx": "onnx.json", "web": "sw.js"}  # the file by which an earlier export is known, and replaced
+MARKS = {"onnx": "onnx.json", "web": "model/hello.json"}  # the file by which an earlier export is known, and replaced
 
 
 def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
@@ -32,7 +32,12 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
     """
     for name, mark in MARKS.items():
         _check_replaceable(getattr(settings, name), mark, name)
-    windows = held_out(settings.first) if settings.first else None
+    if settings.out:
+        check_no_run(settings.out)
+        if not (settings.out / "config.json").is_file():  # no model, so that its first frames are not one's either
+            _check_replaceable(settings.out / "first", "config.json", "out")
+    if settings.first:
+        held_out(settings.first)  # only a prepared set gives first frames
     source = model_folder(settings.model)
     model, evidence = _load(source)
     given: dict[str, Any] = {"license": settings.license}
@@ -48,7 +53,7 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
     if model.span > 1 and (settings.web or settings.onnx):
         raise UserError(f"This model solves {model.span} frames at once, which a page or ONNX file cannot. Serve it.")
     if settings.out:
-        _write_folder(source, settings.out, model, evidence, windows)
+        _write_folder(source, settings.out, model, evidence, settings.first)
         say(f"Exported {settings.model} as {settings.out}. {settings.out / 'README.md'} says what is known of it.")
     if settings.onnx:
         say(_write_onnx(settings, settings.onnx, model))
@@ -78,22 +83,23 @@ def _load(folder: Path) -> tuple[Model, dict]:
     return model, {**evidence, "hours": round(checkpoint.state["seconds"] / 3600, 3)}
 
 
-def _write_folder(source: Path, out: Path, model: Model, evidence: dict, windows: Windows | None) -> None:
+def _write_folder(source: Path, out: Path, model: Model, evidence: dict, first: Path | None) -> None:
     weights = {name: value.to(torch.bfloat16) for name, value in model.weights.state_dict().items()}
     with together(out) as new:  # of a folder that is there, other files stay
         write_json(new / "config.json", model.config)
         write_tensors(new / WEIGHTS, weights, {"step": str(evidence["step"])} if "step" in evidence else None)
         if evidence:
             write_json(new / EVIDENCE, evidence)
-        if windows is not None:
-            write_first(new / "first", windows, model.context, model.actions)
+        if first:
+            write_first(new / "first", first, model.context, model.actions)
         elif (source / "first").is_dir():
             shutil.copytree(source / "first", new / "first")
         draw(load_model(new), new / PICTURE)
         if (out / "first").exists():
             shutil.rmtree(out / "first")  # of another model
-        if not evidence:
-            (out / EVIDENCE).unlink(missing_ok=True)  # of another model
+        for name, written in ((EVIDENCE, bool(evidence)), (PICTURE, (new / PICTURE).exists()), (AVERAGED, False)):
+            if not written:
+                (out / name).unlink(missing_ok=True)  # of another model
     write_card(out)
 
 
@@ -110,7 +116,7 @@ def _write_web(settings: Export, out: Path, source: Path, model: Model) -> str:
     from biflow.web.build import build
 
     first, given = settings.first or source / "first", settings.first is not None
-    built = build(with_first(source.resolve().name, model, first, given=given), out)
+    built = build(with_first(name_of(source), model, first, given=given), out)
     levels = f"frames differ from PyTorch's by {127.5 * built.error:.2g} grey levels"
     size = f"{built.bytes / 1e6:.1f} MB, {built.served / 1e6:.1f} MB compressed"
     return (

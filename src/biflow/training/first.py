@@ -1,19 +1,20 @@
-"""Frames that previews and the finished model start from: of clips that are not trained on, where there are some."""
+"""What previews and the finished model start from, and what steers it when nobody does."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Int
 from PIL import Image
 
 from biflow.actions import Actions
-from biflow.data.starts import AFTER
+from biflow.data.starts import held_out
 from biflow.data.windows import Windows
-from biflow.files import replacing
+from biflow.files import replacing, write_tensors
+from biflow.moments import FILE, look
 
-FIRST = 8  # that a model keeps
-LONGEST = 256  # actions after each, at most
+FIRST = 8  # frames that a model keeps
+MOMENTS, ACTIONS = 1024, 8  # moments, and actions after each
 
 
 def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> Int[np.ndarray, "n 2"]:
@@ -32,32 +33,32 @@ def places(windows: Windows, count: int, *, before: int = 0, after: int = 0) -> 
     return found[np.linspace(0, len(found) - 1, 2 * min(count, len(found)) + 1)[1::2].round().astype(int)]
 
 
-def write_first(out: Path, windows: Windows, context: int, actions: Actions | None = None) -> None:
-    """Write at most FIRST frames of a split to the folder `out`, where `sample` and `serve` find them in a model.
+def write_first(out: Path, data: Path, context: int, actions: Actions | None = None) -> None:
+    """Write at most FIRST frames of a set to the folder `out`, where `sample` and `serve` find them in a model.
 
-    These are images; for a model with context, folders of images, each with a frame and those before it. Beside them
-    lie the actions that followed in the clip, up to LONGEST of them, where the set has those of the model, `actions`.
+    These are images, of the test split if there is one; for a model with context, folders of images, each with a frame
+    and those before it. For a model that takes the actions of the set, moments of its training clips lie beside them.
     """
-    if actions and not (windows.actions and windows.actions.columns == actions.columns):
-        actions = None
-    after = int(min(LONGEST, np.median([clip["frames"] for clip in windows.clips])) / 2) if actions else 0
+    test, clips = held_out(data, say=False), Windows(data)
     with replacing(out) as folder:
         folder.mkdir()
-        for i, (clip, newest) in enumerate(places(windows, FIRST, before=context, after=after).tolist()):
+        for i, (clip, newest) in enumerate(places(test, FIRST, before=context).tolist()):
             for index in range(max(0, newest - context), newest + 1):
                 path = folder / f"{i:03d}" / f"{index:06d}.png" if context else folder / f"{i:03d}.png"
                 path.parent.mkdir(exist_ok=True)
-                Image.fromarray(windows.frame(clip, index).permute(1, 2, 0).numpy()).save(path)
-            if actions:
-                rows = folder / f"{i:03d}" / AFTER if context else folder / f"{i:03d}.{AFTER}"
-                _write_rows(rows, actions, windows.action_rows(clip)[newest : newest + LONGEST])
+                Image.fromarray(test.frame(clip, index).permute(1, 2, 0).numpy()).save(path)
+        if actions and clips.actions and clips.actions.columns == actions.columns:
+            _write_moments(folder / FILE, clips, actions)
 
 
-def _write_rows(path: Path, actions: Actions, rows: Float[np.ndarray, "n k"]) -> None:
-    """Write the rows before the first that is not known, if there are any."""
-    unknown = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    rows = rows[: unknown[0]] if len(unknown) else rows
-    if len(rows):
-        with path.open("w", encoding="utf-8", newline="") as file:
-            lines = [[f"{value:.6g}" for value in row] for row in actions.clamped(rows)]
-            csv.writer(file).writerows([actions.columns, *lines])
+def _write_moments(path: Path, clips: Windows, actions: Actions) -> None:
+    """Write moments of these clips, if they have actions in a row."""
+    length = min(ACTIONS, max(clip["frames"] for clip in clips.clips) - 1)
+    pictures, rows = [], []
+    for clip, frame in places(clips, MOMENTS, after=length).tolist():
+        done = clips.action_rows(clip)[frame : frame + length]
+        if len(done) == length and np.isfinite(done).all():
+            pictures.append(look(clips.frame(clip, frame)[None])[0].round().to(torch.uint8))
+            rows.append(torch.from_numpy(actions.clamped(done)).float())
+    if rows:
+        write_tensors(path, {"pictures": torch.stack(pictures), "rows": torch.stack(rows)})

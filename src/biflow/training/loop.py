@@ -31,7 +31,7 @@ from biflow.networks import check_size
 from biflow.paths import conditioned
 from biflow.training import checkpoint, raw
 from biflow.training.average import Average
-from biflow.training.begin import new_model, rms_change, teacher_of
+from biflow.training.begin import new_model, teacher_of
 from biflow.training.conditions import conditions, frames_before
 from biflow.training.fingerprint import admitted
 from biflow.training.first import write_first
@@ -61,9 +61,8 @@ def train(
     `new_data="accept"` resumes on other data than before. The unit of f^v stays, and a new pass over the data begins.
 
     Raises:
-        UserError: data that do not fit the network, settings or data that differ from the checkpoint's, a folder of
-            something else, one that another run trains in or whose checkpoints are all damaged, a loss that is not
-            finite (the last good checkpoint stays).
+        UserError: data that do not fit the network, settings or data that differ from the checkpoint's, an `out` with
+            other files, in use, or with damaged checkpoints alone, a loss that is not finite (the last good one stays).
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
@@ -111,9 +110,8 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
             if is_due(step, config.preview_every) and main:
                 _draw(run, step, windows.root, bar, interrupted)
             if stop:
-                raise KeyboardInterrupt(
-                    f"Stopped at step {step}; everything is saved in {out}, the same command resumes the run."
-                )
+                saved = f"everything is saved in {out}, the same command resumes the run"
+                raise KeyboardInterrupt(f"Stopped at step {step}; {saved}.")
     return run.history
 
 
@@ -157,6 +155,7 @@ class _Run:
         self.answers, self.streams = launched(self.model, self.network, config, self.bf16, alone=parts == 1)
         rates = {"flops": flops, "peak": peak and peak * accelerator.num_processes, "active": main}
         self.log = TrainingLog(out, self.history["step"], config.batch, **rates, logger=config.logger)
+        self.log.means = self.history["losses"]  # until there are newer ones
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self._started = time.monotonic() - self.history["seconds"]
 
@@ -181,11 +180,10 @@ class _Run:
 
 def _begin(run: _Run, windows: Windows) -> None:
     """Say what the run uses, and keep first frames in it, so that its model has something to start from."""
-    about = {"bf16": run.bf16, "change": rms_change(windows, run.config.path)}
-    print(*overview(run.config, run.model, windows, run.out, run.history["step"], **about), sep="\n", flush=True)
-    test = held_out(windows.root)  # says where previews start
+    print(*overview(run.config, run.model, windows, run.out, run.history["step"], bf16=run.bf16), sep="\n", flush=True)
+    held_out(windows.root)  # says where previews start
     if not (run.out / "first").exists():
-        write_first(run.out / "first", test, run.config.context, run.model.actions)
+        write_first(run.out / "first", windows.root, run.config.context, run.model.actions)
 
 
 def _draw(run: _Run, step: int, data: Path, bar: tqdm, interrupted: list) -> None:

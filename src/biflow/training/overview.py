@@ -9,20 +9,19 @@ from biflow.config import TrainConfig
 from biflow.data.windows import Windows
 from biflow.machine import hardware
 from biflow.model import Model
+from biflow.training.begin import rms_change
 from biflow.training.preview import first_due
 
 
-def overview(
-    config: TrainConfig, model: Model, windows: Windows, out: Path, step: int, *, bf16: bool, change: float
-) -> list[str]:
-    """A few lines of text for people, before the steps after `step`; `change` is the rms of x1 - x0 in the set."""
+def overview(config: TrainConfig, model: Model, windows: Windows, out: Path, step: int, *, bf16: bool) -> list[str]:
+    """A few lines of text for people, before the steps after `step`."""
     return [
         f"{model.method.title} on {hardware()}: {_shared(model)}, {'bf16' if bf16 else 'fp32'}.",
         f"Data: {_data(windows)}.",
         f"Network: {_network(config, model, step)}.",
         f"Steps: {config.steps} of {_count(config.batch, _sample(windows))}, "
         f"{config.steps * config.batch / len(windows):.3g} passes over the data.",
-        *_losses(config, model, change, step),
+        *_losses(config, model, windows, step),
         f"Previews: {_previews(config, out, step)}.",
     ]
 
@@ -52,11 +51,12 @@ def _network(config: TrainConfig, model: Model, step: int) -> str:
     return f"{size:.1f} million parameters, {begun}" + (f"; it also sees {' and '.join(seen)}" if seen else "")
 
 
-def _losses(config: TrainConfig, model: Model, change: float, step: int) -> list[str]:
+def _losses(config: TrainConfig, model: Model, windows: Windows, step: int) -> list[str]:
     """What to expect of them. The figures are those of the preset "own" (docs/own-videos.md)."""
     if not model.method.motion_unit:
         return []
-    lines = [f"Losses: a picture that stands still has v {change**2:.2g}, where v is the error of the motion."]
+    still = rms_change(windows, config.path) ** 2
+    lines = [f"Losses: a picture that stands still has v {still:.2g}, where v is the error of the motion."]
     if not step and not config.init:
         expected = "v begins at two to three times that, and falls below it after some hundreds of steps"
         noise = "n, the error of the noise, begins at 1 and is near 0.6 after 150 steps"

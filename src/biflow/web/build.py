@@ -1,5 +1,6 @@
 """The folder that any web server can serve: the live page, the model, and a worker in place of the server."""
 
+import base64
 import gzip
 import hashlib
 import json
@@ -18,6 +19,7 @@ from biflow.engines.queries import example
 from biflow.errors import UserError
 from biflow.files import replacing
 from biflow.model import Model
+from biflow.moments import Moments
 from biflow.paths import present
 from biflow.serve import images
 from biflow.serve.controls import initial
@@ -134,12 +136,19 @@ def _write_model(served: Served, folder: Path) -> tuple[Precision, float]:
         **of_frames(model),
         "inputs": {key: list(value.shape[1:]) for key, value in present(example(model)).items()},
         "first": list(first.shape[:2]),
-        "rows": [rows.tolist() for rows in served.rows],
+        "moments": packed(served.moments) if served.moments else None,
         "runtimes": {kind: _files_of(folder.parent, names) for kind, names in runtime.RUNTIMES.items()},
     }
     _write(folder / "model.json", json.dumps(content).encode())
     _write(folder / "hello.json", json.dumps(page_hello(served)).encode())
     return precision, error
+
+
+def packed(moments: Moments) -> dict:
+    """Moments as the worker reads them: bytes of pictures and float32 of actions in base64."""
+    arrays = {"pictures": moments.pictures.byte().numpy(), "rows": moments.rows.astype("<f4")}
+    text = {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()}
+    return {**text, "actions": moments.rows.shape[1]}
 
 
 def _files_of(site: Path, names: runtime.Runtime) -> dict:

@@ -30,6 +30,6 @@ async function answer(request) {
   headers.delete("content-length");
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const fresh = new Response(found.body, { status: 200, headers });
-  await cache.put(request.url, fresh.clone());
+  await cache.put(request.url, fresh.clone()).catch(() => {}); // without room, it is not kept
   return fresh;
 }

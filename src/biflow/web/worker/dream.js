@@ -2,8 +2,10 @@
 
 import { toFloat, toPixels } from "./frames.js";
 import { methods } from "./methods.js";
+import { Moments } from "./moments.js";
 import { Generator, frameSeed } from "./random.js";
 import { solve } from "./solver.js";
+import { held } from "./steering.js";
 
 const PAST_FRAMES = 480, PAST_BYTES = 16 * 2 ** 20;
 
@@ -50,7 +52,8 @@ function scaled({ columns, neutral, ranges }, action) { // in the unit of the ne
 export class Dream {
   constructor(model, network) {
     Object.assign(this, { model, network });
-    this.past = []; // moments, the one on screen last
+    this.past = []; // frames as they were on screen, the one that is there last
+    this.moments = model.moments ? new Moments(model.moments) : null; // of the clips
     this.ids = 0;
     this.frames = []; // of each stream, the one on screen before rounding to pixels
     this.streams = [];
@@ -66,18 +69,20 @@ export class Dream {
 
   goBack(id) {
     const moment = this.past.find((one) => one.id === id);
-    return moment && this.jump(moment.index, moment.time, moment.pictures, moment.before);
+    return moment && this.jump(moment.index, moment.time, moment.pictures, moment.before, moment.plan);
   }
 
-  jump(index, time, pictures, before) {
-    const moment = { id: ++this.ids, index, time, pictures, nfe: pictures.map(() => 0), seconds: 0, before: this.newest(before) };
+  jump(index, time, pictures, before, plan = []) {
+    const solved = { nfe: pictures.map(() => 0), seconds: 0 };
+    const moment = { id: ++this.ids, index, time, pictures, before: this.newest(before), plan, ...solved };
     this.frames = pictures.map(toFloat);
     this.settings = null;
     return this.keep(moment);
   }
 
-  async advance(controls, action = null, unwanted = () => false) {
+  async advance(controls, wanted = null, unwanted = () => false) { // without a wanted action, the autopilot has one
     const begun = performance.now(), backward = controls.direction === "backward";
+    const [action = null, ...plan] = wanted ? [wanted] : this.plan(backward);
     const network = async (query) => {
       if (await unwanted()) throw new Stale();
       return this.network(query);
@@ -107,7 +112,14 @@ export class Dream {
       seconds: (performance.now() - begun) / 1000,
       before: backward ? before.slice(1) : this.newest([pictures, ...before]),
       action,
+      plan,
     });
+  }
+
+  plan(backward) { // what the autopilot does after the frame on screen, and then
+    if (!this.moments || backward) return [];
+    if (this.now.plan.length) return this.now.plan;
+    return this.moments.after(this.now.pictures[0], this.model.size).map((row) => held(this.model.actions, row));
   }
 
   start({ eps, eps_b, two_up }, backward) { // streams from the frame on screen; a second one begins where the first is

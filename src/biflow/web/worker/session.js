@@ -3,7 +3,7 @@
 import { Dream, Stale, streamSettings } from "./dream.js";
 import { bmp, pack } from "./frames.js";
 import { changed } from "./controls.js";
-import { Steering, autopilot } from "./steering.js";
+import { Steering } from "./steering.js";
 
 const CREDITS = 2; // frames on their way to the page
 const STEPS = 8; // single frames that may wait
@@ -82,7 +82,12 @@ export class Session {
     const number = Math.min(0, ...this.own.keys()) - 1;
     this.own.set(number, [pixels]);
     this.urls = { ...this.urls, [number]: url };
-    while (this.own.size > OWN) this.own.delete(Math.max(...this.own.keys()));
+    while (this.own.size > OWN) {
+      const oldest = Math.max(...this.own.keys());
+      this.own.delete(oldest);
+      URL.revokeObjectURL(this.urls[oldest]);
+      delete this.urls[oldest];
+    }
     const own = [...this.own.keys()].map((one) => ({ number: one, picture: this.urls[one] }));
     this.tell({ type: "starts", now: number, own });
     this.restart(number);
@@ -125,7 +130,6 @@ export class Session {
 
   async advance() {
     const { controls, version } = this, held = this.steering.pressed, begun = now();
-    const action = held ?? autopilot(this.model, controls, this.start, this.dream.now.index);
     this.hurry = false;
     const unwanted = async () => {
       await this.breathe();
@@ -133,7 +137,7 @@ export class Session {
     };
     let moment;
     try {
-      moment = await this.dream.advance(controls, action, unwanted);
+      moment = await this.dream.advance(controls, held, unwanted);
     } catch (error) {
       if (error instanceof Stale) { this.gaveUp = true; return; }
       this.steps = 0;

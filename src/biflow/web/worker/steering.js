@@ -32,8 +32,6 @@ export class Steering {
   say(by) { this.tell({ type: "steering", by, autopilot: !this.pressed }); }
 }
 
-export function autopilot({ actions, rows }, { direction }, start, index) { // biflow.serve.steering.autopilot
-  if (!actions || !rows.length || direction === "backward") return null;
-  const { columns, neutral } = actions, each = rows[start] ?? rows[0], row = each[index % each.length];
+export function held({ columns, neutral }, row) { // an action in the model's columns
   return Object.fromEntries(columns.map((name, i) => [name, row[i]]).filter(([, value], i) => value !== neutral[i]));
 }
