@@ -15,7 +15,7 @@ a prepared set of clips. The method in equations is in `biflow.paths`, `biflow.m
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # The public names stand in __init__.pyi, for type checkers as well; each is imported when it is first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,7 +24,8 @@ from biflow.interrupts import repeat_interrupt
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 
-GROUPS = {"data": "Datasets: fetch.", "weights": "Weights of networks: fetch.", "import": "Models: reference."}
+GROUPS = {"data": "Download the paper's datasets: fetch.", "weights": "Download networks for evaluation: fetch."}
+GROUPS |= {"import": "Import checkpoints of the paper's code: reference."}
 # The extras that bring the packages which are not part of the core.
 EXTRAS = {"accelerate": "train", "psutil": "train", "tensorboard": "train", "matplotlib": "plot", "markdown_it": "plot"}
 EXTRAS |= dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "onnx")

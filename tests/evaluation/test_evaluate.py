@@ -252,7 +252,7 @@ def test_what_does_not_go_together_gets_a_sentence(model, prepared, tmp_path):
         run(make_model(tmp_path / "flow", "flow"), prepared, tmp_path / "out")
     with pytest.raises(UserError, match="longest clip has 12"):
         run(model, prepared, tmp_path / "other", replace(PROTOCOL, window=13))
-    frames = {"frames": Features("FRAMES", "0" * 64, "none", 4, 1, lambda clips: clips.flatten(1)[:, :4])}
+    frames = {"frames": Features("FRAMES", "0" * 64, "none", 4, 1, lambda clips: clips.flatten(1)[:, :4], 1)}
     with pytest.raises(UserError, match="FRAMES sees one frame in 8, and windows have 4"):
         run(model, prepared, tmp_path / "few", replace(PROTOCOL, window=4, stride=8, frame_stride=8), networks=frames)
     with pytest.raises(UserError, match="biflow weights fetch i3d"):

@@ -34,7 +34,7 @@ def held(look, action):
 
 def test_keys_steer_while_they_are_held(look):
     page = look.page
-    assert page.inner_text("#steerer") == "Autopilot: the model continues by itself. Press an arrow key or J to steer."
+    assert page.inner_text("#steerer") == "Autopilot. Press an arrow key or J to steer."
     page.keyboard.down("ArrowUp")
     held(look, {"move": 1})
     look.says("#steerer", "You steer.")

@@ -24,7 +24,8 @@ class Prepare:
         fps: Frames per second that all clips are brought to, by their time stamps. By default the rate of most clips;
             "native" keeps every frame. Clips that do not state their rate, such as images, are taken to have it.
         images: Also read images beside videos as clips. They are passed over otherwise, since most are previews.
-        range: The range of floats in arrays. By default, it is found once for all arrays of the source.
+        range: The range of floats in arrays: "0,1", "-1,1" or "0,255". By default, it is found once for all arrays of
+            the source.
         strict: Stop at a damaged or too short clip instead of skipping it.
         force: Replace a prepared set at DST.
 

@@ -95,7 +95,7 @@ export function sayWho(touch) {
   $("steerer").textContent = {
     you: "You steer.",
     other: "Another viewer steers.",
-    nobody: `Autopilot: the model continues by itself. ${touch ? "Touch the pad" : `Press ${someKeys()}`} to steer.`,
+    nobody: `Autopilot. ${touch ? "Touch the pad" : `Press ${someKeys()}`} to steer.`,
   }[who];
 }
 

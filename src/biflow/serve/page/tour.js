@@ -5,7 +5,7 @@ import { $, state } from "./state.js";
 
 // Each act lasts so long, and on a slow machine for as many frames as there is something to see.
 export const acts = [
-  { seconds: 3, frames: 1, text: "Two streams from the same picture. Every frame is made from the one before." },
+  { seconds: 3, frames: 1, text: "Two streams from the same picture. Every frame is made from the ones before it." },
   { seconds: 9, frames: 40, text: "On the right, correction is off. Small errors are inherited, and add up.", eps_b: () => 0 },
   { seconds: 8, frames: 30, text: "Correction is on again, and finds a picture in what is left.", eps_b: () => state.controls.eps },
 ];
