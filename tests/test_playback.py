@@ -232,7 +232,7 @@ def test_without_actions_moments_of_the_clips_steer(walking):
     policy = found.actions(range(3))
     frames = to_float(found.frames[:, -1])
     assert [policy(frames).tolist() for _ in range(2)] == [[[1, 0], [0, 0], [1, 0]], [[0.5, 0], [0, 0], [0.5, 0]]]
-    assert policy(-frames).tolist() == [[0, 0], [1, 0], [0, 0]]  # it has looked again
+    assert policy(frames).tolist() == [[0, 0], [1, 0], [0, 0]]  # it has looked again, and does not follow the same
     assert found.actions(range(1)) is not policy  # each stream has its own
 
 

@@ -5,16 +5,16 @@ after it. So a stream turns where the clips turn, and stays with what the model 
 neighbours (Pari et al. 2021, arXiv 2112.01511), with pixels for features.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from biflow.actions import Actions
@@ -26,10 +26,22 @@ from biflow.video import to_uint8
 
 FILE = "moments.safetensors"  # in the folder of first frames
 SIDE = 8  # of their pictures
+RECENT = 4  # moments that a stream does not follow again
 MOST, LONGEST = 2**14, 2**10  # moments of a file, and actions of each
 
 
-@dataclass(frozen=True)
+class Plan(NamedTuple):
+    """What is done next: the rest of what was done at a moment, and the numbers of the moments that were followed."""
+
+    of: "Moments | None" = None
+    rows: Sequence[Float[np.ndarray, " k"]] = ()
+    followed: tuple[int, ...] = ()
+
+
+NO_PLAN = Plan()
+
+
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Moments of clips.
 
@@ -41,19 +53,34 @@ class Moments:
     pictures: Float[Tensor, "n 3 8 8"]
     rows: Float[np.ndarray, "n m k"]
 
-    def nearest(self, frames: UInt8[Tensor, "b 3 h w"]) -> Int[np.ndarray, " b"]:
-        """The numbers of the moments that look most like these frames."""
-        seen, known = look(frames).flatten(1), self.pictures.flatten(1)
-        return torch.cdist(seen, known, compute_mode="donot_use_mm_for_euclid_dist").argmin(1).numpy()
+    def nearest(self, frame: UInt8[Tensor, "3 h w"], recent: Sequence[int] = ()) -> int:
+        """The number of the moment that looks most like a frame, but for the `recent` ones.
+
+        Where nothing changes, as before a wall, it thus does something else than before.
+        """
+        distances = (self.pictures - look(frame[None])).square().flatten(1).sum(1)
+        if len(set(recent)) < len(distances):
+            distances[list(recent)] = torch.inf
+        return int(distances.argmin())
+
+    def after(self, frame: UInt8[Tensor, "3 h w"], plan: Plan) -> tuple[Float[np.ndarray, " k"], Plan]:
+        """What to do after a frame: what is planned, or what was done at the moment nearest to it; and the new plan."""
+        if plan.of is not self:
+            plan = Plan(self)
+        if not plan.rows:
+            moment = self.nearest(frame, plan.followed)
+            plan = Plan(self, list(self.rows[moment]), (*plan.followed, moment)[-RECENT:])
+        return plan.rows[0], plan._replace(rows=plan.rows[1:])
 
     def policy(self) -> Policy:
-        """What to do after each frame of one stream: it looks, does what was done then, and looks again."""
-        coming: list[Float[np.ndarray, "b k"]] = []
+        """What to do after each frame of one stream of any number of samples."""
+        plans: list[Plan] = []
 
         def act(frames: Tensor) -> Float[np.ndarray, "b k"]:
-            if not coming:
-                coming.extend(self.rows[self.nearest(to_uint8(frames).cpu())].swapaxes(0, 1))
-            return coming.pop(0)
+            pixels = to_uint8(frames).cpu()
+            found = [self.after(*pair) for pair in zip(pixels, plans or [NO_PLAN] * len(pixels), strict=True)]
+            plans[:] = [plan for _, plan in found]
+            return np.stack([row for row, _ in found])
 
         return act
 

@@ -14,7 +14,7 @@ from biflow.actions import Actions
 from biflow.config import Solver
 from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP, METHODS
 from biflow.model import Model
-from biflow.moments import Moments
+from biflow.moments import Moments, Plan
 from biflow.paths import Fields
 from biflow.rollout import frame_seed, generate
 from biflow.serve.models import Served
@@ -163,16 +163,25 @@ def test_controls_are_what_is_possible(worker):
 def test_what_is_done_while_nobody_steers_is_that_of_python(size, worker):
     random = np.random.default_rng(0)
     pictures = torch.from_numpy(random.integers(0, 256, (50, 3, 8, 8))).float()
-    moments = Moments(pictures, random.uniform(-1, 1, (50, 4, 2)).astype(np.float32))
-    frames = torch.from_numpy(random.integers(0, 256, (6, 3, *size), dtype=np.uint8))
+    moments = Moments(pictures, random.uniform(-1, 1, (50, 2, 2)).astype(np.float32))
+    frames = torch.from_numpy(random.integers(0, 256, (3, 3, *size), dtype=np.uint8)).repeat(5, 1, 1, 1)
     program = f"""
-        import {{ Moments }} from "./moments.js";
+        import {{ Moments, NO_PLAN }} from "./moments.js";
         const moments = new Moments({json.dumps(packed(moments))});
-        const found = {json.dumps(frames.flatten(1).tolist())}.map((frame) => moments.after(frame, {list(size)}));
+        let row, plan = NO_PLAN;
+        const found = [];
+        for (const frame of {json.dumps(frames.flatten(1).tolist())}) {{
+            [row, plan] = moments.after(frame, {list(size)}, plan);
+            found.push(row);
+        }}
         console.log(JSON.stringify(found));
     """
     found = json.loads(node(worker, "--input-type=module", "-e", program))
-    np.testing.assert_array_equal(np.array(found, np.float32), moments.rows[moments.nearest(frames)])
+    plan, expected = Plan(), []
+    for frame in frames:
+        row, plan = moments.after(frame, plan)
+        expected.append(row)
+    np.testing.assert_array_equal(np.array(found, np.float32), expected)
 
 
 def test_every_method_of_the_project_is_there(worker):

@@ -18,6 +18,7 @@ from biflow.actions import Actions
 from biflow.drift import EVERY, AutoEps
 from biflow.errors import UserError
 from biflow.model import Model
+from biflow.moments import NO_PLAN, Plan
 from biflow.paths import Fields, Network
 from biflow.rollout import Shown, drain, frame_seed, stream
 from biflow.serve.controls import Controls
@@ -60,7 +61,7 @@ class Moment:
     before: tuple[list[Tensor], ...] = ()
     whole: bool = True
     action: Pressed | None = None
-    plan: tuple[Pressed, ...] = ()
+    plan: Plan = NO_PLAN
     eps: float | None = None
     drift: list[float] | None = None
 
@@ -138,7 +139,7 @@ class Dream:
             Stale: `unwanted` returned True. As after any error, the frame on screen stays, to be continued from.
             UserError: the frame could not be solved.
         """
-        action, plan = self._autopilot(controls) if action is None else (action, ())
+        action, plan = self._autopilot(controls) if action is None else (action, NO_PLAN)
         self._unwanted, self._pressed = unwanted, action
         try:
             shown = self._solve(controls)
@@ -221,20 +222,15 @@ class Dream:
         found = [self.models[name].drift(picture) for name, picture in zip(names, pictures, strict=True)]
         return [one for one in found if one is not None] if None not in found else None
 
-    def _autopilot(self, controls: Controls) -> tuple[Pressed | None, tuple[Pressed, ...]]:
-        """What the autopilot does after the frame on screen, and what then."""
+    def _autopilot(self, controls: Controls) -> tuple[Pressed | None, Plan]:
+        """What the autopilot does after the frame on screen, and then."""
         served = self.models[controls.model]
         if not (served.moments and served.model.actions) or controls.direction == "backward":
-            return None, ()
+            return None, NO_PLAN
         if not self.now.whole:  # no action begins here
             return self.now.action, self.now.plan
-        if not self.now.plan:
-            [moment] = served.moments.nearest(self.now.pictures[0][None])
-            coming = (held(served.model.actions, row) for row in served.moments.rows[moment])
-        else:
-            coming = self.now.plan
-        first, *others = coming
-        return first, tuple(others)
+        row, plan = served.moments.after(self.now.pictures[0], self.now.plan)
+        return held(served.model.actions, row), plan
 
     def _actions(self, actions: Actions, *, leads: bool) -> Iterator[Float[np.ndarray, " k"] | None]:
         """The actions of a stream, each as it is when the stream asks for it."""
@@ -258,7 +254,7 @@ class Dream:
         time: float,
         pictures: list[Tensor],
         before: tuple[list[Tensor], ...],
-        plan: tuple[Pressed, ...] = (),
+        plan: Plan = NO_PLAN,
     ) -> Moment:
         """Show these pictures, and continue from them."""
         self._keep(Moment(next(self._ids), index, time, pictures, [0] * len(pictures), 0.0, before, plan=plan))

@@ -2,7 +2,7 @@
 
 import { toFloat, toPixels } from "./frames.js";
 import { methods } from "./methods.js";
-import { Moments } from "./moments.js";
+import { Moments, NO_PLAN } from "./moments.js";
 import { Generator, frameSeed } from "./random.js";
 import { solve } from "./solver.js";
 import { held } from "./steering.js";
@@ -72,7 +72,7 @@ export class Dream {
     return moment && this.jump(moment.index, moment.time, moment.pictures, moment.before, moment.plan);
   }
 
-  jump(index, time, pictures, before, plan = []) {
+  jump(index, time, pictures, before, plan = NO_PLAN) {
     const solved = { nfe: pictures.map(() => 0), seconds: 0 };
     const moment = { id: ++this.ids, index, time, pictures, before: this.newest(before), plan, ...solved };
     this.frames = pictures.map(toFloat);
@@ -82,7 +82,7 @@ export class Dream {
 
   async advance(controls, wanted = null, unwanted = () => false) { // without a wanted action, the autopilot has one
     const begun = performance.now(), backward = controls.direction === "backward";
-    const [action = null, ...plan] = wanted ? [wanted] : this.plan(backward);
+    const [action, plan] = wanted ? [wanted, NO_PLAN] : this.autopilot(backward);
     const network = async (query) => {
       if (await unwanted()) throw new Stale();
       return this.network(query);
@@ -116,10 +116,10 @@ export class Dream {
     });
   }
 
-  plan(backward) { // what the autopilot does after the frame on screen, and then
-    if (!this.moments || backward) return [];
-    if (this.now.plan.length) return this.now.plan;
-    return this.moments.after(this.now.pictures[0], this.model.size).map((row) => held(this.model.actions, row));
+  autopilot(backward) { // what it does after the frame on screen, and then
+    if (!this.moments || backward) return [null, NO_PLAN];
+    const [row, plan] = this.moments.after(this.now.pictures[0], this.model.size, this.now.plan);
+    return [held(this.model.actions, row), plan];
   }
 
   start({ eps, eps_b, two_up }, backward) { // streams from the frame on screen; a second one begins where the first is

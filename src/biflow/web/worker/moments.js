@@ -1,6 +1,9 @@
 // What is done when nobody steers: biflow.moments.
 
 const SIDE = 8; // of the pictures of moments
+const RECENT = 4; // moments that a stream does not follow again
+
+export const NO_PLAN = { rows: [], followed: [] };
 
 export class Moments {
   constructor({ pictures, rows, actions }) { // base64 of bytes and of float32; the number of actions of a moment
@@ -10,16 +13,30 @@ export class Moments {
     this.actions = actions;
   }
 
-  after(picture, size) { // what was done where it looked most like this picture: a list of rows
+  after(picture, size, { rows, followed }) { // what to do after a picture, and the new plan
+    if (!rows.length) {
+      const moment = this.nearest(picture, size, followed);
+      [rows, followed] = [this.rowsOf(moment), [...followed, moment].slice(-RECENT)];
+    }
+    return [rows[0], { rows: rows.slice(1), followed }];
+  }
+
+  nearest(picture, size, recent) { // the moment that looks most like this picture, but for the recent ones
     const seen = look(picture, size), area = seen.length, count = this.pictures.length / area;
     let nearest = 0, least = Infinity;
     for (let moment = 0; moment < count; moment++) {
+      if (new Set(recent).size < count && recent.includes(moment)) continue;
       let sum = 0;
       for (let i = 0; i < area; i++) sum += (seen[i] - this.pictures[moment * area + i]) ** 2;
       if (sum < least) [nearest, least] = [moment, sum];
     }
-    const columns = this.rows.length / count / this.actions, first = nearest * this.actions;
-    return Array.from({ length: this.actions }, (_, i) => [...this.rows.subarray((first + i) * columns, (first + i + 1) * columns)]);
+    return nearest;
+  }
+
+  rowsOf(moment) {
+    const count = this.pictures.length / (3 * SIDE * SIDE), columns = this.rows.length / count / this.actions;
+    const row = (i) => [...this.rows.subarray((moment * this.actions + i) * columns).subarray(0, columns)];
+    return Array.from({ length: this.actions }, (_, i) => row(i));
   }
 }
 
