@@ -9,13 +9,16 @@ import torch
 from safetensors.torch import save_file
 
 from biflow.actions import Actions
-from biflow.config import Prepare
+from biflow.config import Export, NetworkConfig, Prepare
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
+from biflow.model import Model, empty_conditions, load_model, save_model
 from biflow.moments import FILE, Moments, autopilot, look, read_moments
+from biflow.networks import VideoUNet
 from biflow.rollout import stream
+from biflow.training.export import export
 from biflow.training.first import ACTIONS, write_first
 from biflow.video import to_float
 from tests.rollout.known import EULER, constant, known
@@ -173,3 +176,14 @@ def test_it_says_nothing_about_a_model_that_takes_no_actions(tmp_path):
     assert read_moments(tmp_path, None) is None
     assert read_moments(None, GAS) is None
     assert autopilot(known(BIFLOW, constant(0), constant(0), folder=tmp_path)) is None
+
+
+def test_an_export_with_first_frames_of_a_set_has_its_moments(data, tmp_path):
+    shape = NetworkConfig(channels=(32,), attention=(), patch=2)
+    network = VideoUNet(FLOW, shape, conditions=empty_conditions(1, (3, 1, 1), 0, GAS))
+    save_model(tmp_path / "model", Model(network, FLOW, (3, SIDE, SIDE), actions=GAS))
+    export(Export(tmp_path / "model", tmp_path / "out", first=data), say=str)
+    found = read_moments(tmp_path / "out", GAS)
+    assert found is not None
+    assert found.rows.shape[1:] == (ACTIONS, 2)
+    assert callable(autopilot(load_model(tmp_path / "out")))
