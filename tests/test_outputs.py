@@ -345,3 +345,15 @@ def _durations(animation):
     for i in range(animation.n_frames):
         animation.seek(i)
         yield animation.info["duration"]
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"7", b"not json"])
+def test_films_that_happen_to_have_its_names_are_not_replaced(content, model, image, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "sample_003.mp4").write_bytes(b"my film")
+    if content is not None:
+        (tmp_path / "films" / "stats.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"films holds other files, such as s.*\. Name a new folder\.") as refusal:
+        sample(Sample(model, first=image, frames=1, out=tmp_path / "films", **TWO_STEPS))
+    assert refusal.value.setting == "out"
+    assert (tmp_path / "films" / "sample_003.mp4").read_bytes() == b"my film"

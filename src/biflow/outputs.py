@@ -1,5 +1,6 @@
 """From a model to files: mp4 videos, a contact sheet and the numbers behind them."""
 
+import contextlib
 import logging
 import re
 import shutil
@@ -21,7 +22,9 @@ from biflow.animation import AnimationWriter
 from biflow.background import InTurn
 from biflow.config import Demo, Sample, eps_text
 from biflow.config.checks import check_writable
+from biflow.documents import read_json
 from biflow.engines import with_engine
+from biflow.errors import UserError
 from biflow.files import alone, sha256, together, write_json
 from biflow.hub import repository
 from biflow.machine import device, hardware
@@ -47,10 +50,11 @@ def sample(settings: Sample) -> dict:
     part of the videos. A video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
-        UserError: no model, nothing to start from, or settings that do not go together.
+        UserError: no model, nothing to start from, settings that do not go together, or files of others in the way.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything so far saved. Its message says what that is.
     """
     check_writable(settings.out)
+    _check_own(settings.out)
     with alone(settings.out), together(settings.out, sync=False) as new:
         stats = _sample(settings, new)
         _remove_earlier(settings.out)
@@ -115,10 +119,24 @@ def _sample(settings: Sample, out: Path) -> dict:
     return stats
 
 
+def _named_as_own(out: Path) -> list[Path]:
+    """The files in `out` that have the names of what `sample` writes."""
+    names = ((path, path.relative_to(out).as_posix()) for path in (*out.glob("*"), *out.glob("sample_*/*.png")))
+    return [path for path, name in names if OWN.fullmatch(name) and path.is_file()]
+
+
+def _check_own(out: Path) -> None:
+    """Raise UserError if files in `out` that would be replaced are not those of an earlier `sample`."""
+    found = _named_as_own(out)
+    with contextlib.suppress(UserError, TypeError):
+        found = [] if "model_sha256" in read_json(out / "stats.json") else found
+    if found:
+        raise UserError(f"{out} holds other files, such as {found[0].name}. Name a new folder.", setting="out")
+
+
 def _remove_earlier(out: Path) -> None:
     """Remove what an earlier `sample` has written into `out`, so that nothing of it stands among the new files."""
-    names = ((path, path.relative_to(out).as_posix()) for path in (*out.glob("*"), *out.glob("sample_*/*.png")))
-    found = [path for path, name in names if OWN.fullmatch(name) and path.is_file()]
+    found = _named_as_own(out)
     if found:
         log.warning("Replacing what an earlier run has written into %s.", out)
     for path in found:
@@ -246,6 +264,7 @@ def demo(settings: Demo) -> dict:
     """
     out, folder = settings.out, settings.out / "demo"
     check_writable(folder)
+    _check_own(folder)
     frames, samples, seed = settings.frames, settings.samples, settings.seed
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:

@@ -80,6 +80,12 @@ def test_losses_are_known_before_a_resumed_run_has_logged_new_ones(copy):
     assert state["losses"].keys() == {"v", "n"}
 
 
+def test_a_raw_folder_may_hold_names_that_are_not_utf8(tmp_path):
+    folder = clips(tmp_path / "clips")
+    (folder / "0.npy").rename(folder / os.fsdecode(b"caf\xe9.npy"))
+    assert train(replace(CONFIG, steps=1), folder, tmp_path / "run", size=16)["step"] == 1
+
+
 def test_training_leaves_the_global_generator_alone(prepared, tmp_path):
     torch.manual_seed(123)
     expected = torch.rand(3)

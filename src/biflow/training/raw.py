@@ -73,7 +73,8 @@ def _record(settings: Prepare) -> dict:
             status = os.stat(file)
         except OSError:
             continue  # as prepare will say
-        digest.update(f"{os.path.relpath(file, source)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        name = os.fsencode(os.path.relpath(file, source))  # which need not be UTF-8
+        digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     places = ("src", "dst", "force")
     how = {key: value for key, value in asdict(settings).items() if key not in places}
     record = {"source": str(source.resolve()), "settings": how, "files": digest.hexdigest()}
