@@ -124,3 +124,13 @@ def test_no_model_is_written_over_a_run_from_python_either(folder, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="is a run of `biflow train`"):
         export(Export(folder, tmp_path / "run"))
+
+
+def test_what_was_put_beside_an_earlier_export_is_not_removed(folder, tmp_path, capsys):
+    pytest.importorskip("onnx")
+    export(Export(folder, onnx=tmp_path / "o"), say=str)
+    export(Export(folder, onnx=tmp_path / "o"), say=str)  # it may be replaced as it is
+    (tmp_path / "o" / ".git").mkdir()
+    sentence = refused("export", folder, "--onnx", tmp_path / "o", capsys=capsys)
+    assert "also holds other files, such as .git, which would be lost." in sentence
+    assert (tmp_path / "o" / ".git").is_dir()

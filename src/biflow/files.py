@@ -126,6 +126,13 @@ def _tidy(out: Path, name: str) -> None:
                 remove(folder)
 
 
+def check_nothing_else(out: Path, new: Path) -> None:
+    """Raise UserError if the folder `out`, which `new` is about to replace, holds something that `new` does not."""
+    written = {path.name for path in new.iterdir()} | {LOCK}
+    if out.is_dir() and (others := sorted({path.name for path in out.iterdir()} - written)):
+        raise UserError(f"{out} also holds other files, such as {others[0]}, which would be lost. Name a new folder.")
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder, where there is one."""
     shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link

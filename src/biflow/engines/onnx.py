@@ -19,7 +19,7 @@ from biflow.config import Solver
 from biflow.engines.pytorch import HALF_LEVEL
 from biflow.engines.queries import Positional, each, example, fingerprint
 from biflow.errors import UserError
-from biflow.files import cache_folder, replacing, write_json
+from biflow.files import cache_folder, check_nothing_else, replacing, write_json
 from biflow.model import Model
 from biflow.paths import Conditions, Fields, Network, State, present
 from biflow.rollout import generate
@@ -73,6 +73,7 @@ def write_folder(model: Model, out: Path, solver: Solver) -> tuple[float, float]
             "frame.onnx": {"solver": str(solver), "eps": model.eps, "largest_difference": frame},
         }
         write_json(folder / "onnx.json", about)
+        check_nothing_else(out, folder)
     return network, frame
 
 

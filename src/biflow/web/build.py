@@ -17,7 +17,7 @@ from biflow.config import SOLVERS
 from biflow.engines.onnx import Precision, write_small
 from biflow.engines.queries import example
 from biflow.errors import UserError
-from biflow.files import replacing
+from biflow.files import check_nothing_else, replacing
 from biflow.model import Model
 from biflow.moments import Moments
 from biflow.paths import present
@@ -71,7 +71,7 @@ def build(served: Served, out: Path) -> Built:
     """Write the folder, whole or not at all.
 
     Raises:
-        UserError: a method that the worker does not know, or onnxruntime-web cannot be downloaded.
+        UserError: a method that the worker does not know, no onnxruntime-web to be had, or other files in `out`.
     """
     model, first = served.model, served.first
     check_method(model)
@@ -96,6 +96,7 @@ def build(served: Served, out: Path) -> Built:
         contents = {path: path.read_bytes() for path in _files(folder)}
         size = sum(map(len, contents.values()))
         sent = sum(min(len(content), len(compressed(content))) for content in contents.values())
+        check_nothing_else(out, folder)
     return Built(precision, error, size, sent)
 
 
