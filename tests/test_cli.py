@@ -167,7 +167,7 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--steps", 1.5, "--steps must be a whole number, not '1.5'."),
         ("--steps", "", "--steps must be a whole number, not ''."),
         ("--steps", "inf", "--steps must be a whole number, not 'inf'."),
-        ("--size", 0, "--size is 0, but must be at least 1."),
+        ("--size", 0, "--size is 0, but must be at least 4."),
         ("--seed", -1, "--seed is -1, but must be at least 0 and below 2^63."),
         ("--lr", "inf", "--lr is inf, but must be positive."),
         ("--eps", "nan", "--eps is nan, but must be 0 or more."),

@@ -18,7 +18,7 @@ WRITTEN = ("dst", "out", "json", "onnx", "web")
 SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 RATES = (0.1, 480.0)  # frames per second that are believed
-SIDES = (1, 4096)  # pixels of a frame that is learned
+SIDES = (4, 4096)  # pixels of a frame that is learned
 MOST = 10**9  # of whatever is counted
 
 
