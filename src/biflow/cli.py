@@ -145,8 +145,6 @@ def _report(settings: Annotated[config.Report, FLAT]) -> None:
 
 def _export(settings: Annotated[config.Export, FLAT]) -> None:
     check_places(settings)
-    if settings.out:
-        check_no_run(settings.out)
     from biflow.training.export import export
 
     export(settings, say=partial(print, flush=True))

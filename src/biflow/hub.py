@@ -10,14 +10,8 @@ from biflow.errors import UserError, os_error
 ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 NEEDED = ("config.json", "diffusion_pytorch_model.safetensors")
 # All that is downloaded of a repository. Nothing in it is a program or a pickle.
-FILES = [
-    *NEEDED,
-    "diffusion_pytorch_model.ema.safetensors",
-    "first/*.png",
-    "first/moments.safetensors",
-    "evidence.json",
-]
-FILES += ["model_index.json", "README.md", "stream.webp", "LICENSE*", "NOTICE*"]
+FILES = [*NEEDED, "diffusion_pytorch_model.ema.safetensors", "first/*.png", "first/moments.safetensors"]
+FILES += ["evidence.json", "model_index.json", "README.md", "stream.webp", "LICENSE*", "NOTICE*"]
 
 
 def is_id(model: Path | str, *, local: bool = True) -> bool:

@@ -23,9 +23,10 @@ export class Moments {
 
   nearest(picture, size, recent) { // the moment that looks most like this picture, but for the recent ones
     const seen = look(picture, size), area = seen.length, count = this.pictures.length / area;
+    const followed = new Set(recent), left = followed.size < count ? followed : new Set();
     let nearest = 0, least = Infinity;
     for (let moment = 0; moment < count; moment++) {
-      if (new Set(recent).size < count && recent.includes(moment)) continue;
+      if (left.has(moment)) continue;
       let sum = 0;
       for (let i = 0; i < area; i++) sum += (seen[i] - this.pictures[moment * area + i]) ** 2;
       if (sum < least) [nearest, least] = [moment, sum];
