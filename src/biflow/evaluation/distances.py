@@ -30,20 +30,39 @@ def frechet_distances(
 ) -> Float[Tensor, " b"]:
     """`frechet_distance` for each row of weights, which are how often each feature counts."""
     x, y = _float64(x, y)
-    rows = tqdm(zip(wx, wy, strict=True), "bootstrap", len(wx), leave=False, disable=len(wx) <= 20 or None)
-    return torch.tensor([_frechet(x, y, *weights) for weights in rows], dtype=torch.float64)
+    centre = x.mean(0)  # what is far from the origin would lose digits in the squares
+    x, y = x - centre, y - centre
+    means = (wx @ x / wx.sum(1, keepdim=True), wy @ y / wy.sum(1, keepdim=True))
+    apart = (means[0] - means[1]).square().sum(1)
+    traces = [
+        (w @ part.square().sum(1) - w.sum(1) * mean.square().sum(1)) / (w.sum(1) - 1)
+        for w, part, mean in zip((wx, wy), (x, y), means, strict=True)
+    ]
+    cross = _cross_terms(x, y, wx, wy)
+    return (apart + traces[0] + traces[1] - 2 * cross).clamp(min=0)
 
 
-def _frechet(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> float:
-    """For S1 = A^T A and S2 = B^T B, tr (S1^1/2 S2 S1^1/2)^1/2 is the sum of the singular values of A B^T."""
-    mean_x, mean_y = wx @ x / wx.sum(), wy @ y / wy.sum()
-    a = (x - mean_x) * (wx / (wx.sum() - 1)).sqrt()[:, None]
-    b = (y - mean_y) * (wy / (wy.sum() - 1)).sqrt()[:, None]
-    traces = a.square().sum() + b.square().sum()
-    if min(len(a), len(b)) > a.shape[1]:  # of many rows, their triangular factors have the same A^T A and B^T B
-        a, b = (torch.linalg.qr(part, mode="r").R for part in (a, b))
-    cross = torch.linalg.svdvals(a @ b.T).sum()
-    return max(0.0, float((mean_x - mean_y).square().sum() + traces - 2 * cross))
+def _cross_terms(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Float[Tensor, " b"]:
+    """tr (S1^1/2 S2 S1^1/2)^1/2 for each row of weights: for S1 = A^T A and S2 = B^T B, the singular values of A B^T.
+
+    A and B have the rows of x and y less their mean, times the root of what each counts. With few rows A B^T comes from
+    the products of all rows, which are the same for all weights; with many, from the triangular factors of A and B.
+    """
+    few = min(len(x), len(y)) <= x.shape[1]
+    products = x @ y.T if few else None
+    found = []
+    for p, q in tqdm(zip(wx, wy, strict=True), "bootstrap", len(wx), leave=False, disable=len(wx) <= 20 or None):
+        root_p, root_q = ((w / (w.sum() - 1)).sqrt()[:, None] for w in (p, q))
+        p, q = p / p.sum(), q / q.sum()
+        if products is None:
+            parts = (x - p @ x) * root_p, (y - q @ y) * root_q
+            a, b = (torch.linalg.qr(part, mode="r").R for part in parts)
+            product = a @ b.T
+        else:
+            centred = products - (products @ q)[:, None] - p @ products + p @ products @ q
+            product = (centred * root_p * root_q.T)[p > 0][:, q > 0]
+        found.append(torch.linalg.svdvals(product).sum())
+    return torch.stack(found)
 
 
 def kernel_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> float:
