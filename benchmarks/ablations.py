@@ -17,9 +17,11 @@ from benchmarks import record
 from biflow.config import TrainConfig, parse, preset
 from biflow.data.windows import Windows
 from biflow.documents import read_json
+from biflow.engines import with_engine
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
 from biflow.files import write_json
+from biflow.machine import device
 from biflow.model import load_model
 from biflow.training.loop import train
 
@@ -72,7 +74,8 @@ def measure(case: str, data: Path, out: Path) -> dict:
     config = settings(case)
     source = without_actions(data, out / "data") if case == WITHOUT_ACTIONS else data
     history = train(config, source, out / "run")
-    result = evaluate(load_model(out / "run"), source, out / "evaluated", PROTOCOL)
+    model = with_engine(load_model(out / "run", device=device()))
+    result = evaluate(model, source, out / "evaluated", PROTOCOL)
     row: dict[str, Any] = {"set": data.name, "case": case, "pairs": history["samples"], "losses": history["losses"]}
     return row | {title: _at(result, path) for title, path in COLUMNS.items()} | {"intervals": _intervals(result)}
 

@@ -15,6 +15,7 @@ from biflow import cli, methods
 from biflow.config import NetworkConfig, Prepare, Solver
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
+from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.evaluation import evaluate as module
 from biflow.evaluation import over_time
@@ -95,6 +96,18 @@ def own_cache(tmp_path, monkeypatch):
 def run(folder, prepared, out, protocol=PROTOCOL, **settings):
     settings = {"networks": {"i3d": CHEAP}, "progress": False, **settings}
     return evaluate(load_model(folder), prepared, out, protocol, **settings)
+
+
+@pytest.mark.gpu
+def test_an_evaluation_on_a_card_has_the_numbers_of_one_on_the_cpu(model, prepared, tmp_path):
+    here = run(model, prepared, tmp_path / "cpu")
+    card = with_engine(load_model(model, device="cuda"))
+    there = evaluate(card, prepared, tmp_path / "card", PROTOCOL, networks={"i3d": CHEAP}, progress=False)
+    assert "CUDA graphs" in there["protocol"]["engine"]
+    assert there["nfe"] == here["nfe"]
+    assert there["fvd"]["mean"] == pytest.approx(here["fvd"]["mean"], rel=0.02)
+    frames = [torch.stack([read_video(tmp_path / name, i) for i in range(5)]).float() for name in ("cpu", "card")]
+    assert (frames[0] - frames[1]).abs().mean() < 1  # grey level: bf16 rounds, and 14 frames add it up
 
 
 def test_the_numbers_are_those_of_windows_cut_by_hand(model, prepared, tmp_path):
