@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables SET [SET …] [--out runs/tables] [--rows "biflow 0.1" …]
 
-Each method is trained on 128,000 pairs from noise levels in [0, 1], as the paper does, and from the same seed. Beside
+Each method is trained on 102,400 pairs from noise levels in [0, 1], as the paper does, and from the same seed. Beside
 the paper's methods stand ours: BI-FLOW with past frames and frames of its own, and the flow map that is learned from
 it. Each row is evaluated by `PROTOCOL`, which has fewer and shorter videos than the paper's. Actions of a set are left
 out. The same command resumes what was interrupted; with --rows it does only some of them. The report is that of all
@@ -26,7 +26,7 @@ from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP
 from biflow.model import load_model
 from biflow.training.loop import train
 
-TRAINING: dict[str, Any] = {**preset("compare"), "steps": 2000, "batch": 64, "alpha_max": 1.0, "ema": 0.998}
+TRAINING: dict[str, Any] = {**preset("compare"), "steps": 1600, "batch": 64, "alpha_max": 1.0, "ema": 0.998}
 TRAINING |= {"save_every": 250}
 # BI-FLOW as we use it: with noise levels no higher than those of streaming, past frames, and frames of its own.
 OURS: dict[str, Any] = {"alpha_max": 0.3, "coarse_noise": 0.5, "context": 3, "own_frames": 0.25, "eps": 0.2}
