@@ -33,12 +33,13 @@ GROUPS = [
         "config",
         "actions",
         "background",
+        "interrupts",
     ],
     ["methods"],
     ["networks", "data"],
     ["model", "engines", "memory", "rollout", "drift", "moments", "sequences", "reference", "action_rows"],
     ["outputs", "playback", "exchange", "card", "notebook", "training", "evaluation", "serve", "web", "pipeline"],
-    ["interrupts", "options", "words"],
+    ["options", "words"],
     ["cli"],
 ]
 GROUP = {room: number for number, rooms in enumerate(GROUPS) for room in rooms}

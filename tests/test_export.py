@@ -109,8 +109,18 @@ def test_a_model_saved_over_one_with_averaged_weights_is_the_one_that_is_read(fo
 def test_a_folder_named_first_of_other_files_is_left_alone(folder, tmp_path, capsys):
     (tmp_path / "home" / "first").mkdir(parents=True)
     (tmp_path / "home" / "first" / "holiday.jpg").write_text("years ago")
-    assert "holds other files" in refused("export", folder, tmp_path / "home", capsys=capsys)
+    assert "holds another first, which would be lost" in refused("export", folder, tmp_path / "home", capsys=capsys)
     assert (tmp_path / "home" / "first" / "holiday.jpg").read_text() == "years ago"
+
+
+@pytest.mark.parametrize("name", ["config.json", "stream.webp", "evidence.json"])
+def test_files_of_a_project_that_have_the_names_of_a_model_are_not_replaced(name, folder, tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / name).write_text('{"mine": 1}')
+    sentence = refused("export", folder, tmp_path / "home", capsys=capsys)
+    assert name in sentence and "would be lost" in sentence  # noqa: PT018
+    assert (tmp_path / "home" / name).read_text() == '{"mine": 1}'
+    assert len(list((tmp_path / "home").iterdir())) == 1
 
 
 def test_a_site_with_a_service_worker_of_its_own_is_left_alone(folder, tmp_path, capsys):

@@ -20,7 +20,7 @@ import cyclopts
 from biflow import __version__, config
 from biflow.config.checks import check_no_run, check_places, check_run_folder, check_writable
 from biflow.errors import UserError, os_error
-from biflow.interrupts import repeat_interrupt
+from biflow.interrupts import end_as_after_ctrl_c, repeat_interrupt
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 from biflow.words import ABOUT, EXAMPLES, check_words, refusal
 
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     logging.basicConfig(format="biflow: %(message)s")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # it saves what Ctrl-C saves
+        end_as_after_ctrl_c()
         sys.unraisablehook = partial(repeat_interrupt, sys.unraisablehook)
     settings = None
     try:

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,16 @@ def _tidy(out: Path, name: str) -> None:
                 if (folder / PREVIOUS).exists() and not (out / name).exists():  # killed between two renames
                     (folder / PREVIOUS).rename(out / name)
                 remove(folder)
+
+
+def check_not_others(out: Path, names: Iterable[str], mark: str) -> None:
+    """Raise UserError if the folder `out` holds one of these files, which would be replaced, but not the file `mark`.
+
+    `mark` is what an earlier output of the same command is known by.
+    """
+    found = [name for name in names if os.path.lexists(out / name)]
+    if found and not (out / mark).is_file():
+        raise UserError(f"{out} holds another {found[0]}, which would be lost. Name a new folder.", setting="out")
 
 
 def check_nothing_else(out: Path, new: Path) -> None:

@@ -1,10 +1,65 @@
-"""Ctrl-C and SIGTERM where Python would lose them."""
+"""Ctrl-C, SIGTERM, and a terminal that is closed, where Python would lose work."""
 
 import _thread
+import contextlib
+import os
 import signal
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
+
+
+def end_as_after_ctrl_c() -> None:
+    """Let SIGTERM, and SIGHUP unless it is ignored as after `nohup`, save what Ctrl-C saves."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is signal.SIG_DFL:
+        signal.signal(HANG_UP, _hung_up)
+
+
+def _hung_up(number: int, frame: Any) -> None:
+    _leave_terminal()
+    signal.default_int_handler(number, frame)
+
+
+def _leave_terminal() -> None:
+    """After SIGHUP, ignore the next one, which the shell sends, and write no more to the terminal: it would fail."""
+    assert HANG_UP is not None
+    signal.signal(HANG_UP, signal.SIG_IGN)
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C, SIGTERM or SIGHUP comes; a second one ends the process at once.
+
+    Not so SIGHUP, which comes twice where a terminal is closed: from the system and from the shell.
+    """
+    seen: list[int] = []
+
+    def note(number, _frame) -> None:
+        seen.append(number)
+        if number == HANG_UP:
+            _leave_terminal()
+        else:
+            signal.signal(number, previous[number])
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # as it is after `nohup`
+        numbers.append(HANG_UP)
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield seen
+    finally:
+        for number, handler in previous.items():
+            if number != HANG_UP or number not in seen:
+                signal.signal(number, handler)
 
 
 def repeat_interrupt(hook: Callable, ignored: Any) -> None:

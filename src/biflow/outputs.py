@@ -25,7 +25,7 @@ from biflow.config.checks import check_writable
 from biflow.documents import read_json
 from biflow.engines import with_engine
 from biflow.errors import UserError
-from biflow.files import alone, sha256, together, write_json
+from biflow.files import alone, check_not_others, sha256, together, write_json
 from biflow.hub import repository
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
@@ -51,7 +51,7 @@ def sample(settings: Sample) -> dict:
 
     Raises:
         UserError: no model, nothing to start from, settings that do not go together, or files of others in the way.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything so far saved. Its message says what that is.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, with everything so far saved. Its message says what that is.
     """
     check_writable(settings.out)
     _check_own(settings.out)
@@ -175,7 +175,8 @@ def _write(
                 for writer in writers[i]:
                     writer.write(pixels)
                 if settings.png:
-                    _write_png(base / f"{index:06d}.png", pixels)
+                    base.mkdir(exist_ok=True)
+                    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(base / f"{index:06d}.png")
                 nfe[i].append(frame.nfe[i])
                 eps[i] += [round(frame.eps[i], 4)] if frame.eps else []
                 if index in columns:
@@ -265,13 +266,14 @@ def demo(settings: Demo) -> dict:
     out, folder = settings.out, settings.out / "demo"
     check_writable(folder)
     _check_own(folder)
+    kinds = _kinds(settings)
+    check_not_others(out, [*(f"demo{kind}" for kind in kinds), "demo.png"], "demo.json")
     frames, samples, seed = settings.frames, settings.samples, settings.seed
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:
         (new / "demo").mkdir()
         stats = _sample(Sample(shipped_model(settings.name), **how, out=folder), new / "demo")
-        videos = [(f"sample_000{kind}", f"demo{kind}") for kind in _kinds(settings)]
-        for source, name in (*videos, ("sheet.png", "demo.png")):
+        for source, name in (*((f"sample_000{kind}", f"demo{kind}") for kind in kinds), ("sheet.png", "demo.png")):
             shutil.copyfile(new / "demo" / source, new / name)
         _remove_earlier(folder)
         write_json(new / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
@@ -293,8 +295,3 @@ def _columns(play: Playback) -> list[int]:
     """The frames that a contact sheet shows: uniformly over the video, the last one included."""
     last = play.length * play.how["in_between"] - 1
     return sorted(set(np.linspace(0, last, COLUMNS - 1).round().astype(int).tolist()))
-
-
-def _write_png(path: Path, pixels: Tensor) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, "PNG")

@@ -304,9 +304,20 @@ def test_videos_that_are_gone_are_named_and_left_out(damage, evaluated, tmp_path
     assert not list((tmp_path / "report").glob("directions_*"))
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.csv", "report.html"])
+def test_another_report_is_not_replaced(name, evaluated, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / name).write_text("# My year")
+    with pytest.raises(UserError, match=rf"holds another {name}, which would be lost\. Name a new folder"):
+        report([evaluated("run")], tmp_path / "thesis")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == [name]
+    assert (tmp_path / "thesis" / name).read_text() == "# My year"
+
+
 def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(evaluated, tmp_path):
     out = tmp_path / "report"
     out.mkdir()
+    (out / "report.md").write_text(texts.TITLE)
     old = ["report.html", "scatter_old.svg", "time_old_1.png", "methods_old.png", "directions_old_0.1.png"]
     for name in (*old, "notes.md", "my_scatter.png"):
         (out / name).write_text("written before")

@@ -311,6 +311,21 @@ def test_ctrl_c_and_sigterm_save_and_exit_with_130(prepared, tmp_path):
         assert json.loads((latest(out) / "state.json").read_text())["step"] > 0
 
 
+@pytest.mark.skipif(not hasattr(os, "forkpty"), reason="Windows closes its terminals in another way")
+def test_a_run_whose_terminal_is_closed_is_saved(prepared, tmp_path):
+    words = command(replace(CONFIG, steps=100_000, save_every=100_000), prepared, tmp_path / "run")
+    process, terminal = os.forkpty()
+    if not process:
+        os.execvpe(words[0], words, environment())
+    seen = b""
+    while not (tmp_path / "run/log.jsonl").exists() or not (tmp_path / "run/log.jsonl").read_text():
+        seen += os.read(terminal, 1 << 16)
+        assert b"Traceback" not in seen, seen.decode()
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"] > 0
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):
     calls = itertools.count(1)
     loss = BIFLOW.loss

@@ -39,7 +39,7 @@ from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
 from biflow.evaluation.schemas import Claim
 from biflow.evaluation.videos import Videos, generate
-from biflow.files import alone, write_array, write_json
+from biflow.files import alone, check_not_others, write_array, write_json
 from biflow.model import Model, read_description
 from biflow.networks import VideoUNet
 
@@ -150,6 +150,7 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
 def _claim(out: Path, record: dict) -> None:
     """Write down what `out` is for, or make sure that it is for the same."""
     path, now = out / "protocol.json", json.loads(json.dumps(record))
+    check_not_others(out, ("metrics.json", "first.npy", "nearest.png", "videos", "costs", "features"), path.name)
     begun = path.exists()
     failure, advice = "does not describe an evaluation", "Remove the folder, or use another."
     before: dict = {**read_document(path, Claim, failure, advice)} if begun else now

@@ -12,9 +12,9 @@ from biflow.config import Export
 from biflow.config.checks import check_no_run
 from biflow.data.starts import held_out
 from biflow.errors import UserError
-from biflow.files import together, write_json, write_tensors
+from biflow.files import check_not_others, together, write_json, write_tensors
 from biflow.hub import model_folder, push
-from biflow.model import AVERAGED, WEIGHTS, Model, load_model, load_weights, weights_file
+from biflow.model import AVERAGED, WEIGHTS, Model, load_model, load_weights, read_description, weights_file
 from biflow.rollout import check_streams
 from biflow.training.checkpoint import newest_whole
 from biflow.training.first import write_first
@@ -34,8 +34,7 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
         _check_replaceable(getattr(settings, name), mark, name)
     if settings.out:
         check_no_run(settings.out)
-        if not (settings.out / "config.json").is_file():  # no model, so that its first frames are not one's either
-            _check_replaceable(settings.out / "first", "config.json", "out")
+        _check_no_others(settings.out)
     if settings.first:
         held_out(settings.first)  # only a prepared set gives first frames
     source = model_folder(settings.model)
@@ -61,6 +60,17 @@ def export(settings: Export, *, say: Callable[[str], object] = print) -> None:
         say(_write_web(settings, settings.web, source, model))
     if settings.out and settings.push:
         say(f"Uploaded: {push(settings.out, settings.push)}")
+
+
+def _check_no_others(out: Path) -> None:
+    """Raise UserError for a folder with files that are not those of a model, but have their names."""
+    if (out / "config.json").exists():
+        try:
+            read_description(out / "config.json")
+        except UserError as error:
+            what = f"{out} holds a config.json that is not a model's, and would be lost"
+            raise UserError(f"{what}. Name a new folder.", setting="out") from error
+    check_not_others(out, (WEIGHTS, AVERAGED, EVIDENCE, PICTURE, "first"), "config.json")
 
 
 def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:

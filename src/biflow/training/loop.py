@@ -1,7 +1,6 @@
 """The training loop, for any method, on windows of adjacent frames."""
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from biflow.data.windows import Past, Windows, is_prepared, window_order
 from biflow.engines.queries import each
 from biflow.errors import UserError
 from biflow.files import alone
+from biflow.interrupts import noted_interrupts
 from biflow.machine import computes_in_bf16, hardware, keep_compiled
 from biflow.networks import check_size
 from biflow.paths import conditioned
@@ -63,7 +63,7 @@ def train(
     Raises:
         UserError: data that do not fit the network, settings or data that differ from the checkpoint's, an `out` with
             other files, in use, or with damaged checkpoints alone, a loss that is not finite (the last good one stays).
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, with everything saved.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, with everything saved.
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     # Its own mixed precision would be that of the first run in this process, for all later ones.
@@ -95,7 +95,7 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
     if main:
         _begin(run, windows)
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
-    with _interruptible() as interrupted, bar:
+    with noted_interrupts() as interrupted, bar:
         for step, batch in _batches(run, windows, start):
             norm = _update(run, step, batch)
             step += 1
@@ -261,23 +261,6 @@ def _batches(run: _Run, windows: Windows, start: int) -> Iterator[tuple[int, Pas
             if step + 1 < config.steps:
                 ahead = reader.submit(read, step + 1)
             yield step, batch
-
-
-@contextmanager
-def _interruptible() -> Iterator[list]:
-    """A list that is empty until Ctrl-C or SIGTERM comes; a second one ends the process at once."""
-    seen: list[int] = []
-
-    def note(number, _frame) -> None:
-        seen.append(number)
-        signal.signal(number, previous[number])
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

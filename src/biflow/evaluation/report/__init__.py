@@ -6,9 +6,10 @@
 import re
 from pathlib import Path
 
+from biflow.errors import UserError
 from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
-from biflow.files import together, write_text
+from biflow.files import check_not_others, together, write_text
 
 PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png")
 
@@ -18,8 +19,10 @@ def report(folders: list[Path], out: Path) -> Path:
 
     It consists of `report.md` and `report.csv` (tables), the pictures of `figures.draw`, and `report.html`, one file
     with everything and the videos side by side. Pictures of an earlier report in `out` are removed. Runs with different
-    protocols or data get separate tables. Raises UserError for folders without an evaluation.
+    protocols or data get separate tables. Raises UserError for folders without an evaluation, and for another
+    report in `out`.
     """
+    _check_no_others(out)
     runs = read_runs(folders)
     with together(out) as new:
         plots = [(group, figures.draw(group, new)) for group in groups(runs)]
@@ -30,3 +33,11 @@ def report(folders: list[Path], out: Path) -> Path:
             if PICTURES.fullmatch(path.name):
                 path.unlink()
     return out / "report.html"
+
+
+def _check_no_others(out: Path) -> None:
+    """Raise UserError for a folder with another report of the same name."""
+    check_not_others(out, ("report.csv", "report.html"), "report.md")
+    written = out / "report.md"
+    if written.exists() and not written.read_text("utf-8", errors="replace").startswith(texts.TITLE):
+        raise UserError(f"{out} holds another report.md, which would be lost. Name a new folder.", setting="out")

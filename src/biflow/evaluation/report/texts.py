@@ -36,6 +36,7 @@ COLUMNS = (
     "fvd_slope_low fvd_slope_high kvd kvd_low kvd_high kvd_slope kvd_slope_low kvd_slope_high "
     "nfe nfe_low nfe_high nfe_p95 nfe_batch_max seconds_per_frame actions engine mean_eps"
 )
+TITLE = "# Evaluation"
 NONE = (None, None)  # the interval of what an earlier version has measured without
 # Of the parts of `past_and_actions`: the columns after these.
 PARTS = {
@@ -49,7 +50,7 @@ PARTS = {
 
 def markdown(plots: list[tuple[Group, list[Path]]]) -> str:
     """All tables and plots: the `section` of each group, and the paper's numbers."""
-    parts = ["# Evaluation"]
+    parts = [TITLE]
     for group, paths in plots:
         parts += [section(group), *(f"![{path.stem}]({path.with_suffix('.png').name})" for path in paths)]
     return "\n\n".join([*parts, paper()]) + "\n"
