@@ -128,3 +128,47 @@ def test_the_examples_of_a_docstring_run_as_written(thing):
     assert len(example.examples) >= 4
     results = doctest.DocTestRunner().run(example)
     assert results.failed == 0
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+import torch
+import biflow
+from biflow.config import Export, Prepare, Sample
+
+def refused(make):
+    try:
+        make()
+    except (biflow.UserError, TypeError) as error:
+        print(error)
+
+refused(lambda: biflow.Solver("heun", steps=1.5))
+refused(lambda: biflow.TrainConfig(batch="16"))
+refused(lambda: biflow.TrainConfig(lr="fast"))
+refused(lambda: Prepare(Path("a"), Path("b"), fps="x"))
+refused(lambda: biflow.shipped_model("mazes"))
+refused(lambda: biflow.with_engine(biflow.load_model(biflow.shipped_model()), "opnvino"))
+refused(lambda: biflow.to_float(torch.rand(1, 3, 4, 4)))
+refused(lambda: biflow.to_uint8(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)))
+refused(lambda: biflow.first_frames(biflow.shipped_model() / "first", (64, 64), samples=0))
+assert Sample("m", out="films").out == Path("films")
+assert Prepare("clips", "set").dst == Path("set")
+assert Export("m", out="model", web="page").web == Path("page")
+"""
+
+
+def test_values_of_another_type_are_refused_in_a_sentence_and_places_may_be_text():
+    # In a process of its own: here, what checks the types of tests would refuse them first.
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "steps is 1.5, but must be a whole number.",
+        "batch is '16', but must be a whole number.",
+        "lr is 'fast', but must be a number.",
+        'fps is x, but must be from 0.1 to 480, or "native".',
+        "No model 'mazes' comes with the package; use one of maze, racing.",
+        "There is no engine 'opnvino'; use one of auto, torch, compile, openvino, onnxruntime.",
+        "to_float takes uint8 frames, not torch.float32",
+        "to_uint8 takes frames of floats, not torch.uint8",
+        "samples is 0, but must be at least 1.",
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
@@ -279,5 +279,10 @@ def _narrower(own: Tensor, value: Tensor) -> bool:
 
 
 def shipped_model(name: Shipped = "maze") -> Path:
-    """The folder of a model that comes with the package: "maze" walks through mazes, "racing" drives a car to steer."""
+    """The folder of a model that comes with the package: "maze" walks through mazes, "racing" drives a car to steer.
+
+    Raises UserError for another name.
+    """
+    if name not in (names := get_args(Shipped)):
+        raise UserError(f"No model {name!r} comes with the package; use one of {', '.join(names)}.", setting="name")
     return Path(str(resources.files("biflow"))) / "models" / name

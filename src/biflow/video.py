@@ -40,12 +40,19 @@ H264_FORMATS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 
 
 def to_float(frames: UInt8[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
-    """uint8 in 0..255 to float32 in [-1, 1], on the same device."""
+    """uint8 in 0..255 to float32 in [-1, 1], on the same device. Raises TypeError for another type."""
+    if frames.dtype != torch.uint8:
+        raise TypeError(f"to_float takes uint8 frames, not {frames.dtype}")
     return frames.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(frames: Float[Tensor, "*b c h w"]) -> UInt8[Tensor, "*b c h w"]:
-    """Float in [-1, 1] to uint8 in 0..255, clamped and rounded to the nearest, on the same device."""
+    """Float in [-1, 1] to uint8 in 0..255, clamped and rounded to the nearest, on the same device.
+
+    Raises TypeError for whole numbers.
+    """
+    if not frames.is_floating_point():
+        raise TypeError(f"to_uint8 takes frames of floats, not {frames.dtype}")
     return frames.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -5,8 +5,9 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from biflow.errors import UserError, os_error
 from biflow.hub import is_id
@@ -25,14 +26,33 @@ MOST = 10**9  # of whatever is counted
 def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str, most: int = MOST) -> None:
     """Raise UserError for the first of these settings that does not fit. A setting that is None was left out, and fits.
 
-    `must` ends the message "size is 0, but must be at least 1.". Whole numbers above `most` do not fit.
+    `must` ends the message "size is 0, but must be at least 1.". Whole numbers above `most` do not fit, nor does
+    a value of a type that the setting does not have.
     """
     for name in names:
-        value = getattr(settings, name)
+        value, kinds = getattr(settings, name), _kinds(type(settings)).get(name, ())
+        if kinds and isinstance(value, float | str) and type(value) not in kinds and value not in kinds:
+            words = {(int,): "be a whole number", (float,): "be a number"}
+            only = words.get(tuple(kind for kind in kinds if kind is not type(None)))
+            raise UserError(f"{name} is {repr(value)[:40] if only else value}, but must {only or must}.", setting=name)
         if isinstance(value, int) and value > most:
             raise UserError(f"{name} is {str(value)[:40]}, but must be at most {most}.", setting=name)
         if value is not None and not fits(value):
             raise UserError(f"{name} is {value}, but must {must}.", setting=name)
+
+
+@cache
+def _kinds(settings: type) -> dict[str, tuple[Any, ...]]:
+    """The types that each setting may have, and the words that it may be."""
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(settings).items()}
+    return {name: sum((get_args(kind) or (kind,) for kind in kinds), ()) for name, kinds in hints.items()}
+
+
+def as_paths(settings: object) -> None:
+    """Let places be given as text, as one does in Python."""
+    for name in (*READ, *WRITTEN):
+        if isinstance(value := getattr(settings, name, None), str) and Path in _kinds(type(settings))[name]:
+            object.__setattr__(settings, name, Path(value))  # the settings are frozen
 
 
 def check_sides(settings: object) -> None:

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_eps, check_level, check_seed
+from biflow.config.checks import as_paths, check, check_eps, check_level, check_seed
 from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
@@ -92,6 +92,7 @@ class Sample:
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
+        as_paths(self)
         check(self, "be at least 1", lambda n: n >= 1, "frames", "batch", "samples")
         check(self, "be at least 1", lambda n: n >= 1, "fps_factor", most=1000)
         check(self, "be from 1 to 32", lambda n: 1 <= n <= 32, "scale")
@@ -140,6 +141,7 @@ class Demo:
     origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        as_paths(self)
         check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
         check_seed(self)
         _check_port(self)

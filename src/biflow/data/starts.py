@@ -80,6 +80,8 @@ def starts(
         UserError: as `first_frames`; and a source without actions, or whose clips are shorter than that.
     """
     source = Path(source)
+    if samples is not None and samples < 1:
+        raise UserError(f"samples is {samples}, but must be at least 1.", setting="samples")
     try:
         if is_prepared(source):
             return _from_prepared(source, size, samples or DEFAULT_SAMPLES, seed, past, actions, fewer, backward)

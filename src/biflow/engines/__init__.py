@@ -8,6 +8,7 @@ in benchmarks/README.md.
 import logging
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import get_args
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from biflow.engines.cuda_graphs import graphed
 from biflow.engines.onnx import onnx_network
 from biflow.engines.openvino import openvino_network
 from biflow.engines.pytorch import FINE, HALF_LEVEL, bf16_network, frame_error
+from biflow.errors import UserError
 from biflow.machine import computes_in_bf16
 from biflow.model import Model
 
@@ -35,9 +37,11 @@ def with_engine(model: Model, engine: Engine = "auto", *, rtol: float = 1e-2) ->
     auto: on a CPU OpenVINO if it is installed, else onnxruntime; PyTorch on a GPU, in bf16 and on CUDA by graphs. An
     engine that is missing or fails is replaced by PyTorch, and the logger says so in a sentence. `rtol` is the
     tolerance that frames will be solved to: a solver that looks closer than FINE would take bf16's roundings for the
-    field's, and spend evaluations on them.
+    field's, and spend evaluations on them. Raises UserError for an engine of another name.
     """
     on_cpu = model.device.type == "cpu"
+    if engine not in (names := get_args(Engine)):
+        raise UserError(f"There is no engine {engine!r}; use one of {', '.join(names)}.", setting="engine")
     if model.method.clips and engine == "auto":  # the others know of frames only
         return model
     if engine == "auto" and on_cpu and isinstance(model.network, nn.Module):

@@ -46,8 +46,8 @@ from biflow.networks import VideoUNet
 
 def evaluate(
     model: Model,
-    data: Path,
-    out: Path,
+    data: Path | str,
+    out: Path | str,
     protocol: Protocol,
     *,
     networks: Mapping[str, Features] | None = None,
@@ -62,7 +62,7 @@ def evaluate(
     protocol. Batch sizes do not affect the numbers. Raises UserError for what does not fit together, `out` included.
     """
     state = PartialState(cpu=model.device.type == "cpu")
-    test = Windows(data, split="test")
+    out, test = Path(out), Windows(Path(data), split="test")
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.eps) if model.method.takes_eps else 0.0)
     protocol = replace(protocol, solver=protocol.solver or model.method.solver)

@@ -44,8 +44,8 @@ from biflow.training.preview import is_due, preview
 
 def train(
     config: TrainConfig,
-    data: Path,
-    out: Path,
+    data: Path | str,
+    out: Path | str,
     *,
     network: nn.Module | None = None,
     new_data: Literal["refuse", "accept"] = "refuse",
@@ -67,6 +67,7 @@ def train(
     """
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     # Its own mixed precision would be that of the first run in this process, for all later ones.
+    data, out = Path(data), Path(out)
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the first process prepares data
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
