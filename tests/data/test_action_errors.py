@@ -23,6 +23,10 @@ TWO = {"columns": ["gas", "turn"], "actions": {"walk": STEPS}}
             r"The action 3 of .*walk\.csv has turn inf, which is not a finite",
         ),
         ({"walk.csv": "turn,gear\n0,up\n"}, "walk.csv has 'up' for gear in row 0, which is not a number"),
+        (
+            {"walk.csv": "turn;gear\n0,5;1\n"},
+            r"has '0,5' for turn in row 0, which is not a number\. Write a decimal point",
+        ),
         ({"walk.csv": "turn,gear\n0,1\n1\n"}, r"walk\.csv: row 1 has 1 numbers, but the first row has 2"),
         ({"walk.csv": "turn,\n0,1\n"}, r"rows of 2 numbers, but its columns are named \['turn', ''\]"),
         ({"walk.csv": "turn,turn\n0,1\n"}, "need names that differ"),

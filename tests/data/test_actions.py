@@ -77,6 +77,22 @@ def test_columns_that_count_frames_are_no_actions(src, caplog):
     assert "walk.csv has columns that only count frames, which are left out: Frame, timestamp." in caplog.text
 
 
+def test_the_index_that_pandas_writes_is_no_action(src, caplog):
+    lines = [f"{i},{gas},{steer}" for i, (gas, steer) in enumerate(STEPS)]
+    write(src / "walk.csv", "\n".join([",gas,steer", *lines]))
+    assert run(src).actions.columns == ("gas", "steer")
+    assert "which are left out: one without a name." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["walk_actions.csv", "Actions.json", "WALK.CSV", "action.csv"])
+def test_a_file_that_has_nearly_the_name_of_actions_is_named(name, src, caplog):
+    write(src / name, "gas\n0\n1\n")
+    assert run(src).actions is None
+    assert (
+        f'{name} is not read. Actions stand in "actions.csv", or in a file with the name of their clip.' in caplog.text
+    )
+
+
 @pytest.mark.parametrize("column", ["0,1,0,1", "3,2,1,0"])
 def test_a_column_of_such_a_name_that_does_not_count_is_an_action(column, src):
     write(

@@ -34,6 +34,7 @@ RULES = ("hold", "mean")
 LARGEST = 1e30  # of numbers in these files
 ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
 COUNTERS = {"frame", "frame_id", "frame_index", "frame_number", "index", "time", "timestamp", "seconds", "ms", "t"}
+COUNTERS |= {"", "unnamed: 0"}  # as pandas writes its index
 ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *MOVING, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
@@ -145,7 +146,13 @@ def _tables(
 ) -> Iterator[tuple[PurePosixPath, Table]]:
     """The tables in a file and their clips. A file that has neither the name actions nor that of a clip is skipped."""
     path, suffix = file.path, file.path.suffix.lower()
-    if suffix not in (".csv", ".json") or not (path.stem == NAME or path.with_suffix("") in names.paths):
+    if suffix not in (".csv", ".json"):
+        return
+    if not (path.stem == NAME or path.with_suffix("") in names.paths):
+        if names.seems_meant(path):
+            log.warning(
+                '%s is not read. Actions stand in "actions.csv", or in a file with the name of their clip.', path
+            )
         return
     if (content := file.text(unread)) is None:
         return
@@ -202,11 +209,17 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
         for i, cell in enumerate(cells):
             if _number(cell) is None:
                 title = columns[i] if columns and i < len(columns) else f"column {i}"
-                raise ActionsError(f"{where} has {cell!r} for {title} in row {len(rows)}, which is not a number.")
+                hint = " Write a decimal point." if re.fullmatch(r"\s*-?\d+,\d+\s*", cell) else ""
+                what = f"{where} has {cell!r} for {title} in row {len(rows)}, which is not a number"
+                raise ActionsError(f"{what}.{hint}")
         rows.append([value for value in map(_number, cells) if value is not None])
     counters = [name for name in _counters(columns, groups) if name not in keep] if columns else []
     if counters and columns:
-        log.warning("%s has columns that only count frames, which are left out: %s.", where, ", ".join(counters))
+        log.warning(
+            "%s has columns that only count frames, which are left out: %s.",
+            where,
+            ", ".join(name or "one without a name" for name in counters),
+        )
         kept = [i for i, column in enumerate(columns) if column not in counters]
         columns = [columns[i] for i in kept]
         groups = {name: [[row[i] for i in kept] for row in rows] for name, rows in groups.items()}
@@ -265,6 +278,10 @@ class _Names:
             hint = f"Did you mean {near[0]}?" if near else "Remove them, or add the clip."
             raise ActionsError(f"{where} has actions of a clip {name}, which does not exist. {hint}")
         return _only(found, f"{where} has actions of {name}")
+
+    def seems_meant(self, path: PurePosixPath) -> bool:
+        """Whether a file that has neither the name of actions nor that of a clip has nearly one."""
+        return "action" in path.stem.lower() or path.stem.lower() in map(str.lower, self.names)
 
     def owner(self, path: PurePosixPath, where: str) -> PurePosixPath:
         """The clip of a file that names none: the one of its own name, else its folder, else the only one in that."""
