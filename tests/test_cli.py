@@ -98,7 +98,6 @@ def test_text_stays_text():
     assert settings("serve", "m", "--token", "0123", "--host", "true") == config.Serve(
         Path("m"), token="0123", host="true"
     )
-    assert settings("serve", "m", "--token", "") == config.Serve(Path("m"))
 
 
 def test_what_is_positional_has_its_place_among_options():
@@ -141,7 +140,10 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--steps", 0, "--steps is 0, but must be at least 1."),
         ("--steps", "many", "--steps must be a whole number, not 'many'."),
         ("--ema", 1.5, "--ema is 1.5, but must be at least 0 and below 1."),
-        ("--coarse_noise", -1, "--coarse-noise is -1.0, but must be 0 or more."),
+        ("--coarse_noise", -1, "--coarse-noise is -1.0, but must be from 0 to 1000."),
+        ("--eps", 2000, "--eps is 2000.0, but must be from 0 to 1000."),
+        ("--from", "", "--from is empty: name a run or a model, or leave it out."),
+        ("--v-scale", 1e-300, "--v-scale is 1e-300, but must be from 1e-6 to 1e6."),
         ("--compile", "=maybe", "--compile must be true or false, not 'maybe'."),
         ("--schedule", "linear", "--schedule must be one of constant, cosine, not 'linear'."),
         ("--network.channels", "[48]", "--network.channels: 48 is not a multiple of 32, the groups of the norms."),
@@ -170,7 +172,7 @@ def test_the_renderer_that_became_a_program_is_named(capsys):
         ("--size", 0, "--size is 0, but must be at least 4."),
         ("--seed", -1, "--seed is -1, but must be at least 0 and below 2^63."),
         ("--lr", "inf", "--lr is inf, but must be positive."),
-        ("--eps", "nan", "--eps is nan, but must be 0 or more."),
+        ("--eps", "nan", "--eps is nan, but must be from 0 to 1000."),
         ("--precision", "BF16", "--precision must be one of auto, fp32, bf16, not 'BF16'. Did you mean 'bf16'?"),
         ("--config", "", "--config is empty, but must be a path."),
         ("--out", "z", "--out is given twice. Give it once."),

@@ -232,6 +232,12 @@ def test_a_network_of_ones_own_that_is_not_given_is_asked_for(tmp_path):
 # Folders that are something else
 
 
+def test_a_run_without_a_checkpoint_is_no_model_yet(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(UserError, match="is a run that has no checkpoint yet"):
+        load_model(tmp_path)
+
+
 def test_no_model_in_the_folder(tmp_path, folder):
     with pytest.raises(UserError, match=r"No model in .*nowhere: it has no config\.json"):
         load_model(tmp_path / "nowhere")

@@ -291,3 +291,11 @@ def test_a_twin_of_halves_answers_as_the_network_does(method, config):
             if expected is not None:
                 torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_network_so_deep_that_a_norm_has_a_single_value_is_refused():
+    deep = NetworkConfig(channels=(32, 32, 32, 32), patch=2)
+    with pytest.raises(UserError, match="frames of 16x16 have a single pixel at the coarsest of 4"):
+        check_size(deep, 16, 16)
+    check_size(deep, 16, 32)
+    check_size(NetworkConfig(channels=(32, 32, 32, 64), patch=2), 16, 16)

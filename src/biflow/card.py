@@ -197,7 +197,7 @@ def _of_training(known: dict) -> Rows:
         return {"training": UNKNOWN}
     config, step = known.get("config", {}), known.get("step")
     steps = config.get("steps")
-    share = f" of {steps:,} ({step / steps:.0%})" if step and steps and step != steps else ""
+    share = f" of {steps:,} ({step / steps:.0%})" if step and steps and step < steps else ""
     usual = asdict(TrainConfig())
     settings = {key: value for key, value in config.items() if value != _plain_value(usual.get(key))}
     shown = (f"{key} {_short(value)}" for key, value in settings.items() if key not in ("network", "steps"))

@@ -149,12 +149,13 @@ def load_model(
     not a `VideoUNet`.
 
     Raises:
-        UserError: no model there, one of a newer format, weights that are not safetensors, or weights of another shape.
+        UserError: no model there, or not yet, one of a newer format, weights that are not safetensors, or weights of
+            another shape.
     """
     folder = model_folder(folder)
     path, weights = folder / "config.json", weights_file(folder, ema=ema)
     if not path.exists():
-        raise UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
+        raise _no_model(folder)
     if not weights.exists():
         raise UserError(f"No weights in {folder}: {weights.name} is missing. {_advice(folder)}")
     settings = read_description(path)
@@ -190,6 +191,12 @@ def read_description(path: Path) -> ModelFile:
         what = f"{path} describes a model of format {written!r}, and this biflow reads formats up to {FORMAT}"
         raise UserError(f"{what}. Install a newer one: pip install -U biflow")
     return settings
+
+
+def _no_model(folder: Path) -> UserError:
+    if any((folder / name).exists() for name in ("tensorboard", "wandb.json", "log.jsonl")):
+        return UserError(f"{folder} is a run that has no checkpoint yet. Wait for one, or resume it: biflow train …")
+    return UserError(f"No model in {folder}: it has no config.json. Give a run of `biflow train` or a model folder.")
 
 
 def _advice(folder: Path) -> str:

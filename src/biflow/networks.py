@@ -56,6 +56,9 @@ def check_size(network: NetworkConfig, height: int, width: int) -> None:
             raise UserError(
                 f"Frames of {height}x{width} do not fit this network: sides must be multiples of {d}; {near} works."
             )
+    if height == width == d and network.channels[-1] == NORM_GROUPS:  # a norm over a single value leaves nothing of it
+        what = f"frames of {height}x{width} have a single pixel at the coarsest of {len(network.channels)} resolutions"
+        raise UserError(f"network.channels: {what}. Use fewer.", setting="network.channels")
 
 
 class VideoUNet(nn.Module):

@@ -304,6 +304,18 @@ def test_videos_that_are_gone_are_named_and_left_out(damage, evaluated, tmp_path
     assert not list((tmp_path / "report").glob("directions_*"))
 
 
+def test_an_evaluation_without_fvd_is_named_and_left_out(evaluated, tmp_path, caplog):
+    whole, without = evaluated("whole"), evaluated("without")
+    metrics = json.loads((without / "metrics.json").read_text())
+    del metrics["fvd"], metrics["kvd"]
+    (without / "metrics.json").write_text(json.dumps(metrics))
+    report([without, whole], tmp_path / "report")
+    assert f"{without} has no FVD, being evaluated without i3d, and not in the report." in caplog.text
+    assert len((tmp_path / "report" / "report.csv").read_text().splitlines()) == 2
+    with pytest.raises(UserError, match="has no FVD"):
+        report([without], tmp_path / "other")
+
+
 @pytest.mark.parametrize("name", ["report.md", "report.csv", "report.html"])
 def test_another_report_is_not_replaced(name, evaluated, tmp_path):
     (tmp_path / "thesis").mkdir()

@@ -102,6 +102,7 @@ def test_what_is_wrong_is_said_in_a_sentence_that_names_the_setting(folders, tmp
         assert refusal[1] == setting
 
     expect(refused(tmp_path), "No model in", "model")
+    expect(refused(folders["bi"], token=""), "token is empty: give a secret, or leave it out.", "token")
     expect(refused(folders["bi"], port=70000), "0 to 65535", "port")
     expect(refused(folders["bi"], host="256.1.1.1"), "Cannot listen on", "host")
     with socket.socket() as taken:

@@ -341,12 +341,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared,
     kept = load_file(latest(tmp_path) / "model.safetensors")
     assert all(value.isfinite().all() for value in kept.values())
     assert all(value.isfinite().all() for value in load_model(tmp_path).weights.state_dict().values())
+    monkeypatch.setattr(BIFLOW, "loss", loss)
+    assert train(replace(CONFIG, lr=1e-4, clip=0.5), prepared, tmp_path)["step"] == CONFIG.steps
 
 
 def test_going_on_with_another_setting_is_refused_by_name(prepared, tmp_path):
     train(CONFIG, prepared, tmp_path)
-    with pytest.raises(UserError, match=r"started with lr 0.001, not 0.002"):
-        train(replace(CONFIG, lr=2e-3), prepared, tmp_path)
+    with pytest.raises(UserError, match=r"started with weight_decay 0.01, not 0.02"):
+        train(replace(CONFIG, weight_decay=0.02), prepared, tmp_path)
     assert train(replace(CONFIG, steps=8), prepared, tmp_path)["step"] == 8
 
 
@@ -354,10 +356,10 @@ def test_a_run_from_before_a_setting_existed_goes_on(prepared, tmp_path):
     train(CONFIG, prepared, tmp_path)
     path = latest(tmp_path) / "state.json"
     state = json.loads(path.read_text())
-    del state["config"]["warmup"]
+    del state["config"]["weight_decay"]
     path.write_text(json.dumps(state))
-    with pytest.raises(UserError, match=r"started with warmup 0, not 5"):
-        train(replace(CONFIG, warmup=5), prepared, tmp_path)
+    with pytest.raises(UserError, match=r"started with weight_decay 0.01, not 0.02"):
+        train(replace(CONFIG, weight_decay=0.02), prepared, tmp_path)
     assert train(replace(CONFIG, steps=7), prepared, tmp_path)["step"] == 7
 
 

@@ -20,6 +20,7 @@ SEEDS = 2**63  # what both torch and NumPy take as a seed is below this
 
 RATES = (0.1, 480.0)  # frames per second that are believed
 SIDES = (4, 4096)  # pixels of a frame that is learned
+MOST_NOISE = 1000  # in values of [-1, 1]
 MOST = 10**9  # of whatever is counted
 
 
@@ -67,8 +68,8 @@ def check_seed(settings: object) -> None:
 
 
 def check_level(settings: object, *names: str) -> None:
-    """Raise UserError for a noise level that is negative, infinite or no number."""
-    check(settings, "be 0 or more", lambda level: 0 <= level < float("inf"), *names)
+    """Raise UserError for a noise level that is negative, beyond all sense or no number."""
+    check(settings, f"be from 0 to {MOST_NOISE}", lambda level: 0 <= level <= MOST_NOISE, *names)
 
 
 def check_eps(settings: object) -> None:

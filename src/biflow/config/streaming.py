@@ -170,12 +170,14 @@ class Serve:
     _: KW_ONLY
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str = ""
+    token: str | None = None
     first: Path | None = None
     origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_port(self)
+        if self.token == "":
+            raise UserError("token is empty: give a secret, or leave it out.", setting="token")
         if not self.host:
             raise UserError("host is empty; 127.0.0.1 is this machine alone, and 0.0.0.0 all networks.", setting="host")
 

@@ -161,7 +161,10 @@ class TrainConfig:
         check(self, "not be negative", lambda n: n >= 0, "context", most=CONTEXT)
         check(self, "not be negative", lambda value: 0 <= value < float("inf"), "weight_decay")
         check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
-        check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max", "v_scale")
+        check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max")
+        check(self, "be from 1e-6 to 1e6", lambda value: 1e-6 <= value <= 1e6, "v_scale")
+        if self.init == "":
+            raise UserError("init is empty: name a run or a model, or leave it out.", setting="init")
         check(self, "be positive", lambda value: value > 0, "clip")
         check(self, "be at least 0 and below 1", lambda value: 0 <= value < 1, "ema")
         check_seed(self)

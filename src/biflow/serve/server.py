@@ -30,7 +30,7 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
     Raises:
         UserError: there is no model, it cannot be started, or the address cannot be used.
     """
-    host, token = settings.host, settings.token
+    host, token = settings.host, settings.token or ""
     origins = tuple(map(parse_origin, settings.origin))
     folders = find(settings.model)
     listening = _listen(host, settings.port)

@@ -165,7 +165,7 @@ class _Run:
         if not self.finite.item():
             last = checkpoint.latest(self.out)
             kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-            raise UserError(f"The loss was NaN or infinite before step {step}; {kept}. Try a lower lr or more warmup.")
+            raise UserError(f"The loss was NaN or infinite before step {step}; {kept}. Resume with a lower lr or clip.")
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless the loss has not been finite."""

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from biflow.config import eps_text
-from biflow.documents import map_array, read_document
+from biflow.documents import map_array, read_document, read_json
 from biflow.errors import UserError
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
@@ -164,15 +164,24 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
     The logger "biflow" names files that pictures need and that are gone.
     """
-    runs = []
+    runs, without = [], []
     for folder in folders:
         path = folder / "metrics.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no metrics.json; give folders written by `biflow evaluate`.")
+        content = read_json(path)
+        if isinstance(content, dict) and "fvd" not in content and "nfe" in content:
+            without.append(folder)
+            continue
         metrics = read_document(path, Metrics, "cannot be read as an evaluation", "Evaluate again.")
         if why := _contradiction(metrics):
             raise UserError(f"{path} cannot be read as an evaluation: {why}. Evaluate again.")
         runs.append(Run(folder, metrics))
+    if without:
+        what = f"{' and '.join(map(str, without[:3]))} {'has' if len(without) == 1 else 'have'} no FVD"
+        if not runs:
+            raise UserError(f"{what}. Evaluate with the network i3d.")
+        log.warning("%s, and not in the report.", what.replace(" no FVD", " no FVD, being evaluated without i3d"))
     for run in (run for run in runs if run.lost):
         log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
     order = [*METHODS, *(run.method.name for run in runs)]
