@@ -24,7 +24,7 @@ class Memory:
         level: of the noise; the model's own by default.
 
     Raises:
-        UserError: a level below 0 or without bounds.
+        UserError: a level below 0 or without bounds, or above 0 for a model that sees no past frames.
     """
 
     def __init__(
@@ -34,6 +34,9 @@ class Memory:
         self._level = model.context_eps if level is None else level
         if not 0 <= self._level < float("inf"):
             raise UserError(f"context_eps is {self._level:g}, but must be 0 or more.", setting="context_eps")
+        if level and not model.context:
+            what = "is the noise on past frames, and this model sees none"
+            raise UserError(f"context_eps {what}.", setting="context_eps")
         self._past: deque[Tensor] = deque(reversed(past[-model.context :] if model.context else []), model.context)
 
     def add(self, frame: Tensor) -> None:

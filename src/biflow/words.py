@@ -106,7 +106,8 @@ def refusal(error: cyclopts.CycloptsError, commands: Iterable[str]) -> str:
         word = f"{command} {unused[0]}".strip()
         return f"There is no command {word!r}. The nearest is {nearest(word, commands)!r}; `biflow --help` lists all."
     if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"{unused[0]!r} is one argument too many. {see}"
+        several = " Put several files in a folder, and name that." if command == "prepare" else ""
+        return f"{unused[0]!r} is one argument too many.{several} {see}"
     if isinstance(error, cyclopts.UnknownOptionError):
         option = (error.token.keyword or error.token.value).partition("=")[0]
         known = [name for one in error.argument_collection if one.parse and not one.children for name in one.names]

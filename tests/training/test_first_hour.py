@@ -33,7 +33,7 @@ def test_a_run_streams_by_the_command_that_it_names(prepared, tmp_path, capsys, 
     code, out, _ = run("train", "--data", prepared, "--out", "my run", "--steps", 2, *TINY, capsys=capsys)
     assert code == 0
     assert out.startswith("Settings: preset own.\nBI-FLOW on ")
-    assert "in my run/previews, the first after step 50." in out
+    assert "Previews: none before step 50." in out
     command = re.search(r"Stream from it with: biflow (.*)", out)[1]
     assert command == "sample 'my run'"
     fast = ("--samples", 2, "--frames", 2, "--engine", "torch", "--solver", "euler", "--steps", 1)

@@ -123,7 +123,12 @@ def _check_keys(content: object, known: Mapping[str, Any], group: str = "") -> N
         raise UserError(f"The content must be {TYPES['object']}, not {_written(content)}.")
     for key, value in content.items():
         name = f"{group}{key[:80] if isinstance(key, str) else _written(key)}"
-        if name not in known or (isinstance(key, str) and "." in key):
+        if name in known and "." in str(key):
+            group, _, rest = name.partition(".")
+            raise UserError(f"{name} is a setting {rest} in the group {group}: write {{{group}: {{{rest}: …}}}}.")
+        if name == "from" and "init" in known:
+            raise UserError("There is no setting from: in a file, --from is init.")
+        if name not in known:
             raise UserError(f"There is no setting {name}. The nearest known one is {nearest(name, known)}.")
         if isinstance(value, Mapping):
             _check_keys(value, known, f"{name}.")

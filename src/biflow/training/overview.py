@@ -67,8 +67,8 @@ def _losses(config: TrainConfig, model: Model, windows: Windows, step: int) -> l
 def _previews(config: TrainConfig, out: Path, step: int) -> str:
     if not config.preview_every:
         return "none"
-    which = "next" if step else "first"
-    return f"in {out / 'previews'}, the {which} after step {first_due(step, config.preview_every)}"
+    which, due = "next" if step else "first", first_due(step, config.preview_every)
+    return f"in {out / 'previews'}, the {which} after step {due}" if due <= config.steps else f"none before step {due}"
 
 
 def _count(number: int, noun: str) -> str:
