@@ -85,7 +85,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def models(folders):
-    return load(folders)
+    return load(folders, None, Event())
 
 
 @pytest.fixture

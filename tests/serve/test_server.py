@@ -26,14 +26,14 @@ from tests.serve.helpers import Client, until
 
 
 @contextlib.contextmanager
-def started(folder, *before):
-    """`biflow serve` once it lets clients in, the line that it printed, and its address."""
+def started(folder, *before, loaded=True):
+    """`biflow serve` once it lets clients in, or at once, the line that it printed, and its address."""
     command = [*before, sys.executable, "-m", "biflow.cli", "serve", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         address = line.split("http://")[1].split("/")[0]
-        until(lambda: ready(address))
+        until(lambda: not loaded or ready(address))
         yield process, line, address
     finally:
         process.kill()
@@ -73,6 +73,16 @@ def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monke
             assert "ResourceWarning" not in errors
             assert not recordings.exists()
             assert not any(child.is_running() for child in children)
+
+
+def test_ctrl_c_while_models_load_ends_cleanly_and_a_second_one_does_no_harm(folders):
+    with started(folders["bi"].parent, loaded=False) as (process, _, _):
+        time.sleep(1)  # the line is printed before the loading begins
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (130, "biflow: Stopped.\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit to set")

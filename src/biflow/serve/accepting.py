@@ -9,6 +9,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,6 +36,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.crowd = Crowd(most)
         self._tasks: set[asyncio.Task] = set()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        if not self.should_exit:  # a second Ctrl-C would tear what ends by itself within seconds
+            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         for listening in sockets or ():

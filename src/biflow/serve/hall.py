@@ -50,7 +50,7 @@ class Hall:
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:
         """Load the models, and run each once as sessions will."""
         try:
-            models = load(folders, first)
+            models = load(folders, first, self._closing)
             for served in models.values():
                 warm_up(served, self._closing)
             if self._closing.is_set():

@@ -119,17 +119,19 @@ def find(folder: Path) -> dict[str, Path]:
     return found
 
 
-def load(folders: Mapping[str, Path], first: Path | None = None) -> dict[str, Served]:
+def load(folders: Mapping[str, Path], first: Path | None, closing: Event) -> dict[str, Served]:
     """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
     `first` is where first frames come from: an image, a film, a folder of images or a prepared set; None for each
-    model's own. The logger says which models have none.
+    model's own. The logger says which models have none. Once the server is `closing`, the rest is not loaded.
 
     Raises:
         UserError: none of them can be loaded, or `first` has no frames for them.
     """
     served: dict[str, Served] = {}
     for name, folder in folders.items():
+        if closing.is_set():
+            return served
         try:
             model = load_model(folder, device=device())
             check_streams(model)

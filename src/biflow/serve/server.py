@@ -18,6 +18,7 @@ from biflow.serve.hall import Hall
 from biflow.serve.models import find
 
 log = logging.getLogger("biflow")
+LOADING = 20  # seconds after which a model that is being loaded is not waited for
 
 
 def serve(settings: Serve, *, open_page: bool = False) -> None:
@@ -43,7 +44,10 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
     print(f"{', '.join(folders)} at {address} (Ctrl-C to stop)", flush=True)
     hall = guarded.app.state.hall
     threading.Thread(target=_when_ready, args=(server, hall, address if open_page else None), daemon=True).start()
-    server.run(sockets=[listening])
+    try:
+        server.run(sockets=[listening])
+    finally:
+        hall.prepared.wait(LOADING)  # OpenVINO aborts a process that ends while it compiles
     if hall.failure:
         raise hall.failure
 
