@@ -6,8 +6,8 @@ Each method is trained on 102,400 pairs from noise levels in [0, 1], as the pape
 the paper's methods stand ours: BI-FLOW with past frames and frames of its own, and the flow map that is learned from
 it. Each row is evaluated by `PROTOCOL`, which has fewer and shorter videos than the paper's. Actions of a set are left
 out. The same command resumes what was interrupted; with --rows it does only some of them. The report is that of all
-rows which are there. On two cores a model takes an hour or more, and a row half an hour; nine models at once took an H100
-less than two minutes.
+rows which are there. On two cores a model takes an hour or more, and a row half an hour. Nine models at once took an
+H100 less than two minutes.
 """
 
 import argparse
