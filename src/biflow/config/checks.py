@@ -32,7 +32,8 @@ def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str,
     """
     for name in names:
         value, kinds = getattr(settings, name), _kinds(type(settings)).get(name, ())
-        if kinds and isinstance(value, float | str) and type(value) not in kinds and value not in kinds:
+        other = any(isinstance(value, kind) and kind not in kinds for kind in (float, str))
+        if kinds and other and value not in kinds:
             words = {(int,): "be a whole number", (float,): "be a number"}
             only = words.get(tuple(kind for kind in kinds if kind is not type(None)))
             raise UserError(f"{name} is {repr(value)[:40] if only else value}, but must {only or must}.", setting=name)

@@ -150,9 +150,7 @@ def _tables(
         return
     if not (path.stem == NAME or path.with_suffix("") in names.paths):
         if names.seems_meant(path):
-            log.warning(
-                '%s is not read. Actions stand in "actions.csv", or in a file with the name of their clip.', path
-            )
+            log.warning('%s is not read: actions stand in "actions.csv" or in a file named as their clip.', path)
         return
     if (content := file.text(unread)) is None:
         return
@@ -281,7 +279,8 @@ class _Names:
 
     def seems_meant(self, path: PurePosixPath) -> bool:
         """Whether a file that has neither the name of actions nor that of a clip has nearly one."""
-        return "action" in path.stem.lower() or path.stem.lower() in map(str.lower, self.names)
+        stem = path.stem.lower()
+        return bool(re.search(r"(?<![a-z])actions?(?![a-z])", stem)) or stem in map(str.lower, self.names)
 
     def owner(self, path: PurePosixPath, where: str) -> PurePosixPath:
         """The clip of a file that names none: the one of its own name, else its folder, else the only one in that."""

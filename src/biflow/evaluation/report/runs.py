@@ -181,7 +181,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
         what = f"{' and '.join(map(str, without[:3]))} {'has' if len(without) == 1 else 'have'} no FVD"
         if not runs:
             raise UserError(f"{what}. Evaluate with the network i3d.")
-        log.warning("%s, and not in the report.", what.replace(" no FVD", " no FVD, being evaluated without i3d"))
+        log.warning("%s: left out of the report.", what)
     for run in (run for run in runs if run.lost):
         log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
     order = [*METHODS, *(run.method.name for run in runs)]
