@@ -149,8 +149,7 @@ def load_model(
     not a `VideoUNet`.
 
     Raises:
-        UserError: no model there, or not yet, one of a newer format, weights that are not safetensors, or weights of
-            another shape.
+        UserError: no model there yet, one of a newer format, weights that are not safetensors, or of another shape.
     """
     folder = model_folder(folder)
     path, weights = folder / "config.json", weights_file(folder, ema=ema)

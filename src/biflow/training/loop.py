@@ -65,9 +65,9 @@ def train(
             other files, in use, or with damaged checkpoints alone, a loss that is not finite (the last good one stays).
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, with everything saved.
     """
+    data, out = Path(data), Path(out)
     # Told that it is to use the CPU, accelerate also joins several CPU processes (gloo); left alone it does not.
     # Its own mixed precision would be that of the first run in this process, for all later ones.
-    data, out = Path(data), Path(out)
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the first process prepares data
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
