@@ -121,3 +121,12 @@ def test_files_that_cannot_be_opened_are_named(tmp_path):
     assert items.keys() == {"walk", "gone.mp4", "pipe.mp4"}
     with pytest.raises(UserError, match=r"walk/3\.png cannot be read: it is a link to nothing"):
         list(next(items["walk"].read(Counter())).frames)
+
+
+def test_a_gap_in_the_numbers_of_images_is_said(tmp_path):
+    for frame in (1, 2, 3, 50, 51):
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        (tmp_path / "walk" / f"{frame:03d}.png").write_bytes(png(clip(1)[0]))
+    (item,) = find_clips(tmp_path)
+    (video,) = item.read(Counter())
+    assert video.changes == ["1 gap in the numbers of its images closed"]

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from biflow.data.names import hidden, in_order
+from biflow.data.names import gaps, hidden, in_order
 from biflow.errors import shown
 
 
@@ -38,3 +38,18 @@ def test_what_systems_add_is_hidden():
 
 def test_names_in_messages_stay_on_one_line():
     assert shown("a\nb\x1b[31m\udcff é😀 100%:") == "a\\nb\\x1b[31m\\udcff é😀 100%:"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["1.png", "2.png", "3.png", "50.png", "51.png"], 1),
+        (["a_0.jpg", "a_2.jpg", "a_4.jpg", "a_8.jpg", "a_10.jpg"], 1),
+        (["f1_01.png", "f1_02.png", "f1_03.png"], 0),
+        (["1403636579763555584.png", "1403636579763555700.png", "1403636579763555999.png"], 0),  # times
+        (["a.png", "b.png"], 0),
+        (["7.png"], 0),
+    ],
+)
+def test_gaps_in_numbers_that_count_in_equal_steps_are_counted(names, expected):
+    assert gaps(names) == expected

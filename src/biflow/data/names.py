@@ -1,7 +1,10 @@
 """Names of files: which are not content, and in which order they come."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -48,6 +51,16 @@ def in_order(items: Iterable[T], name: Callable[[T], str]) -> list[T]:
     shortest = min(map(len, fractions), default=0)
     decimals = not any(fraction.endswith("0") and len(fraction) > shortest for fraction in fractions)
     return sorted(items, key=lambda item: (natural(name(item), decimals), name(item)))
+
+
+def gaps(names: Iterable[str]) -> int:
+    """How often the numbers in names that count in equal steps, as most do, skip some: once in 1, 2, 3, 50, 51."""
+    runs = [re.findall(r"\d{1,18}", PurePosixPath(name).stem) for name in names]
+    if not all(runs):
+        return 0
+    steps = Counter(b - a for a, b in pairwise(int(run[-1]) for run in runs))
+    usual, times = steps.most_common(1)[0] if steps else (0, 0)
+    return sum(n for step, n in steps.items() if step > usual) if usual > 0 and 2 * times > steps.total() else 0
 
 
 def _number(digits: str) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from biflow import films, video
 from biflow.data.arrays import read_arrays
 from biflow.data.moving import MOVING, read_moving
-from biflow.data.names import in_order
+from biflow.data.names import gaps, in_order
 from biflow.data.sources import File
 
 IMAGES = video.IMAGE_SUFFIXES | MOVING
@@ -22,15 +22,18 @@ def read_video(file: File, conversions: Counter) -> Iterator[films.Video]:
 
 def read_images(files: list[File], conversions: Counter) -> Iterator[films.Video]:
     """The clip of a folder of images, in the natural order of their names."""
+    files = in_order(files, lambda file: file.path.name)
+    skipped = gaps(file.path.name for file in files)
+    changes = [f"{skipped} gap{'s' * (skipped > 1)} in the numbers of its images closed"] if skipped else []
 
     def frames() -> films.Frames:
-        for file in in_order(files, lambda file: file.path.name):
+        for file in files:
             frame, converted = video.parse_image(file.content, file.name)
             if converted:
                 conversions[converted] += 1
             yield frame
 
-    yield films.Video(frames(), None, len(files))
+    yield films.Video(frames(), None, len(files), changes=changes)
 
 
 def read_animation(file: File, conversions: Counter) -> Iterator[films.Video]:
