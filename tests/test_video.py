@@ -58,6 +58,9 @@ def test_images_of_all_kinds_become_rgb(tmp_path, caplog):
     assert "RGBA" in caplog.text
     assert (video.read_image(tmp_path / "palette.png") == 77).all()
     assert (video.read_image(tmp_path / "deep.png") == 130).all()
+    Image.fromarray(np.full((4, 6), 130, np.uint16)).save(tmp_path / "dark.png")
+    assert (video.read_image(tmp_path / "dark.png") == 0).all()
+    assert "dark.png is 16-bit grey (black: no value is above 255)" in caplog.text
     Image.new("RGB", (6, 4)).save(tmp_path / "rgb.png")
     caplog.clear()
     assert video.read_image(tmp_path / "rgb.png").shape == (3, 4, 6)

@@ -7,8 +7,8 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """An image over black, and which kind it was ("grey", "RGBA", ...) if it was not RGB, else None."""
     converted = None
     if image.mode.startswith("I;16"):
-        converted = "16-bit grey"
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")  # the upper 8 bits
+        converted = "16-bit grey" if image.getbbox() else "16-bit grey (black: no value is above 255)"
         image.info.pop("transparency", None)  # one of 65,536 levels
     elif image.mode != "RGB":
         converted = {"L": "grey", "1": "black and white", "P": "palette"}.get(image.mode, image.mode)
