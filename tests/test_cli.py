@@ -1,5 +1,7 @@
 """From words to settings, and what is refused. tests/test_commands.py runs the commands."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -237,6 +239,16 @@ def test_ctrl_c_is_130_with_the_sentence_of_the_library(capsys, monkeypatch):
     assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped after 3 frames.\n")
     raises(KeyboardInterrupt(), monkeypatch)
     assert run("sample", "m", capsys=capsys) == (130, "", "biflow: Stopped.\n")
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_written(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").touch()
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "a.txt"))
+    raises(error, monkeypatch)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert (
+        run("sample", "m", capsys=capsys)[2] == f"biflow: {tmp_path}/a.txt cannot be read: you have no permission to.\n"
+    )
 
 
 @pytest.mark.parametrize("ctrl_c", [signal.SIG_IGN, signal.default_int_handler], ids=["of a script", "of a terminal"])

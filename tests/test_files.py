@@ -340,13 +340,6 @@ def test_a_folder_without_permission_is_named(tmp_path):
     assert sentence == f"{folder}/a.txt cannot be written: you have no permission to write in {folder}."
 
 
-def test_a_file_that_may_not_be_read_is_not_said_to_be_written(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").touch()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    sentence = str(files.os_error(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "a.txt"))
-    assert sentence == f"{tmp_path}/a.txt cannot be read: you have no permission to."
-
-
 def test_other_system_errors_keep_the_system_s_words(tmp_path):
     sentence = str(files.os_error(OSError(errno.EROFS, "Read-only file system"), tmp_path / "a"))
     assert sentence == f"{tmp_path}/a cannot be written: its file system is read-only."

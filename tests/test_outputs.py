@@ -341,8 +341,8 @@ def test_the_demo_as_gif(tmp_path):
     assert demo_summary(tmp_path, stats).splitlines()[1] == f"{tmp_path / 'demo.gif'}   the first video"
 
 
-@pytest.mark.parametrize("name", ["demo.mp4", "demo.png"])
-def test_the_demo_replaces_no_film_of_its_name(name, tmp_path):
+@pytest.mark.parametrize("name", ["demo.mp4", "demo.png", "demo.json"])
+def test_the_demo_replaces_no_file_of_its_name(name, tmp_path):
     (tmp_path / name).write_bytes(b"my film")
     with pytest.raises(UserError, match=f"holds another {name}, which would be lost"):
         demo(Demo(frames=1, samples=1, out=tmp_path))

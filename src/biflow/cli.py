@@ -247,6 +247,8 @@ def _sentence(error: BaseException, settings: object) -> str:
         return refusal(error, COMMANDS)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f'This needs {error.name}, which is not installed: pip install "biflow[{extra}]"'
+    if isinstance(error, PermissionError) and not os.access(path := str(error.filename), os.R_OK):
+        return str(UserError(f"{path} cannot be read: you have no permission to."))
     if isinstance(error, OSError):
         return str(os_error(error, str(error.filename or "a file")))
     return (str(error) or "Stopped.") if isinstance(error, KeyboardInterrupt) else ""

@@ -35,10 +35,7 @@ def shown(text: str) -> str:
 
 
 def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:
-    """The reason why `path` could not be written, or read, as one sentence.
-
-    `folder` is where writing was tried, if not beside it.
-    """
+    """The reason why `path` could not be written, as one sentence; `folder` is where it was tried, if not beside it."""
     hidden = r"\..*\.\w{8}\.partial"  # a folder of `biflow.files.replacing`
     path = Path(*(part for part in Path(path).parts if not re.fullmatch(hidden, part)))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -46,8 +43,6 @@ def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) ->
     blocking = [parent for parent in path.parents if os.path.lexists(parent) and not os.path.isdir(parent)]
     if blocking:
         reason = f"{blocking[0]} is not a folder"
-    elif isinstance(error, PermissionError) and os.path.exists(path) and not os.access(path, os.R_OK):
-        return UserError(f"{path} cannot be read: you have no permission to.")
     elif isinstance(error, PermissionError):
         reason = f"you have no permission to write in {folder or path.parent}"
     else:

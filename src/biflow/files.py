@@ -126,13 +126,16 @@ def _tidy(out: Path, name: str) -> None:
                 remove(folder)
 
 
-def check_not_others(out: Path, names: Iterable[str], mark: str) -> None:
+def check_not_others(out: Path, names: Iterable[str], mark: str, holds: str = "") -> None:
     """Raise UserError if the folder `out` holds one of these files, which would be replaced, but not the file `mark`.
 
-    `mark` is what an earlier output of the same command is known by.
+    `mark` is what an earlier output of the same command is known by, with the text that it `holds`.
     """
-    found = [name for name in names if os.path.lexists(out / name)]
-    if found and not (out / mark).is_file():
+    path = out / mark
+    if path.is_file() and holds.encode() in path.read_bytes():
+        return
+    found = [name for name in (*names, *([mark] if holds else [])) if os.path.lexists(out / name)]
+    if found:
         raise UserError(f"{out} holds another {found[0]}, which would be lost. Name a new folder.", setting="out")
 
 

@@ -25,13 +25,24 @@ def _hung_up(number: int, frame: Any) -> None:
     signal.default_int_handler(number, frame)
 
 
+def at_hang_up(end: Callable[[], object]) -> None:
+    """Call `end` where the terminal is closed, unless that is ignored."""
+    main = threading.current_thread() is threading.main_thread()  # others cannot listen to signals
+    if main and HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        signal.signal(HANG_UP, lambda number, frame: (_leave_terminal(), end()))
+
+
 def _leave_terminal() -> None:
-    """After SIGHUP, ignore the next one, which the shell sends, and write no more to the terminal: it would fail."""
+    """After SIGHUP, ignore the next one, which the shell sends, and write no more to the terminal, or to a pipe to it.
+
+    Writing would fail: `biflow train … 2>&1 | tee log` loses `tee` at the same time.
+    """
     assert HANG_UP is not None
     signal.signal(HANG_UP, signal.SIG_IGN)
     for stream in (1, 2):
         with contextlib.suppress(OSError):
-            if stat.S_ISCHR(os.fstat(stream).st_mode):
+            mode = os.fstat(stream).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
@@ -39,7 +50,8 @@ def _leave_terminal() -> None:
 def noted_interrupts() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C, SIGTERM or SIGHUP comes; a second one ends the process at once.
 
-    Not so SIGHUP, which comes twice where a terminal is closed: from the system and from the shell.
+    Not so SIGHUP, which comes twice where a terminal is closed: from the system and from the shell. It is ignored from
+    then on, and nothing more is written to the terminal.
     """
     seen: list[int] = []
 
@@ -47,8 +59,10 @@ def noted_interrupts() -> Iterator[list[int]]:
         seen.append(number)
         if number == HANG_UP:
             _leave_terminal()
-        else:
-            signal.signal(number, previous[number])
+            return
+        signal.signal(number, previous[number])
+        if len(seen) > 1:
+            signal.raise_signal(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # as it is after `nohup`

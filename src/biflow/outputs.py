@@ -193,7 +193,7 @@ def _write(
                 behind.do(index, frame)
                 bar.update(len(part))
         except KeyboardInterrupt:
-            results.interrupted = True
+            results.interrupted = bar.disable = True  # whoever reads the output may be gone, as `tee` after Ctrl-C
     if writers:
         results.nfe += nfe
         results.eps += eps
@@ -267,7 +267,7 @@ def demo(settings: Demo) -> dict:
     check_writable(folder)
     _check_own(folder)
     kinds = _kinds(settings)
-    check_not_others(out, [*(f"demo{kind}" for kind in kinds), "demo.png"], "demo.json")
+    check_not_others(out, [*(f"demo{kind}" for kind in kinds), "demo.png"], "demo.json", '"nfe_per_frame"')
     frames, samples, seed = settings.frames, settings.samples, settings.seed
     how = {"frames": frames, "samples": samples, "batch": 1, "seed": seed, "webp": settings.webp, "gif": settings.gif}
     with alone(out), together(out, sync=False) as new:

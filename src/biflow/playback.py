@@ -129,7 +129,7 @@ def _recorded(
     if (engine := recording.get("engine", model.engine)) != model.engine:
         log.warning("The recording was made with %s, and this is %s: frames may differ slightly.", engine, model.engine)
     images = [_picture(image, path, model) for image in recording["first"]]
-    how = {**how, "eps": recording["eps"], "context_eps": recording["context_eps"]}
+    how = {**how, "eps": recording["eps"], "context_eps": recording["context_eps"] if model.context else None}
     how |= {"direction": recording["direction"], "in_between": recording["in_between"]}
     how["solver"] = parse(Solver, recording["solver"], str(path))
     if recording["eps"] == "auto" and "real_drift" in recording:

@@ -88,7 +88,7 @@ def test_the_index_that_pandas_writes_is_no_action(src, caplog):
 def test_a_file_that_has_nearly_the_name_of_actions_is_named(name, src, caplog):
     write(src / name, "gas\n0\n1\n")
     assert run(src).actions is None
-    assert f'{name} is not read: actions stand in "actions.csv" or in a file named as their clip.' in caplog.text
+    assert f"Not read as actions: {name}. Such a file is called actions, or as its clip." in caplog.text
 
 
 def test_a_table_of_something_else_is_not_mentioned(src, caplog):

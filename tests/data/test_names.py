@@ -47,6 +47,8 @@ def test_names_in_messages_stay_on_one_line():
         (["a_0.jpg", "a_2.jpg", "a_4.jpg", "a_8.jpg", "a_10.jpg"], 1),
         (["f1_01.png", "f1_02.png", "f1_03.png"], 0),
         (["1403636579763555584.png", "1403636579763555700.png", "1403636579763555999.png"], 0),  # times
+        ([f"{round(i * 1000 / 30)}.png" for i in range(30)], 0),  # milliseconds
+        ([f"{int(i * 12.5)}.png" for i in range(30)], 0),
         (["a.png", "b.png"], 0),
         (["7.png"], 0),
     ],

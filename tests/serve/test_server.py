@@ -24,6 +24,8 @@ from biflow.serve.hall import Hall
 from biflow.serve.server import serve
 from tests.serve.helpers import Client, until
 
+NO_WINDOWS = pytest.mark.skipif(sys.platform == "win32", reason="it has no such signal")
+
 
 @contextlib.contextmanager
 def started(folder, *before, loaded=True):
@@ -49,7 +51,11 @@ def ready(address):
 
 @pytest.mark.parametrize(
     ("stop", "models"),
-    [(signal.SIGTERM, "bi"), pytest.param(signal.SIGINT, "bi, con, flow, large", marks=pytest.mark.slow)],
+    [
+        (signal.SIGTERM, "bi"),
+        pytest.param(getattr(signal, "SIGHUP", None), "bi", marks=NO_WINDOWS),
+        pytest.param(signal.SIGINT, "bi, con, flow, large", marks=pytest.mark.slow),
+    ],
 )
 def test_the_command_serves_and_ends_within_seconds(folders, stop, models, monkeypatch, tmp_path):
     monkeypatch.delenv("http_proxy", raising=False)

@@ -1,7 +1,9 @@
+import contextlib
 import itertools
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -312,21 +314,29 @@ def test_ctrl_c_and_sigterm_save_and_exit_with_130(prepared, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "forkpty"), reason="Windows closes its terminals in another way")
-def test_a_run_whose_terminal_is_closed_is_saved(prepared, tmp_path):
+@pytest.mark.parametrize("end", ["closed", "ctrl-c"])
+def test_a_run_that_a_terminal_ends_is_saved_also_where_tee_ends_first(end, prepared, tmp_path):
     words = command(replace(CONFIG, steps=100_000, save_every=100_000), prepared, tmp_path / "run")
+    out, line = tmp_path / "run", f"{shlex.join(words)} 2>&1 | tee {tmp_path / 'log'}"
     process, terminal = os.forkpty()
     if not process:
-        os.execvpe(words[0], words, environment())
-    seen = b""
-    while not (tmp_path / "run/log.jsonl").exists() or not (tmp_path / "run/log.jsonl").read_text():
-        seen += os.read(terminal, 1 << 16)
-        assert b"Traceback" not in seen, seen.decode()
-    os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
-    assert json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"] > 0
+        os.execvpe("sh", ["sh", "-c", line if end == "ctrl-c" else f"exec {shlex.join(words)}"], environment())
+    os.set_blocking(terminal, False)
+    while not (out / "log.jsonl").exists() or not (out / "log.jsonl").read_text():
+        with contextlib.suppress(BlockingIOError):  # it has to be read, or writing to it waits
+            assert b"Traceback" not in os.read(terminal, 1 << 16)
+        time.sleep(0.02)
+    if end == "closed":
+        os.close(terminal)
+    else:
+        os.write(terminal, b"\x03")
+    while not (out / "checkpoints").exists() or not latest(out):
+        time.sleep(0.02)
+    os.waitpid(process, 0)
+    assert json.loads((latest(out) / "state.json").read_text())["step"] > 0
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch, caplog):
     calls = itertools.count(1)
     loss = BIFLOW.loss
 
@@ -342,7 +352,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared,
     assert all(value.isfinite().all() for value in kept.values())
     assert all(value.isfinite().all() for value in load_model(tmp_path).weights.state_dict().values())
     monkeypatch.setattr(BIFLOW, "loss", loss)
-    assert train(replace(CONFIG, lr=1e-4, clip=0.5), prepared, tmp_path)["step"] == CONFIG.steps
+    assert train(replace(CONFIG, lr=1e-4), prepared, tmp_path)["step"] == CONFIG.steps
+    assert "lr is 0.0001 from here on; the run had 0.001" in caplog.text
 
 
 def test_going_on_with_another_setting_is_refused_by_name(prepared, tmp_path):

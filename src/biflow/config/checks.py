@@ -6,6 +6,7 @@ import stat
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -32,8 +33,7 @@ def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str,
     """
     for name in names:
         value, kinds = getattr(settings, name), _kinds(type(settings)).get(name, ())
-        other = any(isinstance(value, kind) and kind not in kinds for kind in (float, str))
-        if kinds and other and value not in kinds:
+        if kinds and value not in kinds and _is_other(value, kinds):
             words = {(int,): "be a whole number", (float,): "be a number"}
             only = words.get(tuple(kind for kind in kinds if kind is not type(None)))
             raise UserError(f"{name} is {repr(value)[:40] if only else value}, but must {only or must}.", setting=name)
@@ -41,6 +41,13 @@ def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str,
             raise UserError(f"{name} is {str(value)[:40]}, but must be at most {most}.", setting=name)
         if value is not None and not fits(value):
             raise UserError(f"{name} is {value}, but must {must}.", setting=name)
+
+
+def _is_other(value: Any, kinds: tuple[Any, ...]) -> bool:
+    """Whether a value is text or has a fraction where a setting has neither."""
+    if isinstance(value, str):
+        return str not in kinds
+    return isinstance(value, Real) and float not in kinds and not float(value).is_integer()
 
 
 @cache

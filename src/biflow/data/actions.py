@@ -138,6 +138,9 @@ def find_tables(
                 raise ActionsError(f"{tables[clip].where} and {found.where} are actions of the same clip. Remove one.")
             tables[clip] = found
     agree(tables.values())
+    if found := names.misnamed:
+        which = f"{found[0]} and {len(found) - 1} more" if found[1:] else found[0]
+        log.warning("Not read as actions: %s. Such a file is called actions, or as its clip.", which)
     return tables
 
 
@@ -149,9 +152,7 @@ def _tables(
     if suffix not in (".csv", ".json"):
         return
     if not (path.stem == NAME or path.with_suffix("") in names.paths):
-        if names.seems_meant(path):
-            log.warning('%s is not read: actions stand in "actions.csv" or in a file named as their clip.', path)
-        return
+        return names.note_misnamed(path)
     if (content := file.text(unread)) is None:
         return
     tables = list((read_csv if suffix == ".csv" else _read_json)(content, file.name))
@@ -208,16 +209,13 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
             if _number(cell) is None:
                 title = columns[i] if columns and i < len(columns) else f"column {i}"
                 hint = " Write a decimal point." if re.fullmatch(r"\s*-?\d+,\d+\s*", cell) else ""
-                what = f"{where} has {cell!r} for {title} in row {len(rows)}, which is not a number"
-                raise ActionsError(f"{what}.{hint}")
+                what = f"{where} has {cell!r} for {title} in row {len(rows)}"
+                raise ActionsError(f"{what}, which is not a number.{hint}")
         rows.append([value for value in map(_number, cells) if value is not None])
     counters = [name for name in _counters(columns, groups) if name not in keep] if columns else []
     if counters and columns:
-        log.warning(
-            "%s has columns that only count frames, which are left out: %s.",
-            where,
-            ", ".join(name or "one without a name" for name in counters),
-        )
+        said = ", ".join(name or "one without a name" for name in counters)
+        log.warning("%s has columns that only count frames, which are left out: %s.", where, said)
         kept = [i for i, column in enumerate(columns) if column not in counters]
         columns = [columns[i] for i in kept]
         groups = {name: [[row[i] for i in kept] for row in rows] for name, rows in groups.items()}
@@ -258,11 +256,13 @@ class _Names:
         self.paths: dict[PurePosixPath, list[PurePosixPath]] = {}
         self.names: dict[str, list[PurePosixPath]] = {}
         self.folders: dict[PurePosixPath, list[PurePosixPath]] = {}
+        self.misnamed: list[PurePosixPath] = []
         for clip in self.clips:
             self.folders.setdefault(clip.parent, []).append(clip)
             for name in {clip.name, ENDING.sub("", clip.name)}:
                 self.paths.setdefault(clip.parent / name, []).append(clip)
                 self.names.setdefault(name, []).append(clip)
+        self.lower = set(map(str.lower, self.names))
 
     def named(self, name: str, folder: PurePosixPath, where: str, given: Container[str | None]) -> PurePosixPath:
         """The clip that a file in `folder` calls `name`: one in that folder, further down, or the folder itself.
@@ -277,10 +277,11 @@ class _Names:
             raise ActionsError(f"{where} has actions of a clip {name}, which does not exist. {hint}")
         return _only(found, f"{where} has actions of {name}")
 
-    def seems_meant(self, path: PurePosixPath) -> bool:
-        """Whether a file that has neither the name of actions nor that of a clip has nearly one."""
+    def note_misnamed(self, path: PurePosixPath) -> None:
+        """Note a file beside clips that has nearly the name of actions, or that of a clip."""
         stem = path.stem.lower()
-        return bool(re.search(r"(?<![a-z])actions?(?![a-z])", stem)) or stem in map(str.lower, self.names)
+        if path.parent in self.folders and (stem in self.lower or re.search(r"(?<![a-z])actions?(?![a-z])", stem)):
+            self.misnamed.append(path)
 
     def owner(self, path: PurePosixPath, where: str) -> PurePosixPath:
         """The clip of a file that names none: the one of its own name, else its folder, else the only one in that."""

@@ -60,7 +60,7 @@ def gaps(names: Iterable[str]) -> int:
         return 0
     steps = Counter(b - a for a, b in pairwise(int(run[-1]) for run in runs))
     usual, times = steps.most_common(1)[0] if steps else (0, 0)
-    return sum(n for step, n in steps.items() if step > usual) if usual > 0 and 2 * times > steps.total() else 0
+    return sum(n for step, n in steps.items() if step >= 2 * usual) if usual > 0 and 2 * times > steps.total() else 0
 
 
 def _number(digits: str) -> tuple[int, str]:

@@ -2,15 +2,18 @@
 
 import errno
 import logging
+import signal
 import socket
 import threading
 import webbrowser
+from functools import partial
 from urllib.parse import quote
 
 import uvicorn
 
 from biflow.config import Serve
 from biflow.errors import UserError
+from biflow.interrupts import at_hang_up
 from biflow.serve import accepting
 from biflow.serve.app import app
 from biflow.serve.guard import is_loopback, parse_origin
@@ -44,6 +47,7 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
     print(f"{', '.join(folders)} at {address} (Ctrl-C to stop)", flush=True)
     hall = guarded.app.state.hall
     threading.Thread(target=_when_ready, args=(server, hall, address if open_page else None), daemon=True).start()
+    at_hang_up(partial(server.handle_exit, signal.SIGTERM, None))
     try:
         server.run(sockets=[listening])
     finally:

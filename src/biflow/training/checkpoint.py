@@ -55,7 +55,9 @@ NAME = re.compile(r"step_[0-9]{1,15}")
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
 FREE_TO_CHANGE = {"steps", "log_every", "logger", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
-FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames", "lr", "warmup", "clip"}
+FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames"}
+OF_STEPS = {"lr", "warmup", "clip"}  # free too, but nobody should change them unawares
+FREE_TO_CHANGE |= OF_STEPS
 
 
 def save(
@@ -165,8 +167,11 @@ def _sha256(state: dict) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def check_settings(resumed: Resumed, config: TrainConfig) -> None:
-    """Raise UserError if the run of this checkpoint was started with other settings."""
+def check_settings(resumed: Resumed, config: TrainConfig, *, say: bool) -> None:
+    """Raise UserError if the run of this checkpoint was started with other settings.
+
+    The logger names those of the optimiser that have changed, if it is to `say` so.
+    """
     # Through JSON, so that tuples compare as the lists that the file holds. A setting that is younger than the run had
     # its default in it.
     out = resumed.folder.parents[1]
@@ -179,6 +184,8 @@ def check_settings(resumed: Resumed, config: TrainConfig) -> None:
                 "give the same setting to resume it, or another folder to start anew.",
                 setting=key,
             )
+        if say and key in OF_STEPS and wanted.get(key) != found.get(key):
+            log.warning("%s is %s from here on; the run had %s.", key, wanted.get(key), found.get(key))
 
 
 def load(checkpoint: Path, network: nn.Module, optimizer: Optimizer, ema: Average | None) -> None:

@@ -68,8 +68,7 @@ def _check_no_others(out: Path) -> None:
         try:
             read_description(out / "config.json")
         except UserError as error:
-            what = f"{out} holds a config.json that is not a model's, and would be lost"
-            raise UserError(f"{what}. Name a new folder.", setting="out") from error
+            raise UserError(f"{error} It would be lost: name a new folder.", setting="out") from error
     check_not_others(out, (WEIGHTS, AVERAGED, EVIDENCE, PICTURE, "first"), "config.json")
 
 

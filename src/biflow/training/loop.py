@@ -78,7 +78,7 @@ def train(
         check_size(config.network, *(Windows(data).size if prepared else (size, size)))
     with alone(out) if main else nullcontext():
         if resumed := checkpoint.newest_whole(out, say=main):
-            checkpoint.check_settings(resumed, config)
+            checkpoint.check_settings(resumed, config, say=main)
         admit = partial(admitted, out=out, state=resumed and resumed.state, new_data=new_data)
         if main and not prepared:
             raw.prepare_in(out, data, size, lambda folder: admit(Windows(folder)))
@@ -101,11 +101,13 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
             norm = _update(run, step, batch)
             step += 1
             stop = _anyone(run.accelerator, bool(interrupted))
-            bar.update()
+            if not stop:  # whoever reads the output may have been stopped too, as `tee` is by Ctrl-C
+                bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 run.check_finite(step)
                 lr = learning_rate(config, step - 1)
-                bar.set_postfix(run.log.write(step, lr, norm.item(), run.history["samples"]))
+                shown = run.log.write(step, lr, norm.item(), run.history["samples"])
+                bar.set_postfix(shown, refresh=not stop)
             if step % config.save_every == 0 or step == config.steps or stop:
                 run.save(step)
             if is_due(step, config.preview_every) and main:
@@ -165,7 +167,8 @@ class _Run:
         if not self.finite.item():
             last = checkpoint.latest(self.out)
             kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
-            raise UserError(f"The loss was NaN or infinite before step {step}; {kept}. Resume with a lower lr or clip.")
+            advice = f"{'Resume with' if last else 'Try'} a lower lr or clip, or a longer warmup"
+            raise UserError(f"The loss was NaN or infinite before step {step}; {kept}. {advice}.")
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless the loss has not been finite."""

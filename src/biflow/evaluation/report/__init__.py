@@ -6,7 +6,6 @@
 import re
 from pathlib import Path
 
-from biflow.errors import UserError
 from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.files import check_not_others, together, write_text
@@ -22,7 +21,7 @@ def report(folders: list[Path], out: Path) -> Path:
     protocols or data get separate tables. Raises UserError for folders without an evaluation, and for another
     report in `out`.
     """
-    _check_no_others(out)
+    check_not_others(out, ("report.csv", "report.html"), "report.md", texts.TITLE)
     runs = read_runs(folders)
     with together(out) as new:
         plots = [(group, figures.draw(group, new)) for group in groups(runs)]
@@ -33,11 +32,3 @@ def report(folders: list[Path], out: Path) -> Path:
             if PICTURES.fullmatch(path.name):
                 path.unlink()
     return out / "report.html"
-
-
-def _check_no_others(out: Path) -> None:
-    """Raise UserError for a folder with another report of the same name."""
-    check_not_others(out, ("report.csv", "report.html"), "report.md")
-    written = out / "report.md"
-    if written.exists() and not written.read_text("utf-8", errors="replace").startswith(texts.TITLE):
-        raise UserError(f"{out} holds another report.md, which would be lost. Name a new folder.", setting="out")

@@ -178,7 +178,8 @@ def read_runs(folders: list[Path]) -> list[Run]:
             raise UserError(f"{path} cannot be read as an evaluation: {why}. Evaluate again.")
         runs.append(Run(folder, metrics))
     if without:
-        what = f"{' and '.join(map(str, without[:3]))} {'has' if len(without) == 1 else 'have'} no FVD"
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        what = f"{', '.join(map(str, without[:3]))}{more} {'has' if len(without) == 1 else 'have'} no FVD"
         if not runs:
             raise UserError(f"{what}. Evaluate with the network i3d.")
         log.warning("%s: left out of the report.", what)
