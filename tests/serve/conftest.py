@@ -1,6 +1,7 @@
 """Tiny random models, a session of them, and a server on a port of its own."""
 
 from contextlib import contextmanager
+from threading import Event
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def steered_folders(folders, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steered(steered_folders):
-    return load(steered_folders)
+    return load(steered_folders, None, Event())
 
 
 @pytest.fixture(scope="module", autouse=True)  # not for the whole run: other tests want their engines
