@@ -25,6 +25,8 @@ def ctrl_c():
     """Programs that tests start can be stopped by Ctrl-C, also where the tests run as a job that ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+        signal.signal(signal.SIGHUP, lambda number, frame: None)  # ignored here, and not by what tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
