@@ -22,7 +22,7 @@ from tests.hub import Hub
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c():
-    """Programs that tests start can be stopped by Ctrl-C, also where the tests run as a job that ignores it."""
+    """Programs that tests start can be stopped by Ctrl-C and SIGHUP, also where the tests themselves ignore them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
