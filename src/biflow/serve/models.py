@@ -119,7 +119,9 @@ def find(folder: Path) -> dict[str, Path]:
     return found
 
 
-def load(folders: Mapping[str, Path], first: Path | None, closing: Event) -> dict[str, Served]:
+def load(
+    folders: Mapping[str, Path], first: Path | None = None, closing: Event | None = None
+) -> dict[str, Served]:
     """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
     `first` is where first frames come from: an image, a film, a folder of images or a prepared set; None for each
@@ -130,7 +132,7 @@ def load(folders: Mapping[str, Path], first: Path | None, closing: Event) -> dic
     """
     served: dict[str, Served] = {}
     for name, folder in folders.items():
-        if closing.is_set():
+        if closing and closing.is_set():
             return served
         try:
             model = load_model(folder, device=device())

@@ -167,7 +167,7 @@ def _sha256(state: dict) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def check_settings(resumed: Resumed, config: TrainConfig, *, say: bool) -> None:
+def check_settings(resumed: Resumed, config: TrainConfig, *, say: bool = True) -> None:
     """Raise UserError if the run of this checkpoint was started with other settings.
 
     The logger names those of the optimiser that have changed, if it is to `say` so.
