@@ -119,9 +119,7 @@ def find(folder: Path) -> dict[str, Path]:
     return found
 
 
-def load(
-    folders: Mapping[str, Path], first: Path | None = None, closing: Event | None = None
-) -> dict[str, Served]:
+def load(folders: Mapping[str, Path], first: Path | None = None, closing: Event | None = None) -> dict[str, Served]:
     """Load every model and its engine. Of several, one that cannot be loaded is left out, and the logger says why.
 
     `first` is where first frames come from: an image, a film, a folder of images or a prepared set; None for each
