@@ -64,18 +64,16 @@ def settings(model: str, out: Path) -> TrainConfig:
     return parse(TrainConfig, {**TRAINING, **own, **init})
 
 
-def trained(model: str, data: Path, out: Path) -> Path:
-    """Train a model, unless that is done, after the one that it begins with: the folder of its run."""
+def train_model(model: str, data: Path, out: Path) -> None:
+    """Train a model, unless that is done, after the one that it begins with."""
     if "init" in MODELS[model]:
-        trained(MODELS[model]["init"], data, out)
+        train_model(MODELS[model]["init"], data, out)
     train(settings(model, out), data, out / model)
-    return out / model
 
 
-def measured(row: str, data: Path, out: Path) -> dict:
-    """Evaluate the trained model of a row: the content of its metrics.json."""
-    name, changes = ROWS[row]
-    place, folder = device(), out / "evaluated" / row.replace(" ", "_")
+def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
+    """Evaluate the trained model of a row in `folder`: the content of its metrics.json."""
+    (name, changes), place = ROWS[row], device()
     batch, features = (PROTOCOL.samples, 16) if place.type == "cuda" else (8, 4)
     model = with_engine(load_model(out / name, device=place))
     return evaluate(model, data, folder, replace(PROTOCOL, **changes), batch=batch, feature_batch=features)
@@ -91,9 +89,10 @@ def main() -> None:
         out = options.out / path.resolve().name
         data = without_actions(path, out / "sets" / path.resolve().name)
         for row in options.rows:
-            if not (out / "evaluated" / row.replace(" ", "_") / "metrics.json").exists():
-                trained(ROWS[row][0], data, out)
-                print(f"{row}\n{summary(measured(row, data, out))}\n", flush=True)
+            folder = out / "evaluated" / row.replace(" ", "_")
+            if not (folder / "metrics.json").exists():
+                train_model(ROWS[row][0], data, out)
+                print(f"{row}\n{summary(measure(row, data, out, folder))}\n", flush=True)
     done = sorted(path.parent for path in options.out.glob("*/evaluated/*/metrics.json"))
     print(report(done, options.out / "report"))
 

@@ -126,13 +126,14 @@ def _tidy(out: Path, name: str) -> None:
                 remove(folder)
 
 
-def check_not_others(out: Path, names: Iterable[str], mark: str, holds: str = "") -> None:
-    """Raise UserError if the folder `out` holds one of these files, which would be replaced, but not the file `mark`.
+def is_earlier(mark: Path, holds: str = "") -> bool:
+    """Whether there is a file `mark` with the text that it `holds`, by which earlier output of a command is known."""
+    return mark.is_file() and (not holds or holds.encode() in mark.read_bytes())
 
-    `mark` is what an earlier output of the same command is known by, with the text that it `holds`.
-    """
-    path = out / mark
-    if path.is_file() and holds.encode() in path.read_bytes():
+
+def check_not_others(out: Path, names: Iterable[str], mark: str, holds: str = "") -> None:
+    """Raise UserError if the folder `out` holds one of these files, which would be replaced, and no earlier output."""
+    if is_earlier(out / mark, holds):
         return
     found = [name for name in (*names, *([mark] if holds else [])) if os.path.lexists(out / name)]
     if found:

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # the terminal was closed; Windows has no such signal
@@ -17,12 +18,7 @@ def end_as_after_ctrl_c() -> None:
     """Let SIGTERM, and SIGHUP unless it is ignored as after `nohup`, save what Ctrl-C saves."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if HANG_UP is not None and signal.getsignal(HANG_UP) is signal.SIG_DFL:
-        signal.signal(HANG_UP, _hung_up)
-
-
-def _hung_up(number: int, frame: Any) -> None:
-    _leave_terminal()
-    signal.default_int_handler(number, frame)
+        at_hang_up(partial(signal.default_int_handler, HANG_UP, None))
 
 
 def at_hang_up(end: Callable[[], object]) -> None:

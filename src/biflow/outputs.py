@@ -1,6 +1,5 @@
 """From a model to files: mp4 videos, a contact sheet and the numbers behind them."""
 
-import contextlib
 import logging
 import re
 import shutil
@@ -22,10 +21,9 @@ from biflow.animation import AnimationWriter
 from biflow.background import InTurn
 from biflow.config import Demo, Sample, eps_text
 from biflow.config.checks import check_writable
-from biflow.documents import read_json
 from biflow.engines import with_engine
 from biflow.errors import UserError
-from biflow.files import alone, check_not_others, sha256, together, write_json
+from biflow.files import alone, check_not_others, is_earlier, sha256, together, write_json
 from biflow.hub import repository
 from biflow.machine import device, hardware
 from biflow.model import Model, load_model, shipped_model, weights_file
@@ -128,9 +126,7 @@ def _named_as_own(out: Path) -> list[Path]:
 def _check_own(out: Path) -> None:
     """Raise UserError if files in `out` that would be replaced are not those of an earlier `sample`."""
     found = _named_as_own(out)
-    with contextlib.suppress(UserError, TypeError):
-        found = [] if "model_sha256" in read_json(out / "stats.json") else found
-    if found:
+    if found and not is_earlier(out / "stats.json", '"model_sha256"'):
         raise UserError(f"{out} holds other files, such as {found[0].name}. Name a new folder.", setting="out")
 
 

@@ -48,8 +48,7 @@ def _cross_terms(x: Tensor, y: Tensor, wx: Tensor, wy: Tensor) -> Float[Tensor, 
     A and B have the rows of x and y less their mean, times the root of what each counts. With few rows A B^T comes from
     the products of all rows, which are the same for all weights; with many, from the triangular factors of A and B.
     """
-    few = min(len(x), len(y)) <= x.shape[1]
-    products = x @ y.T if few else None
+    products = x @ y.T if min(len(x), len(y)) <= x.shape[1] else None
     found = []
     for p, q in tqdm(zip(wx, wy, strict=True), "bootstrap", len(wx), leave=False, disable=len(wx) <= 20 or None):
         root_p, root_q = ((w / (w.sum() - 1)).sqrt()[:, None] for w in (p, q))

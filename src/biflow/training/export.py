@@ -12,7 +12,7 @@ from biflow.config import Export
 from biflow.config.checks import check_no_run
 from biflow.data.starts import held_out
 from biflow.errors import UserError
-from biflow.files import check_not_others, together, write_json, write_tensors
+from biflow.files import check_not_others, is_earlier, together, write_json, write_tensors
 from biflow.hub import model_folder, push
 from biflow.model import AVERAGED, WEIGHTS, Model, load_model, load_weights, read_description, weights_file
 from biflow.rollout import check_streams
@@ -74,7 +74,7 @@ def _check_no_others(out: Path) -> None:
 
 def _check_replaceable(folder: Path | None, mark: str, setting: str) -> None:
     """Raise UserError for a folder that holds anything but an earlier export, which writing would remove."""
-    if folder and folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+    if folder and folder.is_dir() and any(folder.iterdir()) and not is_earlier(folder / mark):
         raise UserError(f"{folder} holds other files, which would be lost. Name a new folder.", setting=setting)
 
 

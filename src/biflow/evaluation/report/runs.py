@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from biflow.config import eps_text
-from biflow.documents import map_array, read_document, read_json
+from biflow.documents import checked, map_array, parsed_json, read_bytes
 from biflow.errors import UserError
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
@@ -169,11 +169,11 @@ def read_runs(folders: list[Path]) -> list[Run]:
         path = folder / "metrics.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no metrics.json; give folders written by `biflow evaluate`.")
-        content = read_json(path)
+        content = parsed_json(read_bytes(path), str(path), "Evaluate again.")
         if isinstance(content, dict) and "fvd" not in content and "nfe" in content:
             without.append(folder)
             continue
-        metrics = read_document(path, Metrics, "cannot be read as an evaluation", "Evaluate again.")
+        metrics: Metrics = checked(content, Metrics, f"{path} cannot be read as an evaluation", "Evaluate again.")
         if why := _contradiction(metrics):
             raise UserError(f"{path} cannot be read as an evaluation: {why}. Evaluate again.")
         runs.append(Run(folder, metrics))
