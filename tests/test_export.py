@@ -136,11 +136,12 @@ def test_no_model_is_written_over_a_run_from_python_either(folder, tmp_path):
         export(Export(folder, tmp_path / "run"))
 
 
-def test_what_was_put_beside_an_earlier_export_is_not_removed(folder, tmp_path, capsys):
-    pytest.importorskip("onnx")
+def test_what_was_put_beside_an_earlier_export_is_not_removed(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(onnx, "_write", lambda module, inputs, outputs, path, **options: float(path.touch() or 0))
     export(Export(folder, onnx=tmp_path / "o"), say=str)
     export(Export(folder, onnx=tmp_path / "o"), say=str)  # it may be replaced as it is
     (tmp_path / "o" / ".git").mkdir()
+    monkeypatch.setattr(onnx, "_write", None)  # nothing is computed for a folder that cannot be written
     sentence = refused("export", folder, "--onnx", tmp_path / "o", capsys=capsys)
     assert "also holds other files, such as .git, which would be lost." in sentence
     assert (tmp_path / "o" / ".git").is_dir()

@@ -140,10 +140,9 @@ def check_not_others(out: Path, names: Iterable[str], mark: str, holds: str = ""
         raise UserError(f"{out} holds another {found[0]}, which would be lost. Name a new folder.", setting="out")
 
 
-def check_nothing_else(out: Path, new: Path) -> None:
-    """Raise UserError if the folder `out`, which `new` is about to replace, holds something that `new` does not."""
-    written = {path.name for path in new.iterdir()} | {LOCK}
-    if out.is_dir() and (others := sorted({path.name for path in out.iterdir()} - written)):
+def check_nothing_else(out: Path, names: Iterable[str]) -> None:
+    """Raise UserError if the folder `out`, which is about to be replaced, holds something of another name."""
+    if out.is_dir() and (others := sorted({path.name for path in out.iterdir()} - {*names, LOCK})):
         raise UserError(f"{out} also holds other files, such as {others[0]}, which would be lost. Name a new folder.")
 
 

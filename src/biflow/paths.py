@@ -6,6 +6,7 @@ curve solved from k = 1 to k = 0. Equations are those of Liu & Ritschel, *Genera
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -172,10 +173,10 @@ def field_along(network: Network, curve: Curve) -> Field:
 
     The result maps a state (b, ...) and k (b,) to dx/dk (b, ...).
     """
+    return partial(_joint, network, curve)
 
-    def joint(x: Tensor, k: Tensor) -> Tensor:
-        v, n = network(Query(x, t=curve.t(k), alpha=curve.alpha(k)))
-        dx = v * _over(curve.dt_dk(k), v)
-        return dx if n is None else dx + n * _over(curve.dalpha_dk(k), n)
 
-    return joint
+def _joint(network: Network, curve: Curve, x: Tensor, k: Tensor) -> Tensor:
+    v, n = network(Query(x, t=curve.t(k), alpha=curve.alpha(k)))
+    dx = v * _over(curve.dt_dk(k), v)
+    return dx if n is None else dx + n * _over(curve.dalpha_dk(k), n)

@@ -85,8 +85,9 @@ def test_ctrl_c_while_models_load_ends_cleanly_and_a_second_one_does_no_harm(fol
     with started(folders["bi"].parent, loaded=False) as (process, _, _):
         time.sleep(1)  # the line is printed before the loading begins
         process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        for pause in (0.05, 0.5, 0.05):  # to the server, and while it waits for what it has begun
+            time.sleep(pause)
+            process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (130, "biflow: Stopped.\n")
 

@@ -63,6 +63,8 @@ def write_folder(model: Model, out: Path, solver: Solver) -> tuple[float, float]
 
     Raises UserError as `write_network` does.
     """
+    files = ("network.onnx", "frame.onnx")
+    check_nothing_else(out, (*files, *(f"{name}.data" for name in files), "onnx.json"))  # data: of large networks
     with replacing(out) as folder:
         folder.mkdir()
         network = write_network(model, folder / "network.onnx")
@@ -73,7 +75,6 @@ def write_folder(model: Model, out: Path, solver: Solver) -> tuple[float, float]
             "frame.onnx": {"solver": str(solver), "eps": model.eps, "largest_difference": frame},
         }
         write_json(folder / "onnx.json", about)
-        check_nothing_else(out, folder)
     return network, frame
 
 

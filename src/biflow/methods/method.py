@@ -1,6 +1,7 @@
 """What a method is: everything that FLOW, BI-FLOW, CONDIFF and the others differ in."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -153,13 +154,21 @@ def under(
     The conditions are among these, since each has to stay with its sample when a solver drops some.
     """
     names = present(conditions)
-    own = len(given)
+    return partial(_field_under, field_of, network, tuple(names), len(given)), (*given, *names.values())
 
-    def field(x: Tensor, k: Tensor, *args: Tensor) -> Tensor:
-        now = Conditions(**dict(zip(names, args[own:], strict=True)))
-        return field_of(conditioned(network, now))(x, k, *args[:own])
 
-    return field, (*given, *names.values())
+def _field_under(
+    field_of: Callable[[Network], Field],
+    network: Network,
+    names: tuple[str, ...],
+    own: int,
+    x: Tensor,
+    k: Tensor,
+    *args: Tensor,
+) -> Tensor:
+    """dx/dk from a state, where `args` are `own` tensors of the method and, after them, the named conditions."""
+    now = Conditions(**dict(zip(names, args[own:], strict=True)))
+    return field_of(conditioned(network, now))(x, k, *args[:own])
 
 
 def squared_error(prediction: State, target: State) -> PerSample:

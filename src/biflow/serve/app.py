@@ -52,8 +52,8 @@ def app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI):
         # A daemon thread, not a task: stopping the server waits for models that start, but only for a few seconds.
-        starting = Thread(target=hall.prepare, args=(folders, first), daemon=True)
-        starting.start()
+        hall.loading = Thread(target=hall.prepare, args=(folders, first), daemon=True)
+        hall.loading.start()
         sweeping = asyncio.create_task(_sweep(hall))
         remove_leftovers()
         hall.uploads.warm()
@@ -61,7 +61,7 @@ def app(
         sweeping.cancel()
         await hall.uploads.close()
         hall.close()
-        starting.join(STARTING)  # a process that ends while its thread compiles a network is aborted by C++
+        hall.loading.join(STARTING)  # a process that ends while its thread compiles a network is aborted by C++
 
     api = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.state.hall, api.state.origins, api.state.token = hall, origins, token

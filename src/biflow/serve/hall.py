@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 from biflow.errors import UserError
 from biflow.serve.clips import Clips
@@ -31,6 +31,8 @@ class Hall:
         ready: whether sessions may be opened.
         failure: why they never will be.
         prepared: set once one of the two is decided.
+        closing: set once models that load need not go on.
+        loading: the thread that prepares the models, once it has begun.
         uploads: reads the pictures of clients.
         shelf: keeps their recordings.
         clips: makes clips of the last seconds.
@@ -42,7 +44,8 @@ class Hall:
         self.ready = False
         self.failure: UserError | None = None
         self.prepared = Event()
-        self._closing = Event()
+        self.loading: Thread | None = None
+        self.closing = Event()
         self.uploads = Uploads()
         self.shelf = Shelf()
         self.clips = Clips()
@@ -50,10 +53,10 @@ class Hall:
     def prepare(self, folders: Mapping[str, Path], first: Path | None) -> None:
         """Load the models, and run each once as sessions will."""
         try:
-            models = load(folders, first, self._closing)
+            models = load(folders, first, self.closing)
             for served in models.values():
-                warm_up(served, self._closing)
-            if self._closing.is_set():
+                warm_up(served, self.closing)
+            if self.closing.is_set():
                 return
             next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
@@ -127,7 +130,7 @@ class Hall:
 
     def close(self) -> None:
         """End all sessions, wait for their threads, and delete their recordings. Models that start need not go on."""
-        self._closing.set()
+        self.closing.set()
         self.clips.close()
         sessions = list(self.sessions.values())
         for session in sessions:

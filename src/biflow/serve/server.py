@@ -1,10 +1,12 @@
 """`biflow serve`: a socket, a server on it, and a clean end."""
 
+import contextlib
 import errno
 import logging
 import signal
 import socket
 import threading
+import time
 import webbrowser
 from functools import partial
 from urllib.parse import quote
@@ -51,9 +53,18 @@ def serve(settings: Serve, *, open_page: bool = False) -> None:
     try:
         server.run(sockets=[listening])
     finally:
-        hall.prepared.wait(LOADING)  # OpenVINO aborts a process that ends while it compiles
+        _stop_loading(hall)
     if hall.failure:
         raise hall.failure
+
+
+def _stop_loading(hall: Hall) -> None:
+    """Wait for models that load, whatever else comes: OpenVINO aborts a process that ends while it compiles."""
+    hall.closing.set()
+    latest = time.monotonic() + LOADING
+    while hall.loading and hall.loading.is_alive() and time.monotonic() < latest:
+        with contextlib.suppress(KeyboardInterrupt):
+            hall.loading.join(max(0.0, latest - time.monotonic()))
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,6 +7,7 @@ The interval may run either way (k0 < k1 or k0 > k1), and f is never called outs
 """
 
 import math
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -56,13 +57,15 @@ def solve(
     if sizes := [len(arg) for arg in args if len(arg) != len(x)]:
         raise ValueError(f"Every one of args needs one entry for each of the {len(x)} samples, but one has {sizes[0]}.")
 
-    def field(x: Tensor, k: Tensor, *args: Tensor) -> Tensor:
-        dx = f(x, k, *args)
-        if dx.shape != x.shape:  # broadcasting would hide it
-            raise ValueError(f"The field gives dx/dk of shape {tuple(dx.shape)} for x of shape {tuple(x.shape)}.")
-        return dx
-
+    problem = Problem(partial(_checked, f), x, k0, k1, args)
     method = adams if solver.method == "adams" else runge_kutta
     if solver.steps is not None:
-        return method.solve_fixed(Problem(field, x, k0, k1, args), solver)
-    return method.solve_adaptive(Problem(field, x, k0, k1, args), solver, first_step)
+        return method.solve_fixed(problem, solver)
+    return method.solve_adaptive(problem, solver, first_step)
+
+
+def _checked(f: Field, x: Tensor, k: Tensor, *args: Tensor) -> Tensor:
+    dx = f(x, k, *args)
+    if dx.shape != x.shape:  # broadcasting would hide it
+        raise ValueError(f"The field gives dx/dk of shape {tuple(dx.shape)} for x of shape {tuple(x.shape)}.")
+    return dx

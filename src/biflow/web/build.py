@@ -90,13 +90,13 @@ def build(served: Served, out: Path) -> Built:
             else:
                 _write(place, content)
         shutil.copy(runtime.LICENCE, folder / "onnxruntime" / "LICENSE")
+        check_nothing_else(out, {*(path.name for path in folder.iterdir()), "model", "sw.js"})
         precision, error = _write_model(served, folder / "model")
         version = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_files(folder)))).hexdigest()[:12]
         _write(folder / "sw.js", (HERE / "sw.js").read_text("utf-8").replace("{{version}}", version).encode())
         contents = {path: path.read_bytes() for path in _files(folder)}
         size = sum(map(len, contents.values()))
         sent = sum(min(len(content), len(compressed(content))) for content in contents.values())
-        check_nothing_else(out, folder)
     return Built(precision, error, size, sent)
 
 
