@@ -1,9 +1,10 @@
-"""The documentation: its programs and examples run, biflow takes its commands, and its links lead somewhere."""
+"""The documentation: its programs, its examples and the tour run, biflow takes its commands, and its links lead on."""
 
 import doctest
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,18 @@ def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "examples" / "biflow_tour.ipynb", as_version=4)
+    for cell in notebook.cells:  # the same with shorter streams and a shorter training
+        steps = ("--steps 20", "--steps 4 --processes 1")
+        for long, short in (("*48", "*12"), ("count=48", "count=12"), ("*18", "*6"), steps):
+            cell.source = cell.source.replace(long, short)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    nbclient.NotebookClient(notebook, timeout=170, resources={"metadata": {"path": tmp_path}}).execute(env=environment)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    streams = [output for output in shown if "data:image/webp" in output.get("data", {}).get("text/html", "")]
+    assert (len(pictures), len(streams)) == (3, 2)

@@ -1,4 +1,3 @@
-import os
 import runpy
 import subprocess
 import sys
@@ -31,21 +30,6 @@ def test_two_moons_flow_leaves_and_biflow_stays(tmp_path):
     assert 3 * forward["BI-FLOW, eps 0.1"] < forward["FLOW"]
     assert max(forward["BI-FLOW, eps 0.1"], backward["BI-FLOW, eps 0.1"]) < 0.15
     assert out.stat().st_size > 10_000
-
-
-def test_the_tour_runs_from_its_first_cell_to_its_last(tmp_path):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    notebook = nbformat.read(EXAMPLES / "biflow_tour.ipynb", as_version=4)
-    for cell in notebook.cells:  # the same with shorter streams and a shorter training
-        steps = ("--steps 20", "--steps 4 --processes 1")
-        for long, short in (("*48", "*12"), ("count=48", "count=12"), ("*18", "*6"), steps):
-            cell.source = cell.source.replace(long, short)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-    nbclient.NotebookClient(notebook, timeout=170, resources={"metadata": {"path": tmp_path}}).execute(env=environment)
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pictures = [output for output in shown if "image/png" in output.get("data", {})]
-    streams = [output for output in shown if "data:image/webp" in output.get("data", {}).get("text/html", "")]
-    assert (len(pictures), len(streams)) == (3, 2)
 
 
 def test_futures_of_a_frame_differ_by_what_is_done_alone(tmp_path, monkeypatch):

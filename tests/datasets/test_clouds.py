@@ -1,13 +1,14 @@
 """Clouds that drift: a world of constant velocity, and clips that continue each other."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "datasets"))  # `datasets` is Hugging Face's package
-import clouds  # noqa: E402
+import clouds
 
 
 def pixels(seed: int, frames: int, size: int = 32) -> np.ndarray:
@@ -36,7 +37,7 @@ def test_clouds_move_with_the_wind(monkeypatch):
     monkeypatch.setattr(clouds, "noise", lambda values, x, y, z, *rest: seen.append((x, y, z)) or np.zeros_like(x))
     clouds.drift(0, 4, 8)
     here = seen[1::2]  # after the ridge, two for a frame
-    steps = [[float(np.mean(b - a)) for a, b in zip(*pair, strict=True)] for pair in zip(here, here[1:], strict=False)]
+    steps = [[float(np.mean(b - a)) for a, b in zip(*pair, strict=True)] for pair in pairwise(here)]
     assert steps[0] == pytest.approx(steps[1]) == pytest.approx(steps[2])
     assert steps[0][1:] == pytest.approx([clouds.WIND, clouds.CHANGE])
     assert abs(steps[0][0]) <= clouds.WIND / 2
