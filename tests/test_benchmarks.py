@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import figure1, hours, in_between, networks, one_evaluation, record, solvers, turn
+from benchmarks import extrapolation, figure1, hours, in_between, networks, one_evaluation, record, solvers, turn
 from biflow.config import TrainConfig
 from biflow.data.starts import first_frames
 from biflow.evaluation.networks.features import Features
@@ -151,6 +151,15 @@ def test_a_stream_that_is_a_tenth_too_slow_lags_by_as_much_after_a_turn():
     assert found["a copy of the first frame"] == [16, 24, 16, 0]
     assert found["another clip"] == [0, 0, 0, 0]  # the two are alike
     assert made["forward"].shape == clips.shape
+
+
+def test_what_a_stream_is_at_a_time_is_read_from_the_window_that_ends_there():
+    distance = {"per_window": [1.0, 2.0, 3.0], "per_window_intervals": [[0, 2], [1, 3], [2, 4]]}
+    over_time = {"frames": list(range(48)), "generated": [6.0] * 16 + [3.0] * 16 + [9.0] * 16, "real": 3.0}
+    metrics = {"fvd": distance, "kvd": distance, "over_time": {"motion": over_time, "contrast": over_time}}
+    row = extrapolation.row(metrics, 32)
+    assert (row["frames"], row["fvd"], row["kvd_interval"]) == (32, 2.0, [1, 3])
+    assert (row["motion"], extrapolation.row(metrics, 48)["contrast"]) == (1.0, 3.0)
 
 
 def test_a_curve_says_when_it_comes_down_to_a_value():
