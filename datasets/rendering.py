@@ -19,7 +19,7 @@ Clip = tuple[list[Image.Image], list[list[float]]]  # frames, and the actions be
 
 
 def render(
-    clip: Callable[[int, int, int], Clip],
+    clip: Callable[..., Clip],
     meaning: dict[str, Any] | None,
     dst: Path,
     *,
@@ -29,7 +29,7 @@ def render(
 ) -> None:
     """Write `clips` folders of PNG frames in `dst`, and `actions.json` beside them: `meaning` and the actions. Resumes.
 
-    `clip(seed, frames, size)` renders one. Clip i has the seed `seed * 100_000 + i`, so that more can be added later.
+    `clip(seed, **shape)` renders one. Clip i has the seed `seed * 100_000 + i`, so that more can be added later.
     Without a `meaning` there are no actions.
     """
     path = dst / "actions.json"
@@ -56,11 +56,9 @@ def _recorded(path: Path, meaning: dict[str, Any]) -> dict[str, list[list[float]
     return actions
 
 
-def write_clip(
-    clip: Callable[[int, int, int], Clip], folder: Path, seed: int, frames: int, size: int
-) -> list[list[float]]:
+def write_clip(clip: Callable[..., Clip], folder: Path, seed: int, **shape: int) -> list[list[float]]:
     """Render a clip into a folder, which appears when it is complete. Returns its actions."""
-    images, actions = clip(seed, frames, size)
+    images, actions = clip(seed, **shape)
     with replacing(folder) as partial:
         partial.mkdir()
         for index, image in enumerate(images):
@@ -69,7 +67,7 @@ def write_clip(
 
 
 def main(
-    clip: Callable[[int, int, int], Clip],
+    clip: Callable[..., Clip],
     meaning: dict[str, Any] | None,
     doc: str,
     options: Sequence[tuple[str, int, str]],

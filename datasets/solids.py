@@ -71,6 +71,12 @@ def turned(points: Vectors, angle: float) -> Vectors:
     return np.stack([c * x - s * y, s * x + c * y, z], axis=1)
 
 
+def object_of(seed: int, objects: int) -> tuple[list[Solid], random.Random]:
+    """The object of a clip, one of `objects` or, if that is 0, its own, and what else about the clip is drawn from."""
+    rng = random.Random(seed)
+    return random_object(random.Random(seed % objects) if objects else rng), rng
+
+
 def random_object(rng: random.Random) -> list[Solid]:
     """Three to five solids that stand around the middle of the table, some of them on top of another."""
     solids: list[Solid] = []

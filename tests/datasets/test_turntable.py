@@ -92,6 +92,13 @@ def test_a_clip_closes_and_moves(clip):
     assert (np.abs(first - second) > 20).mean() > 0.02
 
 
+def test_clips_can_share_objects_and_show_them_from_other_angles():
+    (one, first), (same, second), (other, _) = (solids.object_of(seed, 3) for seed in (100_001, 100_004, 100_002))
+    assert one == same != other
+    assert first.random() != second.random()
+    assert turntable.turn(1, 1, 8, objects=3) != turntable.turn(4, 1, 8, objects=3)
+
+
 def test_the_table_turns_counterclockwise():
     """Its dark sector, which is at the back, moves to the left."""
     light = 0.0
