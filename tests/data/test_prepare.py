@@ -1,6 +1,7 @@
 import errno
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -168,6 +169,25 @@ def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
     run(folders, folders / "inside")
     assert len(run(folders, folders / "inside", force=True)["clips"]) == 5  # it does not read itself
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "out", "src"]
+
+
+def test_clips_keep_their_split_where_a_set_is_made_anew_from_more_of_them(tmp_path, folders):
+    def splits(**settings):
+        return {entry["name"]: entry["split"] for entry in run(folders, tmp_path / "out", **settings)["clips"]}
+
+    before = splits()
+    for number in range(5, 15):
+        write_frames(folders / "group2" / f"clip{number}", clip(number, 4))
+    drawn_anew = {entry["name"]: entry["split"] for entry in run(folders, tmp_path / "other")["clips"]}
+    assert {name: drawn_anew[name] for name in before} != before
+    after = splits(force=True)
+    assert {name: after[name] for name in before} == before
+    assert list(after.values()).count("test") == 3
+    assert splits(force=True, seed=1) != after
+    shutil.rmtree(folders / "group2")
+    assert splits(force=True, seed=0) == before
+    (tmp_path / "out" / "index.json").write_text("{}")
+    assert splits(force=True) == before
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

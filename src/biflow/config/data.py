@@ -19,7 +19,8 @@ class Prepare:
         size: Side of the square frames.
         stride: Take every n-th frame.
         crop: Cut out the largest centred square before resizing, instead of squeezing the whole frame.
-        split: Share of the clips that is used for training, where the source has no split of its own.
+        split: Share of the clips that is used for training, where the source has no split of its own. Clips of a set
+            that is replaced keep their split, if this share and the seed are the same.
         seed: Seed of the split.
         fps: Frames per second that all clips are brought to, by their time stamps. By default the rate of most clips;
             "native" keeps every frame. Clips that do not state their rate, such as images, are taken to have it.

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from biflow.data.action_set import ActionSet
 from biflow.data.clips import Item, find_clips
 from biflow.data.overview import rates_line, write_sheet
 from biflow.data.rates import most_common
-from biflow.data.windows import FORMAT, is_prepared
+from biflow.data.windows import FORMAT, is_prepared, read_index
 from biflow.data.writer import Writer
 from biflow.errors import UserError, shown
 from biflow.files import replacing, write_array, write_json
@@ -54,7 +54,8 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
     with replacing(dst) as partial:
         partial.mkdir()
         writer = _write_frames(partial / "frames.npy", items, shape, settings, progress)
-        clips, skipped = _assign_splits(writer.clips, settings.split, settings.seed), writer.skipped
+        before = _earlier_splits(dst, settings)
+        clips, skipped = _assign_splits(writer.clips, settings.split, settings.seed, before), writer.skipped
         index = {"format": FORMAT, "size": list(shape), "channels": 3, "stride": settings.stride}
         index |= {"crop": settings.crop, "source": str(src), "seed": settings.seed, "train_share": settings.split}
         index |= _write_actions(partial / "actions.npy", writer.actions, clips)
@@ -129,13 +130,31 @@ def _write_actions(path: Path, actions: ActionSet, clips: list[dict]) -> dict:
     return {"actions": {**meaning.as_json(), "resample": rules}}
 
 
-def _assign_splits(clips: list[dict], share: float, seed: int) -> list[dict]:
-    """Keep the source's own split if it has both parts. Otherwise draw one by clip, or cut a single clip in two."""
+def _earlier_splits(dst: Path, settings: Prepare) -> dict[str, str]:
+    """The splits of clips in the set that is replaced, by name, if it was split by the same share and seed."""
+    with contextlib.suppress(UserError):  # a damaged one
+        if is_prepared(dst):
+            index = read_index(dst)
+            if (index.get("train_share"), index["seed"]) == (settings.split, settings.seed):
+                return {clip["name"]: clip["split"] for clip in index["clips"]}
+    return {}
+
+
+def _assign_splits(clips: list[dict], share: float, seed: int, before: Mapping[str, str]) -> list[dict]:
+    """Keep the source's own split if it has both parts. Otherwise draw one by clip, or cut a single clip in two.
+
+    Clips with a split `before` keep it, so that what a model was trained on does not become a test clip.
+    """
     if {"train", "test"} <= {clip["split"] for clip in clips}:
         return [{**clip, "split": clip["split"] or "train"} for clip in clips]
     tests = 0 if share == 1 else min(len(clips) - 1, max(1, round(len(clips) * (1 - share))))
-    drawn = set(random.Random(seed).sample(range(len(clips)), tests))
-    clips = [{**clip, "split": "test" if index in drawn else "train"} for index, clip in enumerate(clips)]
+    kept: list[str | None] = [before.get(clip["name"]) for clip in clips]
+    if len(clips) == 1 or "train" not in kept:
+        kept = [None] * len(clips)
+    new = [index for index, split in enumerate(kept) if split is None]
+    drawn = set(random.Random(seed).sample(new, min(max(0, tests - kept.count("test")), len(new))))
+    splits = [split or ("test" if index in drawn else "train") for index, split in enumerate(kept)]
+    clips = [{**clip, "split": split} for clip, split in zip(clips, splits, strict=True)]
     if len(clips) > 1 or share == 1:
         return clips
     (clip,) = clips
