@@ -135,7 +135,7 @@ def _earlier_splits(dst: Path, settings: Prepare) -> dict[str, str]:
     with contextlib.suppress(UserError):  # a damaged one
         if is_prepared(dst):
             index = read_index(dst)
-            if (index.get("train_share"), index["seed"]) == (settings.split, settings.seed):
+            if (index.get("train_share"), index.get("seed")) == (settings.split, settings.seed):
                 return {clip["name"]: clip["split"] for clip in index["clips"]}
     return {}
 
