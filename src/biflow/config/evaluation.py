@@ -17,7 +17,7 @@ class Evaluate:
     """Measure the videos of a model. Results are FVD and KVD over time, cost, drift and memorisation.
 
     Attributes:
-        model: A run of `biflow train`, or a model folder.
+        model: A run of `biflow train`, a model folder, or the id of a model on the Hugging Face Hub (user/name).
         data: A prepared set. The videos are compared with its test split.
         out: The folder for metrics.json and the videos. After an interruption, the same command resumes there.
         protocol: "quick" (sized for a CPU), "paper" (128 videos of 512 frames), or a JSON file: the settings of a

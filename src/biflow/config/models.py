@@ -21,7 +21,7 @@ class Export:
     (README.md), with a moving picture, that says what is known of the model.
 
     Attributes:
-        model: A run of `biflow train`, or a model folder.
+        model: A run of `biflow train`, a model folder, or the id of a model on the Hugging Face Hub (user/name).
         out: The model folder to write.
         first: Other first frames than the model's own: those of a prepared set's test split.
         onnx: A folder to write as ONNX: network.onnx, one evaluation; frame.onnx, a whole frame; and onnx.json, which
@@ -36,7 +36,7 @@ class Export:
     Examples:
         biflow export runs/mine models/mine
         biflow export runs/mine models/mine --license cc-by-4.0 --push user/name
-        biflow export runs/mine --web site
+        biflow export runs/mine --web page
         biflow export models/mine --onnx mine-onnx --steps 2
     """
 

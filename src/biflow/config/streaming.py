@@ -26,7 +26,7 @@ class Sample:
     """Stream videos from a model to files. These are mp4 files, a contact sheet and stats.json.
 
     Attributes:
-        model: A run of `biflow train`, or a model folder.
+        model: A run of `biflow train`, a model folder, or the id of a model on the Hugging Face Hub (user/name).
         first: What to start from: an image, a film (its first frame), a folder of images, or a prepared set (frames of
             its test split). The model's own first frames by default.
         frames: Length of each video, in frames at the rate of the training videos. By default 512, or one per action.
@@ -52,8 +52,8 @@ class Sample:
         samples: Number of videos. One per first frame by default, at most 8.
         batch: Videos solved at once. It does not change them.
         seed: Seed of the noise and of the choice of first frames.
-        scale: Side of the block that each pixel becomes in videos, as they are sharp in that way. By default as much as
-            makes 256 pixels.
+        scale: Enlarge each pixel of a frame to a block of n×n pixels in videos, which keeps them sharp. By default as
+            much as makes 256 pixels.
         webp: Also write each video as an animated WebP.
         gif: Also write each video as an animated GIF.
         png: Also write every frame as a PNG.

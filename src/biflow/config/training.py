@@ -90,8 +90,8 @@ class TrainConfig:
         span: How many frames of the videos lie ahead where a frame is solved to. FLOW and BI-FLOW then give as many
             frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions. For
             sequence, the number of frames of a clip.
-        path: How the frames between the current one and the one `span` ahead are passed in training: "linear", the
-            paper's, which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
+        path: The path of training from the current frame to the one `span` frames ahead: "linear", the paper's,
+            which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
             curve through all of them. With a span of 1 they are the same.
         context: Number of past frames that the network sees beside the current one; 0 is the paper's.
         context_noise: Largest noise level on past frames in training. Each has its own from U(0, context_noise), which
@@ -104,8 +104,8 @@ class TrainConfig:
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
             of x1 - x0 over the training set, so that motion, however slow, weighs as much as noise does. 1 is the
-            paper's plain sum, with which f^v learns almost nothing in a run of a few hours. Not used from noise on, by
-            CONDIFF and SEQUENCE.
+            paper's plain sum, with which f^v learns almost nothing in a run of a few hours. CONDIFF and
+            SEQUENCE, which start from noise, do not use it.
         precision: Number format of the computation. "auto" is bf16 where the hardware computes in it (CUDA, AMX,
             AVX-512 BF16), else fp32.
         compile: Compile the network with torch.compile. The first step then takes minutes.
