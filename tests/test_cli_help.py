@@ -112,7 +112,7 @@ def test_help_shows_defaults_and_choices_plainly(capsys, monkeypatch):
     out = " ".join(help_of(command, capsys)[0] for command in ("sample", "train"))
     for text in (
         "MODEL --model A run of `biflow train`, a model folder, or the id of a model on the Hugging Face Hub "
-            "(user/name). [required]",
+        "(user/name). [required]",
         "--first PATH What to start from",
         "By default 512, or one per action.",
         "--eps FLOAT ",
