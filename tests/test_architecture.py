@@ -34,6 +34,7 @@ GROUPS = [
         "actions",
         "background",
         "interrupts",
+        "summaries",
     ],
     ["methods"],
     ["networks", "data"],

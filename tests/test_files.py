@@ -46,6 +46,15 @@ def test_a_file_appears_when_the_body_has_ended(tmp_path):
     assert names(path.parent) == ["a.txt"]
 
 
+def test_tensors_that_share_memory_are_written_as_often_as_they_are_named(tmp_path):
+    whole = torch.arange(6.0).reshape(2, 3)
+    tensors = {"a": whole, "part": whole[1], "tied": whole, "turned": whole.T}
+    files.write_tensors(tmp_path / "x.safetensors", tensors)
+    assert {name: value.tolist() for name, value in load_file(tmp_path / "x.safetensors").items()} == {
+        name: value.tolist() for name, value in tensors.items()
+    }
+
+
 def test_what_exists_is_replaced(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     write(tmp_path / "a.txt")

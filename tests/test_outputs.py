@@ -20,8 +20,11 @@ from biflow.errors import UserError
 from biflow.methods import BIFLOW, FLOW
 from biflow.model import Model, save_model
 from biflow.networks import VideoUNet
-from biflow.outputs import demo, demo_summary, sample, summary
+from biflow.outputs import demo, sample
 from biflow.rollout import drain
+from biflow.sequences import follow
+from biflow.solvers import SolverError
+from biflow.summaries import demo_summary, summary
 from biflow.video import contact_sheet
 from tests.command_line import run
 
@@ -240,6 +243,34 @@ def test_an_interrupted_demo_leaves_nothing_of_an_earlier_one(tmp_path, monkeypa
         demo(Demo(out=tmp_path, frames=2, samples=1))
     assert json.loads((tmp_path / "demo.json").read_text())["asked"] == {"samples": 1, "frames": 2}
     assert len(frames_of(tmp_path / "demo.mp4")[0]) == 1
+
+
+def test_videos_before_a_frame_that_cannot_be_solved_are_kept(model, prepared, tmp_path, monkeypatch):
+    calls = []
+
+    def failing(*args, **options):
+        calls.append(1)
+        for number, frame in enumerate(follow(*args, **options), 1):
+            if len(calls) == 2 and number == 3:
+                raise SolverError("NaN.")
+            yield frame
+
+    monkeypatch.setattr("biflow.outputs.follow", failing)
+    settings = Sample(model, first=prepared, frames=4, samples=3, batch=1, out=tmp_path / "out", **TWO_STEPS)
+    sentence = "Frame 3 could not be solved: NaN. What was made before is saved: 1 of 3 videos with 4 of 4 frames"
+    with pytest.raises(UserError, match=sentence):
+        sample(settings)
+    lengths = [len(frames_of(path)[0]) for path in sorted((tmp_path / "out").glob("*.mp4"))]
+    assert lengths == [4, 2]
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["failure"].startswith("Frame 3")
+    monkeypatch.setattr("biflow.outputs.follow", lambda *args, **options: map(nothing, [0]))
+    with pytest.raises(UserError, match=r"Frame 1 could not be solved: NaN\.$"):
+        sample(Sample(model, first=prepared, frames=4, out=tmp_path / "none", **TWO_STEPS))
+    assert not list((tmp_path / "none").glob("*.mp4"))
+
+
+def nothing(_):
+    raise SolverError("NaN.")
 
 
 @pytest.mark.parametrize(

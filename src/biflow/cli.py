@@ -76,7 +76,8 @@ def _train(settings: Annotated[config.Train, FLAT]) -> None:
 
 def _sample(settings: Annotated[config.Sample, FLAT]) -> None:
     check_places(settings)
-    from biflow.outputs import sample, summary
+    from biflow.outputs import sample
+    from biflow.summaries import summary
 
     print(summary(settings.out, sample(settings)))
 
@@ -89,7 +90,8 @@ def _demo(settings: Annotated[config.Demo, FLAT] = DEMO) -> None:
         model = shipped_model(settings.name)
         return serve(config.Serve(model, port=settings.port, origin=settings.origin), open_page=True)
     check_places(settings)
-    from biflow.outputs import demo, demo_summary
+    from biflow.outputs import demo
+    from biflow.summaries import demo_summary
 
     print(demo_summary(settings.out, demo(settings)))
 

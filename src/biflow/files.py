@@ -224,7 +224,11 @@ def write_json(path: str | Path, content: object, *, indent: int | None = 1) -> 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, equal bytes for equal content. Raises UserError."""
     with replacing(path) as partial:
-        contents = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        contents: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():  # safetensors takes none that share their memory, as tied weights do
+            kept = {other.untyped_storage().data_ptr() for other in contents.values()}
+            shared = tensor.untyped_storage().data_ptr() in kept
+            contents[name] = tensor.detach().clone().contiguous() if shared else tensor.detach().contiguous()
         partial.touch()
         mode = partial.stat().st_mode  # as any new file has it; safetensors lets only this user read what it writes
         try:

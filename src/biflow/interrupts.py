@@ -46,6 +46,8 @@ def _leave_terminal() -> None:
 def noted_interrupts() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C, SIGTERM or SIGHUP comes; a second one ends the process at once.
 
+    In a thread other than the main one it stays empty.
+
     Not so SIGHUP, which comes twice where a terminal is closed: from the system and from the shell. It is ignored from
     then on, and nothing more is written to the terminal.
     """
@@ -61,7 +63,9 @@ def noted_interrupts() -> Iterator[list[int]]:
             signal.raise_signal(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # as it is after `nohup`
+    if threading.current_thread() is not threading.main_thread():  # others cannot listen to signals
+        numbers = []
+    elif HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:  # as it is after `nohup`
         numbers.append(HANG_UP)
     previous = {number: signal.signal(number, note) for number in numbers}
     try:

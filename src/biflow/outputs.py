@@ -3,7 +3,6 @@
 import logging
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,8 @@ from biflow.model import Model, load_model, shipped_model, weights_file
 from biflow.playback import Playback, playback, reseeded
 from biflow.rollout import Shown, drain, sample_generators
 from biflow.sequences import follow
+from biflow.solvers import SolverError
+from biflow.summaries import cost, counts, demo_summary, summary
 from biflow.video import VideoWriter, contact_sheet, to_float
 
 log = logging.getLogger("biflow")
@@ -48,7 +49,8 @@ def sample(settings: Sample) -> dict:
     part of the videos. A video's noise depends on `seed` and its number alone, not on how many are solved at once.
 
     Raises:
-        UserError: no model, nothing to start from, settings that do not go together, or files of others in the way.
+        UserError: no model, nothing to start from, settings that do not go together, files of others in the way, or a
+            frame that cannot be solved, with everything before it saved.
         KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, with everything so far saved. Its message says what that is.
     """
     check_writable(settings.out)
@@ -56,41 +58,16 @@ def sample(settings: Sample) -> dict:
     with alone(settings.out), together(settings.out, sync=False) as new:
         stats = _sample(settings, new)
         _remove_earlier(settings.out)
+    return _whole(stats, summary(settings.out, stats))
+
+
+def _whole(stats: dict, saved: str) -> dict:
+    """The same; raises what ended it before all was there."""
+    if failure := stats.get("failure"):
+        raise UserError(f"{failure} What was made before is saved: {counts(stats)}.")
     if "asked" in stats:
-        raise KeyboardInterrupt(f"Stopped. These are saved:\n{summary(settings.out, stats)}")
+        raise KeyboardInterrupt(f"Stopped. These are saved:\n{saved}")
     return stats
-
-
-def summary(out: Path, stats: dict) -> str:
-    """What `sample` has written into `out`, and what it cost, in a few lines."""
-    videos = [f"sample_{sample:03d}.mp4" for sample in sorted({0, stats["samples"] - 1})]
-    lines = [f"{_counts(stats)}: {' to '.join(str(out / video) for video in videos)}"]
-    if kinds := [kind for kind in ("webp", "gif") if stats["settings"][kind]]:
-        lines[0] += f", and as {' and '.join(kinds)}"
-    if stats["settings"]["png"]:
-        lines[0] += f", and each frame as a PNG in {' to '.join(str(out / Path(video).stem) for video in videos)}"
-    lines.append(f"Contact sheet: {out / 'sheet.png'}. Numbers: {out / 'stats.json'}.")
-    return "\n".join([*lines, _cost(stats), f"To watch, open {out / videos[0]} in a video player or a browser."])
-
-
-def _counts(stats: dict) -> str:
-    """How many frames there are, and of how many if that is not all: "37 of 200 frames, interrupted"."""
-    if "asked" not in stats:
-        samples, frames = stats["samples"], stats["frames"]
-        return f"{samples} video{'s' * (samples > 1)} of {frames} frame{'s' * (frames > 1)}"
-    samples, frames = stats["asked"]["samples"], stats["asked"]["frames"]
-    parts = [
-        f"{videos} of {samples} videos with {length} of {frames} frames"
-        if samples > 1
-        else f"{length} of {frames} frames"
-        for length, videos in Counter(map(len, stats["nfe"])).items()
-    ]
-    return f"{' and '.join(parts)}, interrupted"
-
-
-def _cost(stats: dict) -> str:
-    how = f"{stats['settings']['hardware']}, {stats['settings']['batch']} at once"
-    return f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {how}."
 
 
 def _sample(settings: Sample, out: Path) -> dict:
@@ -109,7 +86,7 @@ def _sample(settings: Sample, out: Path) -> dict:
             if results.interrupted:
                 break
     if not results.nfe:
-        raise KeyboardInterrupt("Stopped before the first frame.")
+        raise results.failure or KeyboardInterrupt("Stopped before the first frame.")
     stats = _stats(settings, play, model, results, min(settings.batch, len(first)))
     rows = [[first[i], *shown] for i, shown in enumerate(results.sheet[:16])]
     contact_sheet(rows, out / "sheet.png", _captions(play, model, stats))
@@ -152,6 +129,7 @@ class _Results:
     sheet: list[list[Tensor]] = field(default_factory=list)  # the frames of the contact sheet
     seconds: float = 0.0  # of solving, without encoding
     interrupted: bool = False
+    failure: UserError | None = None  # of a frame, before which the stream ends
 
 
 def _write(
@@ -190,6 +168,10 @@ def _write(
                 bar.update(len(part))
         except KeyboardInterrupt:
             results.interrupted = bar.disable = True  # whoever reads the output may be gone, as `tee` after Ctrl-C
+        except UserError as error:
+            if not isinstance(error.__cause__, SolverError):
+                raise
+            results.failure, results.interrupted = error, True
     if writers:
         results.nfe += nfe
         results.eps += eps
@@ -228,6 +210,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
     asked = {"samples": len(play.frames), "frames": play.length * how["in_between"]}
     return {
         **({"asked": asked} if results.interrupted else {}),
+        **({"failure": str(results.failure)} if results.failure else {}),
         "frames": max(map(len, results.nfe)),
         "samples": len(results.nfe),
         "nfe_per_frame": round(sum(map(sum, results.nfe)) / frames, 3),
@@ -247,8 +230,8 @@ def _captions(play: Playback, model: Model, stats: dict) -> list[str]:
     eps = eps_text(stats["settings"]["eps"], sum(chosen) / len(chosen) if chosen else None)
     return [
         f"{model.method.title}, eps {eps}, {how['direction']}. Solver: {how['solver']}.",
-        _cost(stats),
-        *([f"{_counts(stats)}."] if "asked" in stats else []),
+        cost(stats),
+        *([f"{counts(stats)}."] if "asked" in stats else []),
         f"First column: the given frame. Then frames {', '.join(reached)}.",
     ]
 
@@ -273,18 +256,7 @@ def demo(settings: Demo) -> dict:
             shutil.copyfile(new / "demo" / source, new / name)
         _remove_earlier(folder)
         write_json(new / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
-    if "asked" in stats:
-        raise KeyboardInterrupt(f"Stopped. These are saved:\n{demo_summary(out, stats)}")
-    return stats
-
-
-def demo_summary(out: Path, stats: dict) -> str:
-    """What `demo` has written into `out`, and what it cost, in a few lines."""
-    used = stats["settings"]
-    names = {f"demo.{kind}": "the first video" for kind in ("mp4", "webp", "gif") if used.get(kind, True)}
-    names |= {"demo.png": _counts(stats), "demo.json": _cost(stats)}
-    width = max(len(str(out / name)) for name in names)
-    return "\n".join(f"{out / name!s:{width}}  {what}" for name, what in names.items())
+    return _whole(stats, demo_summary(out, stats))
 
 
 def _columns(play: Playback) -> list[int]:

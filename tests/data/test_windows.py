@@ -88,6 +88,13 @@ def test_clips_and_frames(root):
         windows.frame(1, 7)
 
 
+def test_a_clip_is_read_in_parts(root):
+    windows = Windows(root, "train")
+    parts = list(windows.parts(1, 3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert torch.equal(torch.cat(parts), windows.clip(1))
+
+
 def test_a_worker_gets_the_path_and_not_the_frames(root):
     data = pickle.dumps(Windows(root))
     assert torch.equal(pickle.loads(data)[3], Windows(root)[3])

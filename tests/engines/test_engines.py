@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import runpy
 import sys
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def test_openvino_gives_the_fields_of_torch_at_any_batch(method, pair):
         assert_same_fields(*kept[-1])
     for got, expected in kept:  # a later call leaves earlier results alone
         torch.testing.assert_close(got.v, expected.v, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_network_whose_code_changed_is_traced_anew(tmp_path, monkeypatch, engine):
+    pytest.importorskip(engine)
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for gain in (1.0, 2.0):
+        file = tmp_path / "mine.py"
+        file.write_text(f"""
+import torch
+from biflow.paths import Fields
+
+class Mine(torch.nn.Module):
+    def forward(self, query):
+        return Fields({gain} * query.x)
+""")
+        network = runpy.run_path(str(file))["Mine"]()
+        query = Query(torch.ones(1, 3, 16, 16), torch.zeros(1))
+        found = with_engine(Model(network, FLOW, (3, 16, 16)), engine)
+        assert found.engine.startswith(engine)
+        assert found.network(query).v.mean().item() == pytest.approx(gain)
 
 
 def test_openvino_traces_a_model_once_and_another_model_anew(tmp_path, monkeypatch):

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biflow import cli, methods
-from biflow.config import NetworkConfig, Prepare, Solver
+from biflow.config import NetworkConfig, Prepare, Solver, TrainConfig
 from biflow.data.prepare import prepare
 from biflow.data.windows import Windows
 from biflow.engines import with_engine
@@ -96,6 +98,73 @@ def own_cache(tmp_path, monkeypatch):
 def run(folder, prepared, out, protocol=PROTOCOL, **settings):
     settings = {"networks": {"i3d": CHEAP}, "progress": False, **settings}
     return evaluate(load_model(folder), prepared, out, protocol, **settings)
+
+
+def test_what_narrows_the_intervals_is_noted(model, prepared, tmp_path):
+    many = run(model, prepared, tmp_path / "many", replace(PROTOCOL, samples=50, frames=6))
+    assert "The 50 videos start from only 44 frames: the intervals are too narrow." in many["note"]  # 4 clips of 11
+    root = tmp_path / "one"
+    root.mkdir()
+    np.save(root / "clip.npy", np.random.default_rng(0).integers(0, 255, (80, 16, 16, 3), np.uint8))
+    prepare(Prepare(root, tmp_path / "set", size=16, split=0.5), progress=False)
+    single = run(model, tmp_path / "set", tmp_path / "single")["note"]
+    assert single.startswith("N = 3 windows are too few")
+    assert single.endswith(
+        "The test split is a single clip, so its overlapping windows are treated as independent: "
+        "the intervals are too narrow."
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "window", "sentence"),
+    [
+        (replace(CHEAP, smallest=32), 6, "mean colours needs frames of 32x32 or more, not 16x16. Remove it"),
+        (replace(CHEAP, span=10), 12, "Use a smaller frame_stride."),
+    ],
+)
+def test_a_network_that_cannot_see_the_windows_is_refused_before_there_are_videos(
+    model, prepared, tmp_path, network, window, sentence
+):
+    protocol = replace(PROTOCOL, window=window, stride=8, frame_stride=8)
+    with pytest.raises(UserError, match=sentence):
+        run(model, prepared, tmp_path / "out", protocol, networks={"mine": network})
+    assert not (tmp_path / "out" / "videos").exists()
+
+
+def test_windows_of_a_stream_backward_in_time_are_turned_round(model, prepared, tmp_path):
+    first_frames = Features(
+        "first frames", "none", "none", 1, 2, lambda clips: clips[:, 0].float().mean((1, 2, 3))[:, None]
+    )
+    for direction, place in (("forward", 0), ("backward", -1)):
+        out, protocol = tmp_path / direction, replace(PROTOCOL, direction=direction)
+        run(model, prepared, out, protocol, networks={"i3d": first_frames})
+        seen = load_file(out / "features" / "i3d" / "000.safetensors")["features"]
+        assert seen[0].item() == pytest.approx(read_video(out, 0)[:6][place].float().mean().item())
+
+
+def test_videos_of_two_engines_are_said_to_be(model, prepared, tmp_path):
+    assert run(model, prepared, tmp_path)["protocol"]["engine"] == "torch"
+    path = costs_path(tmp_path, 2)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "engine": "openvino bf16"}))
+    assert run(model, prepared, tmp_path)["protocol"]["engine"] == "openvino bf16 and torch"
+    costs = {key: value for key, value in json.loads(path.read_text()).items() if key != "engine"}
+    path.write_text(json.dumps(costs))  # as an earlier version wrote it
+    assert run(model, prepared, tmp_path)["protocol"]["engine"] == "torch"
+
+
+def test_a_training_after_an_evaluation_on_the_cpu_chooses_its_device_anew(model, prepared, tmp_path, monkeypatch):
+    from biflow.training import loop
+
+    run(model, prepared, tmp_path)
+    assert PartialState._shared_state
+
+    def chosen(**options):
+        assert not PartialState._shared_state
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Accelerator", chosen)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(TrainConfig(), prepared, tmp_path / "run")
 
 
 @pytest.mark.gpu

@@ -10,10 +10,10 @@ from torch import nn
 from biflow import files
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, METHODS, Loss
+from biflow.methods import BIFLOW, FLOW, METHODS, Loss
 from biflow.model import Model
 from biflow.networks import VideoUNet
-from biflow.paths import Query
+from biflow.paths import Fields, Query
 from biflow.training.log import TrainingLog, training_flops
 from tests.command_line import refused
 
@@ -43,6 +43,21 @@ def test_flops_are_three_times_two_for_every_product_of_the_layers():
 def test_flops_are_counted_for_what_a_method_asks(method):
     one, four = (training_flops(Model(VideoUNet(method, SMALL), method, (3, side, side))) for side in (16, 32))
     assert 3.5 < four / one <= 4
+
+
+def test_counting_leaves_what_a_network_keeps_of_its_batches():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, query):
+            return Fields(self.norm(query.x))
+
+    network = Own().train()
+    training_flops(Model(network, FLOW, (3, 16, 16)))
+    assert network.training
+    assert network.norm.num_batches_tracked == 0
 
 
 def test_the_log_says_which_share_of_the_peak_is_reached(tmp_path):

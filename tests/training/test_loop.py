@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -146,6 +147,15 @@ def test_two_processes_train_on_the_batch_that_one_would(prepared, tmp_path, mon
         torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-6)
     state = json.loads((latest(tmp_path / "two") / "state.json").read_text())
     assert (state["step"], state["samples"], state["processes"]) == (3, 12, 2)
+
+
+def test_a_run_may_be_in_another_thread_than_the_main_one(prepared, tmp_path):
+    config = TrainConfig(
+        steps=2, batch=4, network=NetworkConfig(channels=(32,), attention=(), patch=2), precision="fp32"
+    )
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(train, config, prepared, tmp_path).result()
+    assert latest(tmp_path).name.endswith("2")
 
 
 def test_muon_goes_on_to_bit_equal_parameters(prepared, tmp_path):

@@ -11,7 +11,7 @@ A prepared folder (`biflow.data.prepare` writes it) holds
 import functools
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,6 +167,11 @@ class Windows(torch.utils.data.Dataset):
     def clip(self, i: int) -> UInt8[Tensor, "n c h w"]:
         """All frames of clip `i` of this split."""
         return self._read(self.clips[i]["start"], self.clips[i]["frames"])
+
+    def parts(self, i: int, most: int) -> Iterator[UInt8[Tensor, "n c h w"]]:
+        """The frames of clip `i` of this split, at most so many at a time."""
+        first, frames = self.clips[i]["start"], self.clips[i]["frames"]
+        return (self._read(first + low, min(most, frames - low)) for low in range(0, frames, most))
 
     def action_rows(self, clip: int) -> Float[np.ndarray, "n k"]:
         """The actions after each frame of clip `clip` of this split: NaN where there is none, as after the last."""

@@ -31,14 +31,15 @@ def graphed(model: Model) -> Network:
     @cache
     def captured(batch: int) -> tuple[torch.cuda.CUDAGraph, Any, Fields]:
         slots = each(query, lambda value: value[:1].expand(batch, *value.shape[1:]).clone())
-        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with capturing, torch.cuda.stream(aside):  # whose end restores the stream even if a capture fails
+        graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream(model.device)
+        aside.wait_stream(torch.cuda.current_stream(model.device))
+        # The end of `stream` restores the stream even if a capture fails. Another device may be the current one.
+        with capturing, torch.cuda.device(model.device), torch.cuda.stream(aside):
             for _ in range(3):  # libraries choose and allocate in the first calls, which no graph may hold
                 evaluate(slots)
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                 result = evaluate(slots)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream(model.device).wait_stream(aside)
         return graph, slots, result
 
     @torch.inference_mode()

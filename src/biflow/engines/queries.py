@@ -1,6 +1,8 @@
 """What engines know of a query: that it is a NamedTuple of tensors."""
 
 import hashlib
+import inspect
+import linecache
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from biflow.model import Model
+from biflow.networks import VideoUNet
 from biflow.paths import present
 
 
@@ -46,8 +49,18 @@ class Positional(nn.Module):
 
 
 def fingerprint(network: nn.Module, words: str) -> str:
-    """A name for what is made of a network: other words, weights or names of weights give another one."""
-    digest = hashlib.sha256(words.encode())
+    """A name for what is made of a network: other words, code, weights or names of weights give another one."""
+    digest = hashlib.sha256((words + _code(network)).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]
+
+
+def _code(network: nn.Module) -> str:
+    """The text of the files that say how a network evaluates its modules, those of PyTorch left out."""
+    kinds = {VideoUNet, *map(type, network.modules())}
+    own = (inspect.unwrap(kind.forward) for kind in kinds if not kind.__module__.startswith("torch."))
+    files = sorted({code.co_filename for forward in own if (code := getattr(forward, "__code__", None))})
+    for file in files:
+        linecache.checkcache(file)
+    return "".join(line for file in files for line in linecache.getlines(file))  # also those of cells of a notebook

@@ -186,6 +186,10 @@ def _jackknife(values: Float[Tensor, " g"]) -> float:
     return float((values - values.mean()).square().sum() * (len(values) - 1) / len(values))
 
 
+# What a set of one video, or of one clip, means for the intervals.
+SINGLE = "its overlapping windows are treated as independent: the intervals are too narrow."
+
+
 def too_few(windows: int, dim: int) -> str | None:
     """A warning about distances of so few features, or None. n features span n - 1 dimensions."""
     biased = f"{dim} feature dimensions: the covariance is singular and FVD biased upwards."

@@ -23,6 +23,7 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 from accelerate import PartialState
@@ -38,7 +39,7 @@ from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
 from biflow.evaluation.protocol import Protocol, differences, full_record
 from biflow.evaluation.schemas import Claim
-from biflow.evaluation.videos import Videos, generate
+from biflow.evaluation.videos import Videos, generate, read_costs
 from biflow.files import alone, check_not_others, write_array, write_json
 from biflow.model import Model, read_description
 from biflow.networks import VideoUNet
@@ -61,7 +62,7 @@ def evaluate(
     interruption. Of several processes, all but the first return {}. `networks`, also of your own, replace those of the
     protocol. Batch sizes do not affect the numbers. Raises UserError for what does not fit together, `out` included.
     """
-    state = PartialState(cpu=model.device.type == "cpu")
+    state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=1))  # another may have more to do
     out, test = Path(out), Windows(Path(data), split="test")
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.eps) if model.method.takes_eps else 0.0)
@@ -107,7 +108,9 @@ def _measured(
     if (seen := drift.measure(model, evaluation)) is not None:
         result["over_time"]["drift"] = seen
     result["past_and_actions"] = past_and_actions.measure(model, evaluation, networks, per_frame, progress=progress)
-    result["protocol"] = {**evaluation.record, "engine": model.engine}
+    made_by = {read_costs(evaluation.out, i, protocol.frames).get("engine") for i in range(protocol.samples)}
+    engine = " and ".join(sorted({name or model.engine for name in made_by}))  # an interruption may have changed it
+    result["protocol"] = {**evaluation.record, "engine": engine}
     write_json(evaluation.out / "metrics.json", result)
     return result
 
@@ -140,8 +143,8 @@ def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[st
         data, frames = ("x".join(map(str, size)) for size in (test.size, model.size))
         raise UserError(f"{test.root} has {data} frames, but the model makes {frames} ones.", setting="data")
     for network in networks.values():
-        network.check(network.span or protocol.window)
-        if network.span and protocol.window < max(network.span, protocol.frame_stride):
+        network.check(network.span or protocol.window, test.size)
+        if network.span and protocol.window < -(-network.span // protocol.frame_stride) * protocol.frame_stride:
             what = f"{network.name} sees one frame in {protocol.frame_stride}, and windows have {protocol.window}"
             raise UserError(f"{what}. Use a smaller frame_stride.", setting="window")
     real_windows(test, protocol)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from biflow.config import Fvd
 from biflow.errors import UserError
-from biflow.evaluation.distances import resample, too_few
+from biflow.evaluation.distances import SINGLE, resample, too_few
 from biflow.evaluation.jobs import compute
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import environment
@@ -42,8 +42,7 @@ def compare(settings: Fvd, features: Features, *, resamples: int = 200, progress
     sets = {"real": real, "fake": fake}
     notes = [too_few(min(len(x), len(y)), features.dim)]
     if single := [name for name, videos in sets.items() if videos.videos == 1]:
-        why = "its overlapping windows are treated as independent: the intervals are too narrow."
-        notes.append(f"The {' and the '.join(single)} set is a single video, so {why}")
+        notes.append(f"The {' and the '.join(single)} set is a single video, so {SINGLE}")
     protocol = _protocol(settings, features, sets, drawn)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
     result = {"fvd": fvd, "kvd": kvd, "windows": {"real": len(x), "fake": len(y)}}

@@ -63,6 +63,7 @@ class Job:
         read: reads the video.
         starts: first frames of the clips.
         span: frames per clip.
+        backward: whether the video runs backward in time. Its clips are turned round, to be compared with real ones.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Job:
     read: Callable[[], UInt8[Tensor, "t 3 h w"]]
     starts: Sequence[int]
     span: int
+    backward: bool = False
 
     def features(self, batch: int = 1) -> Float[Tensor, "n d"]:
         """The features, which are written to the file if it does not exist.
@@ -79,6 +81,7 @@ class Job:
         if not self.path.exists():
             video = self.read()
             clips = (video[start : start + self.span] for start in self.starts)
+            clips = (clip.flip(0) for clip in clips) if self.backward else clips
             write_tensors(self.path, {"features": compute(self.network, clips, batch, str(self.path))})
         expected = {"features": torch.empty(len(self.starts), self.network.dim, device="meta")}
         try:
@@ -110,13 +113,14 @@ def jobs(name: str, network: Features, evaluation: Evaluation) -> tuple[list[Job
         real, starts = real_windows(test, protocol), list(protocol.starts(protocol.frames))
     depends_on = [evaluation.record["data"]["sha256"], network.record(), span, sorted(real.items())]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
-    cache = cache_folder() / "evaluation" / key
+    cache, folder = cache_folder() / "evaluation" / key, out / "features" / name
+    backward = protocol.direction == "backward"
     return [
         Job(cache / f"{clip:05d}.safetensors", network, lambda clip=clip: test.clip(clip), starts, span)
         for clip, starts in sorted(real.items())
         if starts
     ], [
-        Job(out / "features" / name / f"{i:03d}.safetensors", network, lambda i=i: videos.read(i), starts, span)
+        Job(folder / f"{i:03d}.safetensors", network, lambda i=i: videos.read(i), starts, span, backward)
         for i in range(protocol.samples)
     ]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biflow.data.windows import Windows
 from biflow.evaluation import over_time
-from biflow.evaluation.distances import resample, too_few
+from biflow.evaluation.distances import SINGLE, resample, too_few
 from biflow.evaluation.intervals import of_mean
 from biflow.evaluation.jobs import Evaluation, Job, real_windows
 from biflow.evaluation.protocol import Protocol
@@ -43,10 +43,21 @@ def measure(work: Work, evaluation: Evaluation, per_frame: PerFrame) -> dict:
         else:
             result |= distances(name, *parts, protocol)
         if name == "i3d":
-            result["note"] = too_few(min(real, protocol.samples), parts[0][0].network.dim)
+            result["note"] = _note(evaluation, real, parts)
     if protocol.nearest:
         result["nearest"] = nearest_training_frames(evaluation)
     return result
+
+
+def _note(evaluation: Evaluation, real: int, work: tuple[list[Job], list[Job]]) -> str | None:
+    """What limits the distances between so many real windows and the generated ones, in sentences."""
+    samples, places = evaluation.protocol.samples, len(np.unique(evaluation.videos.places, axis=0))
+    notes = [too_few(min(real, places), work[0][0].network.dim)]
+    if places < samples:
+        notes.append(f"The {samples} videos start from only {places} frames: the intervals are too narrow.")
+    if len(work[0]) == 1:
+        notes.append(f"The test split is a single clip, so {SINGLE}")
+    return " ".join(filter(None, notes)) or None
 
 
 def distances(network: str, real: list[Job], generated: list[Job], protocol: Protocol) -> dict:
@@ -153,7 +164,7 @@ def nearest_frames(
     best = torch.full((len(x),), torch.inf, dtype=torch.float64)
     places = [(0, 0)] * len(x)
     for clip in range(len(training.clips)):
-        for number, part in enumerate(training.clip(clip).split(256)):
+        for number, part in enumerate(training.parts(clip, 256)):
             # |x - y|² = |x|² + |y|² - 2 x y, which is exact in float64 for integers of this size.
             y = part.flatten(1).double()
             squares = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).min(1)

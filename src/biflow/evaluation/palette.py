@@ -58,7 +58,8 @@ def load_palettes(training: Windows, sha256: str) -> Palettes | None:
     key = hashlib.sha256(json.dumps([sha256, SETTINGS]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "palettes" / f"{key}.safetensors"
     if not path.exists():
-        found = find_palettes(training.clip(number) for number in range(len(training.clips)))
+        parts = [training.parts(number, 50 * SETTINGS["every"]) for number in range(len(training.clips))]
+        found = find_palettes(torch.cat([part[:: SETTINGS["every"]] for part in clip]) for clip in parts)
         tensors = {"transform": found.transform, "centres": found.centres}
         write_tensors(path, {**tensors, "silhouette": torch.tensor(found.silhouette, dtype=torch.float64)})
     count, size = entries(path).get("centres", Entry((1,), "F64")).shape[0], SETTINGS["levels"] ** 3
@@ -71,7 +72,7 @@ def load_palettes(training: Windows, sha256: str) -> Palettes | None:
 
 def find_palettes(clips: Iterable[UInt8[Tensor, "t 3 h w"]]) -> Palettes:
     """The palettes of clips. They have a single one if clusters of their means are not well apart."""
-    rows = [histograms(clip[:: SETTINGS["every"]]) for clip in clips]
+    rows = [histograms(clip) for clip in clips]
     means = torch.stack([clip.mean(0) for clip in rows])
     within = torch.cat([clip - mean for clip, mean in zip(rows, means, strict=True)])
     covariance = within.T @ within / len(within)
@@ -90,11 +91,11 @@ def find_palettes(clips: Iterable[UInt8[Tensor, "t 3 h w"]]) -> Palettes:
 
 def histograms(frames: UInt8[Tensor, "t 3 h w"]) -> Float[Tensor, "t d"]:
     """The square root of the share of each coarse colour, whose distances are Hellinger's."""
-    levels = SETTINGS["levels"]
-    coarse = (frames.int() * levels) // 256
-    colours = ((coarse[:, 0] * levels + coarse[:, 1]) * levels + coarse[:, 2]).flatten(1)
-    counts = torch.stack([row.bincount(minlength=levels**3) for row in colours])
-    return (counts.double() / colours.shape[1]).sqrt()
+    levels, counts = SETTINGS["levels"], []
+    for frame in frames:
+        red, green, blue = (frame.int() * levels) // 256
+        counts.append(((red * levels + green) * levels + blue).flatten().bincount(minlength=levels**3))
+    return (torch.stack(counts).double() / frames[0, 0].numel()).sqrt()
 
 
 def k_means(points: Float[Tensor, "n d"], count: int) -> Float[Tensor, "k d"]:

@@ -102,7 +102,8 @@ def measure(
 def _control(model: Model, evaluation: Evaluation, training: Windows, record: dict, *, progress: bool) -> dict | None:
     test, videos, protocol = evaluation.test, evaluation.videos, evaluation.protocol
     digest = record["sha256"] + record["actions_sha256"]
-    reader = control.load_reader(training, digest, model.device, progress=progress)
+    device = torch.device("cpu") if model.device.type == "mps" else model.device  # whose pools need sizes that divide
+    reader = control.load_reader(training, digest, device, progress=progress)
     if reader is None or test.actions is None or videos.rows is None:
         return None
     generated = [reader.correct(videos.whole(i), videos.rows[i]) for i in range(len(videos))]
@@ -119,7 +120,7 @@ def _control(model: Model, evaluation: Evaluation, training: Windows, record: di
         "generated": fair,
         "real": fair_real,
         "chance": fair_chance,
-        "over_real": fair / fair_real,
+        "over_real": fair / max(fair_real, 1e-12),
         "interval": intervals.of_ratio(ours, theirs, protocol.resamples, protocol.seed),
         "above_chance": (fair - fair_chance) / (fair_real - fair_chance) if fair_real > fair_chance else None,
         "columns": {name: dict(zip(("generated", "real", "chance"), row, strict=True)) for name, *row in each},

@@ -184,7 +184,8 @@ def _checksums(data: Windows) -> dict[str, Any]:
         return dict(read_document(path, Checksums, "does not hold checksums", "Remove it."))
     digest = hashlib.sha256(json.dumps([[clip["name"], clip["frames"]] for clip in data.clips]).encode())
     for number in range(len(data.clips)):
-        digest.update(data.clip(number).numpy().tobytes())
+        for part in data.parts(number, 256):
+            digest.update(part.numpy().data)
     found = {"sha256": digest.hexdigest()}
     if data.actions:
         rows = [data.action_rows(number).tobytes() for number in range(len(data.clips))]

@@ -12,6 +12,7 @@ class Costs(TypedDict):
 
     nfe: list[Count]
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
+    engine: NotRequired[str]
     eps: NotRequired[list[Level]]
 
 

@@ -123,5 +123,6 @@ def generate(
             video = torch.stack([frame[row] for frame in pixels])
             write_array(video_path(out, sample), video.permute(0, 2, 3, 1).numpy())
             costs = {"nfe": [counts[row] for counts in nfe], "seconds": sum(seconds) / len(part)}
+            costs |= {"engine": model.engine}
             costs |= {"eps": [round(levels[row], 4) for levels in eps]} if eps[0] else {}
             write_json(costs_path(out, sample), costs, indent=None)

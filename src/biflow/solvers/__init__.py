@@ -57,8 +57,7 @@ def solve(
     if sizes := [len(arg) for arg in args if len(arg) != len(x)]:
         raise ValueError(f"Every one of args needs one entry for each of the {len(x)} samples, but one has {sizes[0]}.")
 
-    problem = Problem(partial(_checked, f), x, k0, k1, args)
-    method = adams if solver.method == "adams" else runge_kutta
+    problem, method = Problem(partial(_checked, f), x, k0, k1, args), adams if solver.method == "adams" else runge_kutta
     if solver.steps is not None:
         return method.solve_fixed(problem, solver)
     return method.solve_adaptive(problem, solver, first_step)

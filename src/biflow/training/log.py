@@ -190,9 +190,11 @@ def training_flops(model: Model) -> int:
 
     Counted for the forward pass; the backward pass takes twice as many (a product for the inputs, one for the weights).
     """
-    query = example(model, 1)
+    query, training = example(model, 1), model.weights.training
+    model.weights.eval()  # what a network keeps of the batches that it has seen stays as it is
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.network(query)
+    model.weights.train(training)
     return 3 * counter.get_total_flops()
 
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -70,6 +71,8 @@ def train(
     # Its own mixed precision would be that of the first run in this process, for all later ones.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     patient = InitProcessGroupKwargs(timeout=timedelta(days=1))  # while the first process prepares data
+    if PartialState._shared_state and PartialState().num_processes == 1:  # as an evaluation on the CPU has left it
+        AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
     main, prepared = accelerator.is_main_process, is_prepared(data)
     check_logger(config.logger)

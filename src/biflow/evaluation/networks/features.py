@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Features:
         shortest: least t.
         compute: the function; clips and features are on the CPU.
         span: t of the clips that an evaluation passes to it; None for a whole window.
+        smallest: least h and w.
     """
 
     name: str
@@ -39,9 +40,13 @@ class Features:
     shortest: int
     compute: Callable[[UInt8[Tensor, "b t 3 h w"]], Float[Tensor, "b d"]]
     span: int | None = None
+    smallest: int = 1
 
-    def check(self, frames: int) -> None:
-        """Raise UserError for clips of so few frames that the network cannot compute features of them."""
+    def check(self, frames: int, size: tuple[int, int] | None = None) -> None:
+        """Raise UserError for clips of so few or so small frames that the network cannot compute features of them."""
+        if size and min(size) < self.smallest:
+            sides = f"{self.smallest}x{self.smallest} or more, not {size[0]}x{size[1]}"
+            raise UserError(f"{self.name} needs frames of {sides}. Remove it from the networks.", setting="networks")
         if frames < self.shortest:
             message = f"{self.name} needs windows of at least {self.shortest} frames, not {frames}."
             raise UserError(message, setting="window")
@@ -97,7 +102,8 @@ def inception_features(device: torch.device) -> Features:
 def lpips_features(device: torch.device) -> Features:
     """LPIPS between a frame and the previous one, as a feature of width 1."""
     distance = weights.load("lpips", lpips.LPIPS, device, prefix="alex.")
-    return _features("lpips", lambda clips: distance(*to_float(clips).unbind(1))[:, None], device)
+    compute = _features("lpips", lambda clips: distance(*to_float(clips).unbind(1))[:, None], device)
+    return replace(compute, smallest=lpips.SMALLEST)
 
 
 LOADERS = {"i3d": i3d_features, "inception": inception_features, "lpips": lpips_features}
