@@ -41,7 +41,8 @@ def recording(monkeypatch):
         yield
         current.pop()
 
-    for name, stand_in in {"graph": graph, "CUDAGraph": Recorded, "stream": lambda _: nullcontext()}.items():
+    whatever = {"stream": lambda _: nullcontext(), "device": lambda _: nullcontext()}
+    for name, stand_in in {"graph": graph, "CUDAGraph": Recorded, **whatever}.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     for name in ("graph_pool_handle", "Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
