@@ -11,7 +11,7 @@ from pathlib import Path
 import cyclopts
 import pytest
 
-from biflow import cli, config
+from biflow import cli, config, shipped_model
 from tests.command_line import printed
 
 ROOT = Path(__file__).parents[1]
@@ -215,6 +215,14 @@ def test_a_closed_pipe_is_no_traceback(words, unbuffered, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_name_that_the_output_cannot_encode_is_no_traceback(tmp_path):
+    folder = tmp_path / "\u65e5\u672c"
+    shutil.copytree(shipped_model(), folder, ignore=shutil.ignore_patterns("first"))
+    done = process("info", str(folder), stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u65e5" in done.stdout
+
+
 def test_an_output_that_is_full_or_closed_is_no_traceback():
     for words in (["--help"], ["version"], ["train", "--data", "x", "--out", "y", "--dry-run"]):
         with open("/dev/full", "w") as full:

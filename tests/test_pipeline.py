@@ -194,8 +194,10 @@ def test_a_model_with_past_frames_and_actions(tmp_path):
     assert not torch.allclose(left, right, atol=1e-3)
     rows = pipe(actions=[[-1.0]] * 5, num_frames=3, generator=seeded(), **how).frames
     assert torch.equal(rows, left)
-    with pytest.raises(UserError, match="at most 3, the number of actions"):
+    with pytest.raises(UserError, match="at most 3, as many as there are actions for"):
         pipe(actions="left*3", num_frames=4, **how)
+    assert pipe(actions="left*3", in_between=2, generator=seeded(), **how).frames.shape[1] == 6
+    assert pipe(actions="left*3", in_between=2, num_frames=5, generator=seeded(), **how).frames.shape[1] == 5
 
 
 def test_what_the_model_cannot_do_is_refused(tmp_path, pipe):
@@ -230,6 +232,23 @@ def test_a_saved_pipeline_is_a_model_folder(pipe, folder, tmp_path):
         pairs = zip(again.weights.parameters(), pipe.model.weights.parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
     assert list(pipe.components) == ["model"]
+
+
+def test_a_pipeline_that_is_saved_over_another_leaves_nothing_of_it(pipe, tmp_path):
+    saved = tmp_path / "saved"
+    (saved / "first" / "001").mkdir(parents=True)
+    for name in ("first/001/0.png", "first/moments.safetensors", "evidence.json", "stream.webp"):
+        (saved / name).write_bytes(b"of another model")
+    (saved / "README.md").write_text("<!-- biflow wrote this card of another model -->")
+    (saved / "notes.txt").write_text("mine")
+    pipe.save_pretrained(saved)
+    files = sorted(path.relative_to(saved).as_posix() for path in saved.rglob("*.*"))
+    assert files == ["README.md", "config.json", WEIGHTS, "first/000.png", "model_index.json", "notes.txt"]
+    assert (saved / "README.md").read_text() == "A card."
+    (saved / "README.md").write_text("My own card.")
+    BiFlowPipeline.from_pretrained(saved).save_pretrained(saved)  # where it is
+    assert (saved / "first" / "000.png").exists()
+    assert (saved / "README.md").read_text() == "My own card."
 
 
 def test_diffusers_own_loader_knows_only_its_own_classes(pipe, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from biflow.actions import Actions
-from biflow.data.actions import read_csv, table
+from biflow.data.action_csv import read_csv
+from biflow.data.actions import table
 from biflow.documents import parsed_json, read_bytes
 from biflow.errors import UserError
 

@@ -1,6 +1,7 @@
 """The command line: from words to the settings of a command, and from what went wrong to one sentence."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -267,6 +268,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell, as by `biflow >&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that it cannot encode, as stderr does
     logging.basicConfig(format="biflow: %(message)s")
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         end_as_after_ctrl_c()

@@ -96,6 +96,8 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, progress:
     except OSError as error:
         raise os_error(error, path) from error
     finally:
+        if os.name == "nt":  # where no file is deleted that is open
+            lock.release()
         if not (part / "body").exists():
             files.remove(part)
         lock.release()

@@ -98,6 +98,8 @@ def _private(out: Path, name: str) -> Iterator[Path]:
         for parent in (out, *(new.parent for new in created)):
             _sync(parent)
     finally:
+        if os.name == "nt":  # where no file is deleted that is open
+            lock.release()
         remove(folder)
         lock.release()
         with contextlib.suppress(OSError):  # as they are not empty, if all went well
@@ -124,6 +126,7 @@ def _tidy(out: Path, name: str) -> None:
                 if (folder / PREVIOUS).exists() and not (out / name).exists():  # killed between two renames
                     (folder / PREVIOUS).rename(out / name)
                 remove(folder)
+            remove(folder)  # on Windows, with the lock
 
 
 def is_earlier(mark: Path, holds: str = "") -> bool:

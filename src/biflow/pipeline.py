@@ -17,6 +17,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from biflow.actions import script
+from biflow.card import CARD, EVIDENCE, MARK, PICTURE
 from biflow.config import Direction, Eps, Solver
 from biflow.data.starts import starts
 from biflow.engines.queries import each
@@ -122,8 +123,10 @@ class BiFlowPipeline(DiffusionPipeline):
         out, source = Path(save_directory), self.model.folder
         save_model(out, self.model)
         (out / AVERAGED).unlink(missing_ok=True)  # of another model; they would be read in place of these
-        for path in filter(Path.is_file, source.rglob("*")) if source else []:
-            copy = out / (name := path.relative_to(source))
+        if source is None or out.resolve() != source.resolve():
+            _remove_others(out)
+        for path in filter(Path.is_file, source.rglob("*") if source else []):
+            copy = out / (name := path.relative_to(cast(Path, source)))
             if not any(fnmatch(name.as_posix(), pattern) for pattern in FILES):
                 continue
             if path.name not in ("config.json", "model_index.json", WEIGHTS, AVERAGED) and not copy.exists():
@@ -197,7 +200,7 @@ class BiFlowPipeline(DiffusionPipeline):
         if set(callback_on_step_end_tensor_inputs) - {"frame"}:
             raise UserError("callback_on_step_end_tensor_inputs may name one tensor: frame.")
         rows = self._rows(actions)
-        total = self._length(num_frames, rows)
+        total = self._length(num_frames, rows, settings.get("in_between", 1))
         how = {"noise_level": noise_level, "num_inference_steps": num_inference_steps, **settings}
         frames = islice(self.stream(image, actions=rows, generator=generator, **how), total)
         asked, shown, self._interrupt = callback_on_step_end_tensor_inputs, [], False
@@ -241,12 +244,12 @@ class BiFlowPipeline(DiffusionPipeline):
         """Actions as `stream` takes them, one for each frame."""
         return script(self.model.taken_actions(), actions) if isinstance(actions, str) else actions
 
-    def _length(self, wanted: int | None, rows: Any) -> int:
+    def _length(self, wanted: int | None, rows: Any, in_between: int) -> int:
         """How many frames to stream. Raises UserError for fewer than one, or for more than there are actions."""
-        known = len(rows) if hasattr(rows, "__len__") else None
+        known = len(rows) * in_between if hasattr(rows, "__len__") else None
         total = (known or FRAMES) if wanted is None else wanted
         if total < 1 or (known is not None and total > known):
-            most = f" and at most {known}, the number of actions" if known is not None else ""
+            most = f" and at most {known}, as many as there are actions for" if known is not None else ""
             raise UserError(f"num_frames is {total}, but must be at least 1{most}.", setting="num_frames")
         return total
 
@@ -283,3 +286,13 @@ def _in_format(model: Model, dtype: torch.dtype) -> Network:
         return each(fields, Tensor.float)
 
     return evaluate
+
+
+def _remove_others(out: Path) -> None:
+    """Remove what is known of another model that was in this folder: its first frames, its evidence, its card."""
+    shutil.rmtree(out / "first", ignore_errors=True)
+    for name in (EVIDENCE, PICTURE):
+        (out / name).unlink(missing_ok=True)
+    card = out / CARD
+    if card.exists() and MARK in card.read_text("utf-8", errors="replace"):
+        card.unlink()

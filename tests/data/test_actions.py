@@ -68,6 +68,14 @@ def test_a_bare_list_and_a_csv_without_a_header(src):
     same(rows(windows)["ride.npy"], [-1], [2], [0], [1])
 
 
+def test_a_header_of_column_numbers_is_no_action(src):
+    write(src / "ride.csv", "0,1\n" + "\n".join(f"-0.{i},0.5" for i in range(4)))  # as pandas names no columns
+    got = rows(run(src))["ride.npy"]
+    same(got, *([-0.1 * i, 0.5] for i in range(4)))
+    write(src / "ride.csv", "0,1\n1,1\n0,0\n1,0")  # but these may be four actions
+    same(rows(run(src))["ride.npy"], [0, 1], [1, 1], [0, 0], [1, 0])
+
+
 def test_columns_that_count_frames_are_no_actions(src, caplog):
     lines = [f"{i},{gas},{steer},{i / 10}" for i, (gas, steer) in enumerate(STEPS)]
     write(src / "walk.csv", "\n".join(["Frame,gas,steer,timestamp", *lines]))

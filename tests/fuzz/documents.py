@@ -25,7 +25,8 @@ from PIL import Image
 
 from biflow.actions import Actions
 from biflow.config import NetworkConfig, Sample, Solver, TrainConfig, parse, read_yaml
-from biflow.data.actions import read_csv, table
+from biflow.data.action_csv import read_csv
+from biflow.data.actions import table
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.evaluation.evaluate import _claim

@@ -139,6 +139,28 @@ def test_a_model_without_first_frames_asks_for_a_picture(browser, folders, tmp_p
     page.close()
 
 
+def test_a_connection_that_has_died_in_silence_is_lost(browser, folders):
+    page, guarded = browser.new_page(), app({"bi": folders["bi"]})
+    page.add_init_script("""
+        window.WebSocket = class extends WebSocket { // no message arrives any more, and no end of the connection
+          set onmessage(f) { super.onmessage = (event) => { if (!window.dead) f(event); }; }
+        };
+        const now = performance.now.bind(performance);
+        performance.now = () => now() + (window.dead ? 20000 : 0);
+    """)
+    look = Look(page, guarded.app.state.hall)
+    with running(guarded) as address:
+        page.goto(f"http://{address}/")
+        until(lambda: look.index >= 2)
+        page.evaluate("window.dead = true")
+        until(lambda: page.is_visible("#banner"))
+        assert "connection to the server was lost" in page.inner_text("#banner")
+        page.evaluate("window.dead = false")
+        look.says("#state", "Live")
+        look.count(2)
+    page.close()
+
+
 def test_a_lost_connection_is_said_and_mends_itself(browser, folders):
     page, guarded = browser.new_page(), app({"bi": folders["bi"]})
     look = Look(page, guarded.app.state.hall)

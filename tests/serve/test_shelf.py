@@ -1,6 +1,7 @@
 """How much recordings may take, and that nothing of them stays: full disks, many bytes, downloads, killed servers."""
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,16 @@ def record(session, frames=3):
 
 def last(session):
     return told(session.viewers[0], "recording")[-1]
+
+
+def test_recordings_go_on_where_the_system_has_emptied_the_temporary_folder(temporary):
+    shelf = Shelf()
+    shutil.rmtree(shelf.folder().parent)
+    again = shelf.folder()
+    assert again.is_dir()
+    assert [path.name for path in temporary.iterdir()] == [again.parent.name]
+    shelf.close()
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("fails", ["mux", "close"])

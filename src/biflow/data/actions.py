@@ -4,13 +4,11 @@ Row i is what was done after frame i of the clip was seen and before frame i + 1
 it may also have n, of which the last is not used. `docs/own-videos.md` shows the forms of these files.
 """
 
-import csv
 import difflib
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +17,7 @@ from jaxtyping import Float
 
 from biflow.actions import Actions, ActionsError, from_json
 from biflow.config.checks import RATES
+from biflow.data.action_csv import read_csv
 from biflow.data.archives import ARCHIVE_SUFFIXES
 from biflow.data.moving import MOVING
 from biflow.data.readers import READERS
@@ -33,8 +32,6 @@ OTHERS = ("columns", "fps", "note")  # what else it may hold beside "actions"
 RULES = ("hold", "mean")
 LARGEST = 1e30  # of numbers in these files
 ANY = (-LARGEST, LARGEST)  # the range of a column before its values are known
-COUNTERS = {"frame", "frame_id", "frame_index", "frame_number", "index", "time", "timestamp", "seconds", "ms", "t"}
-COUNTERS |= {"", "unnamed: 0"}  # as pandas writes its index
 ENDING = re.compile(f"({'|'.join(map(re.escape, (*READERS, *MOVING, *ARCHIVE_SUFFIXES)))})$", re.IGNORECASE)
 
 
@@ -182,70 +179,6 @@ def _read_json(text: bytes, where: str) -> Iterator[tuple[str | None, Any, dict]
         raise ActionsError(f"{where} has an unknown key {key!r}. {hint}")
     for name, part in rows.items() if isinstance(rows, dict) else [(None, rows)]:
         yield name, part, settings
-
-
-def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[tuple[str | None, Any, dict]]:
-    """The same from a CSV file. Its first line may name the columns; a first column "clip" names clips.
-
-    Columns that only count frames are left out, unless they are among `keep`.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
-    except UnicodeDecodeError as error:
-        raise ActionsError(f"{where} is not UTF-8 text ({error}).") from error
-    except csv.Error as error:
-        raise ActionsError(f"{where} is not a table of numbers ({error}).") from error
-    header = None
-    if lines and None in map(_number, lines[0]):
-        header = [cell.strip() for cell in lines.pop(0)]
-    named = header is not None and header[0] == "clip"
-    columns = header and header[named:]
-    groups: dict[str | None, list[list[float]]] = {} if named else {None: []}
-    for cells in lines:
-        rows = groups.setdefault(cells.pop(0).strip() if named else None, [])
-        for i, cell in enumerate(cells):
-            if _number(cell) is None:
-                title = columns[i] if columns and i < len(columns) else f"column {i}"
-                hint = " Write a decimal point." if re.fullmatch(r"\s*-?\d+,\d+\s*", cell) else ""
-                what = f"{where} has {cell!r} for {title} in row {len(rows)}"
-                raise ActionsError(f"{what}, which is not a number.{hint}")
-        rows.append([value for value in map(_number, cells) if value is not None])
-    counters = [name for name in _counters(columns, groups) if name not in keep] if columns else []
-    if counters and columns:
-        said = ", ".join(name or "one without a name" for name in counters)
-        log.warning("%s has columns that only count frames, which are left out: %s.", where, said)
-        kept = [i for i, column in enumerate(columns) if column not in counters]
-        columns = [columns[i] for i in kept]
-        groups = {name: [[row[i] for i in kept] for row in rows] for name, rows in groups.items()}
-    for name, rows in groups.items():
-        yield name, rows, {"columns": columns}
-
-
-def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]) -> list[str]:
-    """The columns with the name of a number of frames or a time that rise, as recorders write them."""
-    if any(len(row) != len(columns) for rows in groups.values() for row in rows):
-        return []  # `table` says what is wrong
-
-    def rises(i: int) -> bool:
-        parts = [[row[i] for row in rows] for rows in groups.values()]
-        if not parts or not all(parts):  # no rows
-            return False
-        return all(a <= b for part in parts for a, b in pairwise(part)) and all(part[-1] > part[0] for part in parts)
-
-    found = [column for i, column in enumerate(columns) if column.lower() in COUNTERS and rises(i)]
-    return found if len(found) < len(columns) else []
-
-
-def _number(cell: str) -> float | None:
-    word = cell.strip().lower()
-    if word in ("true", "false"):
-        return float(word == "true")
-    try:
-        return float(word)
-    except ValueError:
-        return None
 
 
 class _Names:

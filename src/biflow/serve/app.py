@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import html
 import logging
+import mimetypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from biflow.serve.shelf import remove_leftovers
 
 log = logging.getLogger("biflow")
 PAGE = Path(__file__).parent / "page"
+for suffix, kind in ((".js", "text/javascript"), (".css", "text/css")):  # Windows' registry may say text/plain
+    mimetypes.add_type(kind, suffix)
 STARTING = 3.0  # seconds to wait for models that are still starting when the server ends
 routes = APIRouter()
 

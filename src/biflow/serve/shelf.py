@@ -1,6 +1,7 @@
 """Where a server keeps its recordings: one folder, of bounded size, which goes when the server does."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -23,14 +24,21 @@ class Shelf:
     def __init__(self) -> None:
         self._lock = Lock()
         self._root: Path | None = None
+        self._closed = False
         self._sizes: dict[Path, int] = {}
 
     def folder(self) -> Path:
         """A new folder for a recording. Raises OSError."""
         with self._lock:
-            if self._root is None:
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "The server is shutting down")
+            if self._root is None or not self._root.is_dir():  # systems remove what has lain there for days
+                if self._root:
+                    self._end()
                 self._root, held = _locked_folder()
                 self._end = weakref.finalize(self, _remove, self._root, held)  # at the latest when Python ends
+            with contextlib.suppress(OSError):
+                os.utime(self._root / LOCK)
             return Path(tempfile.mkdtemp(dir=self._root))
 
     def has_room(self, folder: Path, size: int) -> bool:
@@ -51,6 +59,7 @@ class Shelf:
     def close(self) -> None:
         """Delete all recordings."""
         with self._lock:
+            self._closed = True
             if self._root:
                 self._end()
 
@@ -62,8 +71,10 @@ def remove_leftovers() -> None:
     except OSError:
         return  # there is no folder for temporary files
     for folder in folders:
-        with contextlib.suppress(OSError, Timeout, NotImplementedError), FileLock(folder / LOCK, timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError, Timeout, NotImplementedError):
+            with FileLock(folder / LOCK, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # on Windows, with the lock
 
 
 def _is_ours(folder: Path) -> bool:

@@ -17,10 +17,11 @@ async function forgetOthers() { // of this page; others of the same origin have 
 
 addEventListener("fetch", (event) => {
   const { method, url } = event.request;
-  if (method === "GET" && url.startsWith(registration.scope)) event.respondWith(answer(event.request));
+  if (method === "GET" && url.startsWith(registration.scope)) event.respondWith(answer(event));
 });
 
-async function answer(request) {
+async function answer(event) {
+  const { request } = event;
   const cache = await caches.open(PREFIX + VERSION), kept = await cache.match(request, { ignoreSearch: true });
   if (kept) return kept;
   const found = await fetch(request.url, { cache: "no-cache" });
@@ -30,6 +31,6 @@ async function answer(request) {
   headers.delete("content-length");
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const fresh = new Response(found.body, { status: 200, headers });
-  await cache.put(request.url, fresh.clone()).catch(() => {}); // without room, it is not kept
+  event.waitUntil(cache.put(request.url, fresh.clone()).catch(() => {})); // without room, it is not kept
   return fresh;
 }

@@ -6,7 +6,9 @@ import { WorkerLink } from "./worker-link.js";
 
 const WORKER = document.querySelector("meta[name=worker]")?.content;
 
-let socket, retrying, attempt = 0, ended = false;
+const SILENT = 15000; // ms without a message, though every ping is answered: a phone that changed its network, say
+
+let socket, retrying, attempt = 0, ended = false, heard = 0;
 let drawing = Promise.resolve();
 let handlers; // { message, frame }: what to do with a JSON message, and with the bytes of a frame
 
@@ -17,12 +19,14 @@ export function start(both) {
 
 function connect() {
   clearTimeout(retrying);
+  heard = performance.now();
   const link = socket = WORKER ? new WorkerLink(WORKER) : new WebSocket(serverAddress());
   let opened = false;
   link.binaryType = "arraybuffer";
   link.onopen = () => { opened = true; };
   link.onmessage = ({ data }) => {
     if (link !== socket) return;
+    heard = performance.now();
     if (typeof data === "string") return handlers.message(JSON.parse(data));
     drawing = drawing.then(() => link === socket && handlers.frame(data)).catch(console.error); // one after the other
   };
@@ -52,6 +56,15 @@ function lost(text, short) {
   note("");
   const seconds = later();
   banner(`${text} Trying again ${seconds < 1 ? "now" : `every ${Math.round(seconds)} s`}.`);
+}
+
+export function ping() {
+  send({ type: "ping", at: performance.now() });
+  if (WORKER || ended || document.hidden) heard = performance.now();
+  if (socket?.readyState !== WebSocket.OPEN || performance.now() - heard < SILENT) return;
+  const dead = socket;
+  lost("The connection to the server was lost.", "Not connected");
+  dead.close(); // which it says only after the other side has, or after minutes
 }
 
 function later() { // connect again; the seconds until then

@@ -138,7 +138,8 @@ export function listenToKeys() {
   $("strip").addEventListener("click", (event) => goTo(event.target.closest("button")?.dataset.frame));
   $("full").hidden = !document.fullscreenEnabled;
   addEventListener("keydown", pressed);
-  addEventListener("keyup", (event) => release(event.code));
+  // While Cmd is down, macOS says of no other key that it was released.
+  addEventListener("keyup", (event) => (event.key === "Meta" ? releaseAll() : release(event.code)));
   addEventListener("blur", releaseAll);
   addEventListener("change", leave);
 }

@@ -1,6 +1,6 @@
 // The page of `biflow serve`: what it does with the messages of the server.
 
-import { end, loading, retry, send, start, wait, welcome } from "./connection.js";
+import { end, loading, ping, retry, send, start, wait, welcome } from "./connection.js";
 import { answered, ask, confirm, furnish, listen, render, reset, sendControls } from "./controls.js";
 import { listenToGamepads } from "./gamepad.js";
 import { acceptDrops } from "./images.js";
@@ -109,6 +109,6 @@ $("retry").addEventListener("click", retry);
 addEventListener("resize", fit);
 addEventListener("fullscreenchange", fit);
 setInterval(read, 500);
-setInterval(() => send({ type: "ping", at: performance.now() }), 2000);
+setInterval(ping, 2000);
 fit();
 start({ message: (message) => receivers[message.type]?.(message), frame });

@@ -17,7 +17,10 @@ export async function draw(data) {
     const blob = new Blob([new Uint8Array(data, offset, size)], { type: header.format });
     offset += size;
     return createImageBitmap(blob);
-  }));
+  })).catch((error) => { // as on a phone short of memory; without an answer the server would wait for ever
+    send({ type: "ack" });
+    throw error;
+  });
   const resized = twoUp() !== pictures.length > 1 || pictures.some((picture, i) => picture.width !== canvases[i].width);
   $("second").hidden = pictures.length < 2;
   $("pictures").dataset.count = pictures.length;
@@ -33,6 +36,7 @@ export async function draw(data) {
   note(header);
   keep(pictures[0], header);
   caption();
+  pictures.forEach((picture) => picture.close());
 }
 
 export function fit() {

@@ -29,8 +29,10 @@ function play(number) {
   if (act.eps_b) set({ eps_b: act.eps_b() });
   $("story").hidden = false;
   $("story").textContent = act.text;
-  const end = performance.now() + 1000 * act.seconds, last = state.header.id + act.frames;
+  const end = performance.now() + 1000 * act.seconds, first = state.header.id, last = first + act.frames;
   timer = setInterval(() => {
+    if (!state.header) return;
+    if (state.header.id < first) return finish(); // another session
     if (performance.now() < end || state.header.id < last) return;
     clearInterval(timer);
     play(number + 1);
