@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args()
     trained = max(clip["frames"] for clip in Windows(options.data, "train").clips)
+    if 16 * trained != PROTOCOL.frames:
+        parser.error(f"The longest training clip of {options.data} has {trained} frames, but this is for 32.")
     metrics = evaluate(with_engine(load_model(options.model)), options.data, options.out, PROTOCOL)
     rows = [row(metrics, times * trained) for times in (1, 4, 16)]
     print(summary(metrics))
@@ -58,6 +60,7 @@ def main() -> None:
     slopes = {f"{name}_{key}": metrics[name][key] for name in ("fvd", "kvd") for key in ("slope", "slope_interval")}
     result = {"question": "a stream longer than the clips of its training", "set": options.data.name}
     result |= {"trained": trained, "windows": metrics["windows"], "protocol": metrics["protocol"], **slopes}
+    result |= {"nfe": metrics["nfe"]["mean"], "past_and_actions": metrics["past_and_actions"]}
     record.write(options.json, {**result, "rows": rows})
     if options.sheet:
         made = [np.load(path) for path in sorted((options.out / "videos").glob("*.npy"))]

@@ -30,7 +30,7 @@ OPTIONS = (
     ("objects", 0, "number of objects, if clips shall share them; 0 for one of its own in each clip"),
     ("frames", 73, "frames of a turn; the last one is the first one again"),
     ("size", 64, "side of the square frames"),
-    ("seed", 0, "seed of the objects"),
+    ("seed", 0, "seed of the objects, or of their angles alone where clips share objects"),
 )
 
 if __name__ == "__main__":

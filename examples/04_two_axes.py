@@ -172,7 +172,7 @@ def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
     grid = pictures(options.seed)
     print(f"{VIEWS} x {LIGHTS} pictures, after {time.perf_counter() - begun:.0f} s")
     network = train(grid, options.steps, options.seed)
-    rows, ends, frames = [], {}, options.turns * VIEWS
+    rows, labels, ends, frames = [], [], {}, options.turns * VIEWS
     print(f"Root mean square error after each turn (from one view to the next it is {step_size(grid, 0):.3f}):")
     for eps in (0.0, EPS):
         for name, direction in WALKS.items():
@@ -183,9 +183,10 @@ def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
             if eps:
                 picks = np.linspace(0, frames, 13).round().astype(int)
                 rows += [true[picks], ours[picks]]
+                labels += [f"{name}, true", "model"]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet([list(biflow.to_uint8(row)) for row in rows], options.out, gap=2)
-    print(f"{options.out}: for each walk the true pictures above; after {time.perf_counter() - begun:.0f} s")
+    contact_sheet([list(biflow.to_uint8(row)) for row in rows], options.out, row_labels=labels, gap=2)
+    print(f"{options.out}, after {time.perf_counter() - begun:.0f} s")
     return ends
 
 

@@ -214,7 +214,6 @@ def test_a_closed_pipe_is_no_traceback(words, unbuffered, monkeypatch):
     assert done.returncode in (0, 1)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_a_name_that_the_output_cannot_encode_is_no_traceback(tmp_path):
     folder = tmp_path / "\u65e5\u672c"
     shutil.copytree(shipped_model(), folder, ignore=shutil.ignore_patterns("first"))
@@ -223,6 +222,7 @@ def test_a_name_that_the_output_cannot_encode_is_no_traceback(tmp_path):
     assert "\\u65e5" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 def test_an_output_that_is_full_or_closed_is_no_traceback():
     for words in (["--help"], ["version"], ["train", "--data", "x", "--out", "y", "--dry-run"]):
         with open("/dev/full", "w") as full:

@@ -234,10 +234,25 @@ def test_a_saved_pipeline_is_a_model_folder(pipe, folder, tmp_path):
     assert list(pipe.components) == ["model"]
 
 
+def test_a_pipeline_that_is_saved_where_no_model_was_removes_nothing(pipe, tmp_path):
+    (tmp_path / "first").mkdir()
+    for name in ("first/mine.png", "evidence.json", "NOTICE"):
+        (tmp_path / name).write_text("mine")
+    pipe.save_pretrained(tmp_path)
+    assert all((tmp_path / name).read_text() == "mine" for name in ("first/mine.png", "evidence.json", "NOTICE"))
+
+
 def test_a_pipeline_that_is_saved_over_another_leaves_nothing_of_it(pipe, tmp_path):
     saved = tmp_path / "saved"
     (saved / "first" / "001").mkdir(parents=True)
-    for name in ("first/001/0.png", "first/moments.safetensors", "evidence.json", "stream.webp"):
+    for name in (
+        "first/001/0.png",
+        "first/moments.safetensors",
+        "evidence.json",
+        "stream.webp",
+        "NOTICE",
+        "config.json",
+    ):
         (saved / name).write_bytes(b"of another model")
     (saved / "README.md").write_text("<!-- biflow wrote this card of another model -->")
     (saved / "notes.txt").write_text("mine")

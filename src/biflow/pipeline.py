@@ -121,10 +121,11 @@ class BiFlowPipeline(DiffusionPipeline):
         if not safe_serialization:
             raise UserError("Weights are saved as safetensors only: leave out safe_serialization.")
         out, source = Path(save_directory), self.model.folder
+        held = (out / "config.json").exists()  # another model
         save_model(out, self.model)
         (out / AVERAGED).unlink(missing_ok=True)  # of another model; they would be read in place of these
-        if source is None or out.resolve() != source.resolve():
-            _remove_others(out)
+        if held and (source is None or out.resolve() != source.resolve()):
+            _remove_others(out, first=source is not None)
         for path in filter(Path.is_file, source.rglob("*") if source else []):
             copy = out / (name := path.relative_to(cast(Path, source)))
             if not any(fnmatch(name.as_posix(), pattern) for pattern in FILES):
@@ -288,11 +289,12 @@ def _in_format(model: Model, dtype: torch.dtype) -> Network:
     return evaluate
 
 
-def _remove_others(out: Path) -> None:
-    """Remove what is known of another model that was in this folder: its first frames, its evidence, its card."""
-    shutil.rmtree(out / "first", ignore_errors=True)
-    for name in (EVIDENCE, PICTURE):
-        (out / name).unlink(missing_ok=True)
+def _remove_others(out: Path, *, first: bool) -> None:
+    """Remove what is known of another model that was in this folder: its evidence, licences and card, and `first`."""
+    if first:
+        shutil.rmtree(out / "first", ignore_errors=True)
+    for path in (out / EVIDENCE, out / PICTURE, *out.glob("LICENSE*"), *out.glob("NOTICE*")):
+        path.unlink(missing_ok=True)
     card = out / CARD
     if card.exists() and MARK in card.read_text("utf-8", errors="replace"):
         card.unlink()

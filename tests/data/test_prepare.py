@@ -186,6 +186,10 @@ def test_clips_keep_their_split_where_a_set_is_made_anew_from_more_of_them(tmp_p
     assert splits(force=True, seed=1) != after
     shutil.rmtree(folders / "group2")
     assert splits(force=True, seed=0) == before
+    (tested,) = (name for name, split in before.items() if split == "test")
+    shutil.rmtree(folders / tested)
+    assert list(splits(force=True).values()).count("test") == 1  # one of those that are left
+    write_frames(folders / tested, clip(9, 6))
     (tmp_path / "out" / "index.json").write_text("{}")
     assert splits(force=True) == before
 

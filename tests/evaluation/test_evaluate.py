@@ -135,10 +135,10 @@ def test_windows_of_a_stream_backward_in_time_are_turned_round(model, prepared, 
     first_frames = Features(
         "first frames", "none", "none", 1, 2, lambda clips: clips[:, 0].float().mean((1, 2, 3))[:, None]
     )
-    for direction, place in (("forward", 0), ("backward", -1)):
+    for direction, place, folder in (("forward", 0, "i3d"), ("backward", -1, "i3d_turned")):
         out, protocol = tmp_path / direction, replace(PROTOCOL, direction=direction)
         run(model, prepared, out, protocol, networks={"i3d": first_frames})
-        seen = load_file(out / "features" / "i3d" / "000.safetensors")["features"]
+        seen = load_file(out / "features" / folder / "000.safetensors")["features"]
         assert seen[0].item() == pytest.approx(read_video(out, 0)[:6][place].float().mean().item())
 
 

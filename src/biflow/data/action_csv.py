@@ -32,7 +32,9 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
     if lines and None in map(_number, lines[0]):
         header = [cell.strip() for cell in lines.pop(0)]
     elif _counts_columns(lines):
-        lines.pop(0)
+        log.warning(
+            "%s begins with %s, which are taken for the numbers of its columns.", where, ", ".join(lines.pop(0))
+        )
     named = header is not None and header[0] == "clip"
     columns = header and header[named:]
     groups: dict[str | None, list[list[float]]] = {} if named else {None: []}
@@ -58,7 +60,11 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
 
 def _counts_columns(lines: list[list[str]]) -> bool:
     """Whether the first line is 0,1,… over rows of fractions: what pandas writes for columns without names."""
-    numbers = len(lines) > 1 and [cell.strip() for cell in lines[0]] == list(map(str, range(len(lines[0]))))
+    numbers = (
+        len(lines) > 1
+        and len(lines[0]) > 1
+        and [cell.strip() for cell in lines[0]] == list(map(str, range(len(lines[0]))))
+    )
     return numbers and all("." in cell for row in lines[1:] for cell in row)
 
 

@@ -149,7 +149,7 @@ def _assign_splits(clips: list[dict], share: float, seed: int, before: Mapping[s
         return [{**clip, "split": clip["split"] or "train"} for clip in clips]
     tests = 0 if share == 1 else min(len(clips) - 1, max(1, round(len(clips) * (1 - share))))
     kept: list[str | None] = [before.get(clip["name"]) for clip in clips]
-    if len(clips) == 1 or "train" not in kept:
+    if len(clips) == 1 or "train" not in kept or (tests and not {"test", None} & set(kept)):  # of each, one is left
         kept = [None] * len(clips)
     new = [index for index, split in enumerate(kept) if split is None]
     drawn = set(random.Random(seed).sample(new, min(max(0, tests - kept.count("test")), len(new))))

@@ -113,8 +113,8 @@ def jobs(name: str, network: Features, evaluation: Evaluation) -> tuple[list[Job
         real, starts = real_windows(test, protocol), list(protocol.starts(protocol.frames))
     depends_on = [evaluation.record["data"]["sha256"], network.record(), span, sorted(real.items())]
     key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
-    cache, folder = cache_folder() / "evaluation" / key, out / "features" / name
     backward = protocol.direction == "backward"
+    cache, folder = cache_folder() / "evaluation" / key, out / "features" / f"{name}{'_turned' * backward}"
     return [
         Job(cache / f"{clip:05d}.safetensors", network, lambda clip=clip: test.clip(clip), starts, span)
         for clip, starts in sorted(real.items())

@@ -52,7 +52,7 @@ def measure(work: Work, evaluation: Evaluation, per_frame: PerFrame) -> dict:
 def _note(evaluation: Evaluation, real: int, work: tuple[list[Job], list[Job]]) -> str | None:
     """What limits the distances between so many real windows and the generated ones, in sentences."""
     samples, places = evaluation.protocol.samples, len(np.unique(evaluation.videos.places, axis=0))
-    notes = [too_few(min(real, places), work[0][0].network.dim)]
+    notes = [too_few(min(real, samples), work[0][0].network.dim)]
     if places < samples:
         notes.append(f"The {samples} videos start from only {places} frames: the intervals are too narrow.")
     if len(work[0]) == 1:

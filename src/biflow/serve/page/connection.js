@@ -14,6 +14,7 @@ let handlers; // { message, frame }: what to do with a JSON message, and with th
 
 export function start(both) {
   handlers = both;
+  document.addEventListener("visibilitychange", () => { heard = performance.now(); }); // hidden, it hears little
   connect();
 }
 
