@@ -20,21 +20,12 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
     Its first line may name the columns; a first column "clip" names clips. Columns that only count frames are left out,
     unless they are among `keep`. Raises ActionsError.
     """
-    try:
-        text = content.decode("utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
-    except UnicodeDecodeError as error:
-        raise ActionsError(f"{where} is not UTF-8 text ({error}).") from error
-    except csv.Error as error:
-        raise ActionsError(f"{where} is not a table of numbers ({error}).") from error
-    header = None
+    lines, header = _lines(content, where), None
     if lines and None in map(_number, lines[0]):
         header = [cell.strip() for cell in lines.pop(0)]
     elif _counts_columns(lines):
-        log.warning(
-            "%s begins with %s, which are taken for the numbers of its columns.", where, ", ".join(lines.pop(0))
-        )
+        numbers = ", ".join(lines.pop(0))
+        log.warning("%s begins with %s, which are taken for the numbers of its columns.", where, numbers)
     named = header is not None and header[0] == "clip"
     columns = header and header[named:]
     groups: dict[str | None, list[list[float]]] = {} if named else {None: []}
@@ -60,12 +51,20 @@ def read_csv(content: bytes, where: str, keep: Sequence[str] = ()) -> Iterator[t
 
 def _counts_columns(lines: list[list[str]]) -> bool:
     """Whether the first line is 0,1,… over rows of fractions: what pandas writes for columns without names."""
-    numbers = (
-        len(lines) > 1
-        and len(lines[0]) > 1
-        and [cell.strip() for cell in lines[0]] == list(map(str, range(len(lines[0]))))
-    )
-    return numbers and all("." in cell for row in lines[1:] for cell in row)
+    first, *others = lines or [[]]
+    numbers = [cell.strip() for cell in first] == list(map(str, range(len(first))))
+    return numbers and len(first) > 1 and bool(others) and all("." in cell for row in others for cell in row)
+
+
+def _lines(content: bytes, where: str) -> list[list[str]]:
+    try:
+        text = content.decode("utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        return [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(map(str.strip, row))]
+    except UnicodeDecodeError as error:
+        raise ActionsError(f"{where} is not UTF-8 text ({error}).") from error
+    except csv.Error as error:
+        raise ActionsError(f"{where} is not a table of numbers ({error}).") from error
 
 
 def _counters(columns: list[str], groups: Mapping[str | None, list[list[float]]]) -> list[str]:
