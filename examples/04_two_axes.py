@@ -1,6 +1,6 @@
 """Beyond time: turn an object and move a light with one BI-FLOW of two axes.
 
-    python examples/04_two_axes.py    # some minutes on a CPU; writes out/two_axes.png
+    python examples/04_two_axes.py    # ten minutes on a CPU; writes out/two_axes.png
 
 The paper proposes axes other than time (Sec. 6). The frames of a video lie along one axis; the pictures here are a
 grid along two, the angle t of the camera and the angle s of the light. There is a field for each axis, and one for
@@ -164,7 +164,7 @@ def main(args: list[str] | None = None) -> dict[str, tuple[float, float]]:
     """Returns what it prints: for each walk the rms error after each of two turns."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/two_axes.png"))
-    parser.add_argument("--steps", type=int, default=2000, help="of training")
+    parser.add_argument("--steps", type=int, default=5000, help="of training")
     parser.add_argument("--turns", type=int, default=2, help="to walk")
     parser.add_argument("--seed", type=int, default=4, help="of the object")
     options = parser.parse_args(args)
