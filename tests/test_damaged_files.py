@@ -154,4 +154,5 @@ def test_a_model_that_cannot_be_served_ends_the_server_with_its_sentence(folder)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "fps must be a number of at least 1e-06, not -1" in ended.stderr.splitlines()[-1]
+    assert ended.stderr.count("fps must be") == 1
     assert "Traceback" not in ended.stderr

@@ -61,8 +61,7 @@ class Hall:
             next(iter(models.values())).preview  # noqa: B018 — made once, before anybody asks
             self.models, self.ready = models, True
         except UserError as error:
-            log.error("%s", error)
-            self.failure = error
+            self.failure = error  # which ends the server, and is said there
         except Exception:
             log.exception("The model could not be started.")
             self.failure = UserError("The model could not be started; see the log.")
