@@ -13,13 +13,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from benchmarks import record
 from biflow import Windows, load_model, with_engine
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.protocol import Protocol
+from biflow.evaluation.videos import read_video
 from biflow.video import contact_sheet
 
 WINDOW = 16
@@ -63,8 +61,7 @@ def main() -> None:
     result |= {"nfe": metrics["nfe"]["mean"], "past_and_actions": metrics["past_and_actions"]}
     record.write(options.json, {**result, "rows": rows})
     if options.sheet:
-        made = [np.load(path) for path in sorted((options.out / "videos").glob("*.npy"))]
-        strips = [[torch.from_numpy(video[i]).permute(2, 0, 1) for i in SHOWN] for video in made[:6]]
+        strips = [list(read_video(options.out, sample)[list(SHOWN)]) for sample in range(6)]
         contact_sheet(strips, options.sheet, f"frames {', '.join(map(str, SHOWN))}")
 
 

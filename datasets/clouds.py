@@ -1,7 +1,7 @@
 """Render clouds that drift across a sky: slow motion for as long as one likes, as in a time-lapse.
 
     python datasets/clouds.py datasets/clouds-frames/train --clips 240 --frames 32 --size 64 --seed 0
-    python datasets/clouds.py datasets/clouds-frames/test --clips 16 --frames 512 --size 64 --seed 1
+    python datasets/clouds.py datasets/clouds-frames/test --clips 16 --frames 544 --size 64 --seed 1
 
 Each clip is a landscape under a layer of clouds, at a random time of day. The wind blows from the horizon towards the
 viewer and a little to a side, and the clouds change their shape slowly. A longer clip begins with the frames of a
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
-from rendering import Clip, main
+from rendering import Clip, averaged, main
 
 Colour = tuple[float, float, float]
 Plane = Float[np.ndarray, "h w"]
@@ -53,8 +52,7 @@ def noise(
     for number, (frequency, weight) in enumerate(octaves):
         places = [np.asarray(axis) * frequency + 7 * number for axis in (x, y, z)]
         low = [np.floor(place).astype(int) for place in places]
-        part = [place - below for place, below in zip(places, low, strict=True)]
-        part = [t * t * (3 - 2 * t) for t in part]
+        part = [_smooth(place - below) for place, below in zip(places, low, strict=True)]
         octave = np.zeros_like(x)
         for corner in np.ndindex(2, 2, 2):
             share = np.ones_like(x)
@@ -80,7 +78,10 @@ def _mix(a: np.ndarray, b: np.ndarray, share: Plane) -> np.ndarray:
 
 
 def _step(x: Plane, low: float, high: float) -> Plane:
-    t = ((x - low) / (high - low)).clip(0, 1)
+    return _smooth(((x - low) / (high - low)).clip(0, 1))
+
+
+def _smooth(t: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
@@ -101,8 +102,7 @@ def drift(seed: int, frames: int, size: int) -> Clip:
         here, beside = noise(values, x, y, z), noise(values, x - 0.15, y + 0.15, z)  # the sun is ahead, on the left
         cloud = _mix(shade, lit, _step(here - beside, -0.08, 0.12))
         sky = _mix(empty, cloud, haze * _step(here, cover, cover + 0.14))
-        pixels = _mix(sky, ground, land).reshape(size, SAMPLES, size, SAMPLES, 3).mean(axis=(1, 3))
-        images.append(Image.fromarray((255 * pixels).round().clip(0, 255).astype(np.uint8)))
+        images.append(averaged(_mix(sky, ground, land), size))
     return images, []
 
 

@@ -1,6 +1,7 @@
 """What renderers share: a command line, a pool that renders missing clips, folders of PNG and `actions.json`."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -8,6 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from PIL import Image
 from tqdm import tqdm
 
@@ -64,6 +67,13 @@ def write_clip(clip: Callable[..., Clip], folder: Path, seed: int, **shape: int)
         for index, image in enumerate(images):
             image.save(partial / f"{index:06d}.png")
     return actions
+
+
+def averaged(colours: Float[np.ndarray, "..."], size: int) -> Image.Image:
+    """A picture of size² from the colours in [0, 1] of as many samples per pixel and side as there are, row by row."""
+    side = math.isqrt(colours.size // 3) // size
+    pixels = colours.reshape(size, side, size, side, 3).mean(axis=(1, 3))
+    return Image.fromarray((255 * pixels).round().clip(0, 255).astype(np.uint8))
 
 
 def main(

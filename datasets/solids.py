@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
+from rendering import averaged
 
 Vectors = Float[np.ndarray, "n 3"]
 Values = Float[np.ndarray, " n"]
@@ -116,8 +117,7 @@ def picture(solids: list[Solid], view: float, light: float, size: int) -> Image.
     _, shaded = _march(solids, start, np.broadcast_to(towards, start.shape))
     lit[front] = np.where(shaded, 0, facing[front])
     colours[hit] = _colours(solids, seen) * (AMBIENT + (1 - AMBIENT) * lit[:, None])
-    pixels = colours.reshape(size, SAMPLES, size, SAMPLES, 3).mean(axis=(1, 3))
-    return Image.fromarray((255 * pixels).round().clip(0, 255).astype(np.uint8))
+    return averaged(colours, size)
 
 
 def _direction(angle: float, elevation: float) -> Float[np.ndarray, "3"]:

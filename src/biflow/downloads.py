@@ -96,11 +96,10 @@ def download(url: str, path: str | Path, *, sha256: str | None = None, progress:
     except OSError as error:
         raise os_error(error, path) from error
     finally:
-        if os.name == "nt":  # where no file is deleted that is open
+        if (part / "body").exists():
             lock.release()
-        if not (part / "body").exists():
-            files.remove(part)
-        lock.release()
+        else:
+            files.remove_locked(part, lock)
 
 
 def _own_folder(part: Path) -> None:

@@ -98,10 +98,7 @@ def _private(out: Path, name: str) -> Iterator[Path]:
         for parent in (out, *(new.parent for new in created)):
             _sync(parent)
     finally:
-        if os.name == "nt":  # where no file is deleted that is open
-            lock.release()
-        remove(folder)
-        lock.release()
+        remove_locked(folder, lock)
         with contextlib.suppress(OSError):  # as they are not empty, if all went well
             for new in created:
                 new.rmdir()
@@ -154,6 +151,14 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)  # does nothing to a file or a link
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+def remove_locked(folder: Path, lock: FileLock) -> None:
+    """Remove a folder with the lock in it, which is held, and release that."""
+    if os.name == "nt":  # where no file is deleted that is open
+        lock.release()
+    remove(folder)
+    lock.release()
 
 
 def _sync(path: Path) -> None:
@@ -227,11 +232,11 @@ def write_json(path: str | Path, content: object, *, indent: int | None = 1) -> 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, equal bytes for equal content. Raises UserError."""
     with replacing(path) as partial:
-        contents: dict[str, Tensor] = {}
+        contents, memory = {}, set()
         for name, tensor in tensors.items():  # safetensors takes none that share their memory, as tied weights do
-            kept = {other.untyped_storage().data_ptr() for other in contents.values()}
-            shared = tensor.untyped_storage().data_ptr() in kept
-            contents[name] = tensor.detach().clone().contiguous() if shared else tensor.detach().contiguous()
+            shared = tensor.untyped_storage().data_ptr() in memory
+            contents[name] = (tensor.detach().clone() if shared else tensor.detach()).contiguous()
+            memory.add(contents[name].untyped_storage().data_ptr())
         partial.touch()
         mode = partial.stat().st_mode  # as any new file has it; safetensors lets only this user read what it writes
         try:

@@ -46,10 +46,8 @@ def _leave_terminal() -> None:
 def noted_interrupts() -> Iterator[list[int]]:
     """A list that is empty until Ctrl-C, SIGTERM or SIGHUP comes; a second one ends the process at once.
 
-    In a thread other than the main one it stays empty.
-
     Not so SIGHUP, which comes twice where a terminal is closed: from the system and from the shell. It is ignored from
-    then on, and nothing more is written to the terminal.
+    then on, and nothing more is written to the terminal. In a thread other than the main one, the list stays empty.
     """
     seen: list[int] = []
 
