@@ -23,6 +23,7 @@ GROUPS = [
         "hub",
         "machine",
         "paths",
+        "spinning",
         "pictures",
         "solvers",
         "tableaus",

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.methods.noise import noise_like
 from biflow.model import Model
 from biflow.paths import Conditions
+from biflow.spinning import moved
 
 
 class Memory:
@@ -43,11 +45,15 @@ class Memory:
         """Remember a frame, and forget the oldest."""
         self._past.appendleft(frame)
 
-    def conditions(self, action: Any, where: str) -> Conditions:
-        """What the next frame depends on; `action` as `stream` takes it. Raises UserError for one that does not fit."""
+    def conditions(self, action: Any, where: str, aside: Int[Tensor, "b 2"] | None = None) -> Conditions:
+        """What the next frame depends on; `action` as `stream` takes it. Raises UserError for one that does not fit.
+
+        `aside` is where that frame is solved, as of `biflow.spinning`.
+        """
         model, conditions = self._model, self._model.conditions(len(self._generators))
         if conditions.past is not None and conditions.past_noise is not None and self._past:
             seen = torch.stack(list(self._past), dim=1)
+            seen = seen if aside is None else moved(seen, aside)
             noisy = seen + self._level * noise_like(seen, self._generators) if self._level else seen
             conditions.past[:, : len(self._past)] = noisy
             conditions.past_noise[:, : len(self._past)] = self._level

@@ -47,6 +47,7 @@ class Model:
         context: number of frames before the current one that it sees.
         context_eps: the level of the noise that these get while streaming.
         actions: what its actions are; None if it takes none.
+        spin: by how many pixels at most a frame is solved aside, at random, so that patches leave no grid; 0 for none.
         span: number of frames of these videos that a solve leads ahead, each of which is a frame of the stream; or,
             where the method makes whole clips, that a clip has.
         limits: every frame is clamped to them, and first frames must lie in them; None for none.
@@ -64,6 +65,7 @@ class Model:
     context_eps: float = 0.0
     actions: Actions | None = None
     span: int = 1
+    spin: int = 0
     limits: tuple[float, float] | None = (-1.0, 1.0)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     engine: str = "torch"
@@ -92,6 +94,7 @@ class Model:
             **memory,
             **actions,
             **({"span": self.span} if self.span > 1 else {}),
+            **({"spin": self.spin} if self.spin else {}),
             "_class_name": type(self.network).__name__,
             "_diffusers_version": diffusers.__version__,
             "eps": self.eps,
@@ -177,7 +180,7 @@ def load_model(
     network.to(device).eval()
     shape, place = (3, height, width), torch.device(device)
     eps, context_eps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("context_eps", 0.0)
-    memory = (context, context_eps, actions, settings.get("span", 1))
+    memory = (context, context_eps, actions, settings.get("span", 1), settings.get("spin", 0))
     return Model(network, method, shape, eps, settings.get("fps"), *memory, device=place, folder=folder)
 
 

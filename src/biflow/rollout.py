@@ -21,6 +21,7 @@ from biflow.memory import Memory
 from biflow.model import Model
 from biflow.paths import State
 from biflow.solvers import SolverError
+from biflow.spinning import moved, offsets
 from biflow.video import to_uint8
 
 Policy = Callable[[State], Any]  # the action after a frame
@@ -151,8 +152,9 @@ def _frames(
         with torch.inference_mode():
             action = actions(last) if callable(actions) else action
             looked, level = (eps.look(last), eps.level) if isinstance(eps, AutoEps) else (0, eps)
-            x, given = method.start(last, level, generators)
-            conditions = memory.conditions(action, f"frame {index + 1}")
+            aside = offsets(model.spin, generators) if model.spin else None
+            x, given = method.start(last if aside is None else moved(last, aside), level, generators)
+            conditions = memory.conditions(action, f"frame {index + 1}", aside)
         how: dict[str, Any] = {"conditions": conditions, "eps": level, "solver": solver}
         for leg, (k0, k1) in enumerate(pairwise(ends), start=1):
             with torch.inference_mode():
@@ -161,6 +163,7 @@ def _frames(
                 step = None if solver.reference else solution.next_step
                 if leg < legs and (clean := method.clean(network, x, k1, backward=backward, **how)):
                     shown, nfe = clean.x, nfe + clean.nfe
+                shown = shown if aside is None else moved(shown, -aside)
                 shown = shown.clamp(*model.limits) if model.limits else shown
             time = (index * legs + leg) * model.span / legs
             chosen = level if isinstance(level, Tensor) else None

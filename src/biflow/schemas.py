@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from msgspec import Meta
 
 from biflow.config.checks import SEEDS, SIDES
-from biflow.config.training import CONTEXT, SPAN
+from biflow.config.training import CONTEXT, SPAN, SPIN
 
 Count = Annotated[int, Meta(ge=0, le=2**40)]
 Number = Annotated[int, Meta(ge=1, le=2**40)]
@@ -89,6 +89,7 @@ class ModelFile(TypedDict, total=False):
     context: Annotated[int, Meta(ge=0, le=CONTEXT)]
     context_eps: Level
     span: Annotated[int, Meta(ge=1, le=SPAN)]
+    spin: Annotated[int, Meta(ge=0, le=SPIN)]
     actions: NamedActions
     network: dict[str, Any] | None
     v_scale: Positive

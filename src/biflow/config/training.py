@@ -9,7 +9,7 @@ from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
 WIDEST, DEEPEST, CONTEXT = 8192, 16, 256  # widths, resolutions and blocks in each, and past frames of a network
-SPAN = 64  # frames per solve
+SPAN, SPIN = 64, 16  # frames per solve, and pixels aside
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class TrainConfig:
         span: How many frames of the videos lie ahead where a frame is solved to. FLOW and BI-FLOW then give as many
             frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions. For
             sequence, the number of frames of a clip.
+        spin: Largest number of pixels by which a frame is solved aside in streaming, at random. Patches then leave no
+            grid in a stream (cycle spinning); half a patch is enough. 0, as in the paper, for none.
         path: The path of training from the current frame to the one `span` frames ahead: "linear", the paper's,
             which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
             curve through all of them. With a span of 1 they are the same.
@@ -132,6 +134,7 @@ class TrainConfig:
     ema: float = 0.9999
     alpha_max: float = 1.0
     span: int = 1
+    spin: int = 0
     path: Literal["linear", "knots", "cubic"] = "linear"
     context: int = 0
     context_noise: float = 0.3
@@ -159,6 +162,7 @@ class TrainConfig:
         check_level(self, "coarse_noise", "eps", "context_noise", "context_eps")
         check(self, "not be negative", lambda n: n >= 0, "warmup", "preview_every")
         check(self, "not be negative", lambda n: n >= 0, "context", most=CONTEXT)
+        check(self, "not be negative", lambda n: n >= 0, "spin", most=SPIN)
         check(self, "not be negative", lambda value: 0 <= value < float("inf"), "weight_decay")
         check(self, "be at least 0 and at most 1", lambda value: 0 <= value <= 1, "own_frames")
         check(self, "be positive", lambda value: 0 < value < float("inf"), "lr", "alpha_max")

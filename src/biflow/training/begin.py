@@ -60,7 +60,7 @@ def new_model(
         if first:
             start_from(network, method, actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
-    memory = (config.context, config.context_eps, actions, config.span)
+    memory = (config.context, config.context_eps, actions, config.span, config.spin)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
 
 

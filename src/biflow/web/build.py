@@ -114,6 +114,7 @@ def of_frames(model: Model) -> dict:
         "size": model.size,
         "context": model.context,
         "context_eps": model.context_eps,
+        "spin": model.spin,
         "limits": model.limits,
         "actions": description(model.actions) if model.actions else None,
         "tableaus": {name: {**asdict(tableau), "fsal": tableau.fsal} for name, tableau in TABLEAUS.items()},

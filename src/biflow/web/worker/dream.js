@@ -14,8 +14,11 @@ export class Stale extends Error {} // the frame being solved is no longer wante
 export async function nextFrame(model, network, x, { past = [], action = null, eps, contextEps, backward, generator, ...how }) {
   // The frame after x: one turn of the loop in biflow.rollout. `past` are the frames before x, the newest first.
   const method = methods[model.method];
-  const start = method.start(x, eps, () => generator.normal(x.length));
-  const conditions = conditionsOf(model, past, action, contextEps ?? model.context_eps, generator);
+  const aside = model.spin ? [0, 0].map(() => Math.floor(generator.uniform() * (2 * model.spin + 1)) - model.spin) : [0, 0];
+  const here = moved(x, model.size, aside);
+  const start = method.start(here, eps, () => generator.normal(x.length));
+  const before = past.slice(0, model.context).map((frame) => moved(frame, model.size, aside));
+  const conditions = conditionsOf(model, before, action, contextEps ?? model.context_eps, generator);
   let nfe = 0;
   const ask = (query) => {
     nfe++;
@@ -23,20 +26,31 @@ export async function nextFrame(model, network, x, { past = [], action = null, e
   };
   const solver = backward ? { ...how, ...method.backward?.(how) } : how;
   const jump = solver.solver === "euler" ? 1 / solver.steps : 0;
-  const field = method.field(ask, { eps, backward, frame: x, jump });
+  const field = method.field(ask, { eps, backward, frame: here, jump });
   const next = await solve(field, start, backward ? 1 : 0, backward ? 0 : 1, solver, model.tableaus);
   const [low, high] = model.limits;
-  return { x: next.map((value) => Math.min(high, Math.max(low, value))), nfe };
+  const shown = moved(next, model.size, aside.map((pixels) => -pixels));
+  return { x: shown.map((value) => Math.min(high, Math.max(low, value))), nfe };
+}
+
+function moved(x, [height, width], [down, right]) { // as biflow.spinning moves it
+  if (!down && !right) return x;
+  const found = new Float32Array(x.length), within = (i, side) => Math.min(Math.max(i, 0), side - 1);
+  for (let row = 0, i = 0; row < x.length / width; row++) {
+    const plane = row - row % height, from = (plane + within(row % height - down, height)) * width;
+    for (let column = 0; column < width; column++) found[i++] = x[from + within(column - right, width)];
+  }
+  return found;
 }
 
 function conditionsOf(model, past, action, level, generator) { // as biflow.memory gives them
   const found = {};
   if (model.context) {
-    const area = 3 * model.size[0] * model.size[1], seen = past.slice(0, model.context);
+    const area = 3 * model.size[0] * model.size[1];
     found.past = new Float32Array(model.context * area);
-    found.past_noise = new Float32Array(model.context).fill(-1).fill(level, 0, seen.length);
-    seen.forEach((frame, i) => found.past.set(frame, i * area));
-    if (level && seen.length) generator.normal(seen.length * area).forEach((n, i) => { found.past[i] += level * n; });
+    found.past_noise = new Float32Array(model.context).fill(-1).fill(level, 0, past.length);
+    past.forEach((frame, i) => found.past.set(frame, i * area));
+    if (level && past.length) generator.normal(past.length * area).forEach((n, i) => { found.past[i] += level * n; });
   }
   if (model.actions) found.action = Float32Array.from([action ? 1 : 0, ...scaled(model.actions, action)]);
   return found;
