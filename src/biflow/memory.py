@@ -45,15 +45,14 @@ class Memory:
         """Remember a frame, and forget the oldest."""
         self._past.appendleft(frame)
 
-    def conditions(self, action: Any, where: str, aside: Int[Tensor, "b 2"] | None = None) -> Conditions:
+    def conditions(self, action: Any, where: str, aside: Int[Tensor, "b 2"]) -> Conditions:
         """What the next frame depends on; `action` as `stream` takes it. Raises UserError for one that does not fit.
 
         `aside` is where that frame is solved, as of `biflow.spinning`.
         """
         model, conditions = self._model, self._model.conditions(len(self._generators))
         if conditions.past is not None and conditions.past_noise is not None and self._past:
-            seen = torch.stack(list(self._past), dim=1)
-            seen = seen if aside is None else moved(seen, aside)
+            seen = moved(torch.stack(list(self._past), dim=1), aside)
             noisy = seen + self._level * noise_like(seen, self._generators) if self._level else seen
             conditions.past[:, : len(self._past)] = noisy
             conditions.past_noise[:, : len(self._past)] = self._level

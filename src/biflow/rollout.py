@@ -143,17 +143,16 @@ def _frames(
 ) -> Iterator[Frame]:
     """The frame loop. A frame is solved in legs between the `ends`, values of k from 0 to 1, or from 1 to 0."""
     method, network, backward, legs = model.method, model.network, ends[0] > ends[-1], len(ends) - 1
+    eps = AutoEps(model, len(last), real_drift(model, last)) if eps == "auto" else eps
     step: Tensor | None = None
-    if eps == "auto":
-        eps = AutoEps(model, len(last), real_drift(model, last))
     rows = repeat(None) if callable(actions) else actions
     # Not a decorator or one `with` around the loop: a generator would leave the caller in inference mode.
     for index, action in enumerate(rows):
         with torch.inference_mode():
             action = actions(last) if callable(actions) else action
+            aside = offsets(model.spin, generators)
             looked, level = (eps.look(last), eps.level) if isinstance(eps, AutoEps) else (0, eps)
-            aside = offsets(model.spin, generators) if model.spin else None
-            x, given = method.start(last if aside is None else moved(last, aside), level, generators)
+            x, given = method.start(moved(last, aside), level, generators)
             conditions = memory.conditions(action, f"frame {index + 1}", aside)
         how: dict[str, Any] = {"conditions": conditions, "eps": level, "solver": solver}
         for leg, (k0, k1) in enumerate(pairwise(ends), start=1):
@@ -163,13 +162,12 @@ def _frames(
                 step = None if solver.reference else solution.next_step
                 if leg < legs and (clean := method.clean(network, x, k1, backward=backward, **how)):
                     shown, nfe = clean.x, nfe + clean.nfe
-                shown = shown if aside is None else moved(shown, -aside)
+                shown = moved(shown, -aside, border=last)
                 shown = shown.clamp(*model.limits) if model.limits else shown
-            time = (index * legs + leg) * model.span / legs
-            chosen = level if isinstance(level, Tensor) else None
+            time = (-1 if backward else 1) * (index * legs + leg) * model.span / legs
             if leg == legs and isinstance(eps, AutoEps):
                 eps.passed()
-            yield Frame(shown, nfe + (looked if leg == 1 else 0), -time if backward else time, chosen)
+            yield Frame(shown, nfe + (looked if leg == 1 else 0), time, level if isinstance(level, Tensor) else None)
         if not backward:
             memory.add(last)
         last = shown

@@ -13,16 +13,29 @@ from torch import Tensor
 
 
 def offsets(largest: int, generators: Sequence[torch.Generator]) -> Int[Tensor, "b 2"]:
-    """Pixels down and to the right, uniform from -largest to largest; each sample's from its own generator, on the CPU."""
+    """Pixels down and to the right, each sample's from its own generator, on the CPU.
+
+    They are from -largest to largest, these two half as often as the others: modulo 2 largest, all are equally likely,
+    so that patches of that side lie everywhere equally often. Where `largest` is 0, nothing is drawn.
+    """
+    if not largest:
+        return torch.zeros((len(generators), 2), dtype=torch.int64)
     drawn = [torch.rand(2, generator=generator, device=generator.device).cpu() for generator in generators]
-    return (torch.stack(drawn) * (2 * largest + 1)).long() - largest
+    return (torch.stack(drawn) * (2 * largest) + 0.5).long() - largest
 
 
-def moved(x: Tensor, by: Int[Tensor, "b 2"]) -> Tensor:
-    """Pictures (b, ..., h, w) moved by `offsets`. What comes in at a border repeats the pixels that were there."""
+def moved(x: Tensor, by: Int[Tensor, "b 2"], border: Tensor | None = None) -> Tensor:
+    """Pictures (b, ..., h, w) moved by `offsets`. What comes in at a border is as in `border`, or is repeated."""
+    if not by.any():
+        return x
     (height, width), by = x.shape[-2:], by.to(x.device)
-    rows = (torch.arange(height, device=x.device) - by[:, :1]).clamp(0, height - 1)
-    columns = (torch.arange(width, device=x.device) - by[:, 1:]).clamp(0, width - 1)
+    rows = torch.arange(height, device=x.device) - by[:, :1]
+    columns = torch.arange(width, device=x.device) - by[:, 1:]
     place = torch.arange(len(x), device=x.device)[:, None, None]
+    row, column = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]
     # What is between the indices moves to the end: (b, h, w, ...).
-    return x.movedim((-2, -1), (1, 2))[place, rows[:, :, None], columns[:, None, :]].movedim((1, 2), (-2, -1))
+    found = x.movedim((-2, -1), (1, 2))[place, row, column].movedim((1, 2), (-2, -1))
+    if border is None:
+        return found
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    return torch.where(inside.view(len(x), *(1,) * (x.ndim - 3), height, width), found, border)

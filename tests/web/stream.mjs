@@ -14,7 +14,7 @@ async function sums({ x, t = 0, alpha = 0, condition, past, past_noise, action, 
   const area = x.length, sum = (values) => values?.reduce((total, value) => total + value, 0) ?? 0;
   const shift = 0.3 * t + 0.2 * alpha + 0.05 * sum(past_noise) + 0.1 * sum(action) + 0.4 * jump;
   const v = x.map((value, i) => {
-    let total = -0.4 * value + 0.5 * (condition?.[i] ?? 0) + shift;
+    let total = -0.4 * value + 0.5 * (condition?.[i] ?? 0) + shift + 0.05 * (i % 5);
     for (let m = 0; past && m * area < past.length; m++) total += (0.1 / (m + 1)) * past[m * area + i];
     return total;
   });

@@ -71,6 +71,7 @@ def network(query) -> Fields:
     shift = 0.3 * t + 0.2 * alpha + 0.05 * total(query.past_noise) + 0.1 * total(query.action)
     shift = shift + 0.4 * total(getattr(query, "jump", None))
     v = -0.4 * query.x + shift.reshape(-1, 1, 1, 1)
+    v = v + 0.05 * (torch.arange(v[0].numel()) % 5).view(v.shape[1:])  # tells places apart
     if getattr(query, "condition", None) is not None:
         v = v + 0.5 * query.condition
     if query.past is not None:
@@ -117,6 +118,13 @@ def test_a_solver_takes_the_steps_of_python(name, worker, tmp_path):
 def test_a_method_gives_the_frames_of_python(method, steps, worker, tmp_path):
     eps, solver = 0.25 if method.takes_eps else 0.0, replace(method.solver, steps=steps)
     found, expected = both(worker, tmp_path, Model(network, method, SHAPE, eps=eps), solver)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", [BIFLOW, CONDIFF, FLOWMAP])
+def test_a_stream_spins(method, worker, tmp_path):
+    model = Model(network, method, SHAPE, eps=0.25 if method.takes_eps else 0.0, context=2, context_eps=0.1, spin=1)
+    found, expected = both(worker, tmp_path, model, replace(method.solver, steps=1), past=2, frames=6)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 

@@ -71,6 +71,8 @@ def _check_span(config: TrainConfig, method: Method) -> None:
     if config.span < 2 and method.clips:
         what = f"{method.title} makes whole clips: set span to their number of frames, such as 16."
         raise UserError(what, setting="span")
+    if config.spin and method.clips:
+        raise UserError(f"{method.title} makes whole clips, and does not spin: set spin to 0.", setting="spin")
 
 
 def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Model | None:

@@ -14,7 +14,8 @@ export class Stale extends Error {} // the frame being solved is no longer wante
 export async function nextFrame(model, network, x, { past = [], action = null, eps, contextEps, backward, generator, ...how }) {
   // The frame after x: one turn of the loop in biflow.rollout. `past` are the frames before x, the newest first.
   const method = methods[model.method];
-  const aside = model.spin ? [0, 0].map(() => Math.floor(generator.uniform() * (2 * model.spin + 1)) - model.spin) : [0, 0];
+  const pixels = () => Math.floor(generator.uniform() * 2 * model.spin + 0.5) - model.spin; // as biflow.spinning draws them
+  const aside = model.spin ? [pixels(), pixels()] : [0, 0];
   const here = moved(x, model.size, aside);
   const start = method.start(here, eps, () => generator.normal(x.length));
   const before = past.slice(0, model.context).map((frame) => moved(frame, model.size, aside));
@@ -29,18 +30,18 @@ export async function nextFrame(model, network, x, { past = [], action = null, e
   const field = method.field(ask, { eps, backward, frame: here, jump });
   const next = await solve(field, start, backward ? 1 : 0, backward ? 0 : 1, solver, model.tableaus);
   const [low, high] = model.limits;
-  const shown = moved(next, model.size, aside.map((pixels) => -pixels));
+  const shown = moved(next, model.size, aside.map((pixels) => -pixels), x);
   return { x: shown.map((value) => Math.min(high, Math.max(low, value))), nfe };
 }
 
-function moved(x, [height, width], [down, right]) { // as biflow.spinning moves it
+function moved(x, [height, width], [down, right], border = null) { // as biflow.spinning moves it
   if (!down && !right) return x;
-  const found = new Float32Array(x.length), within = (i, side) => Math.min(Math.max(i, 0), side - 1);
-  for (let row = 0, i = 0; row < x.length / width; row++) {
-    const plane = row - row % height, from = (plane + within(row % height - down, height)) * width;
-    for (let column = 0; column < width; column++) found[i++] = x[from + within(column - right, width)];
-  }
-  return found;
+  const within = (i, side) => Math.min(Math.max(i, 0), side - 1);
+  return x.map((_, i) => {
+    const at = i % (height * width), row = Math.floor(at / width) - down, column = at % width - right;
+    const near = within(row, height) * width + within(column, width);
+    return border && near !== row * width + column ? border[i] : x[i - at + near];
+  });
 }
 
 function conditionsOf(model, past, action, level, generator) { // as biflow.memory gives them
