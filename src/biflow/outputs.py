@@ -205,6 +205,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
     used |= {"actions": settings.actions} if settings.actions else {}
     if model.context:
         used["context_eps"] = float(model.context_eps if how["context_eps"] is None else how["context_eps"])
+    used |= {"spin": model.spin} if model.spin else {}
     made_on = {"batch": batch, "device": str(model.device), "hardware": hardware(), "threads": torch.get_num_threads()}
     made_on |= {"biflow": __version__, "torch": torch.__version__}
     asked = {"samples": len(play.frames), "frames": play.length * how["in_between"]}

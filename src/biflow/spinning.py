@@ -8,20 +8,24 @@ made of the one before. Where the patches lie elsewhere in every frame, it avera
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def offsets(largest: int, generators: Sequence[torch.Generator]) -> Int[Tensor, "b 2"]:
-    """Pixels down and to the right, each sample's from its own generator, on the CPU.
-
-    They are from -largest to largest, these two half as often as the others: modulo 2 largest, all are equally likely,
-    so that patches of that side lie everywhere equally often. Where `largest` is 0, nothing is drawn.
-    """
+    """Pixels down and to the right, each sample's from its own generator, on the CPU. For 0, nothing is drawn."""
     if not largest:
         return torch.zeros((len(generators), 2), dtype=torch.int64)
-    drawn = [torch.rand(2, generator=generator, device=generator.device).cpu() for generator in generators]
-    return (torch.stack(drawn) * (2 * largest) + 0.5).long() - largest
+    return spread(torch.stack([torch.rand(2, generator=one, device=one.device).cpu() for one in generators]), largest)
+
+
+def spread(uniform: Float[Tensor, "b 2"], largest: int) -> Int[Tensor, "b 2"]:
+    """Numbers from [0, 1) as pixels from -largest to largest.
+
+    These two are half as often as the others: modulo 2 largest, all are equally likely, so that patches of that side
+    lie everywhere equally often.
+    """
+    return (uniform * (2 * largest) + 0.5).long() - largest
 
 
 def moved(x: Tensor, by: Int[Tensor, "b 2"], border: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ def network(query):
 
 
 def model(**settings) -> Model:
-    return Model(network, FLOW, (3, 4, 4), **{"context": 3, **settings})
+    return Model(network, FLOW, **{"shape": (3, 4, 4), "context": 3, **settings})
 
 
 def batch(before: int, known: int | None = None, actions: np.ndarray | None = None) -> Past:
@@ -161,3 +161,16 @@ def test_the_share_of_own_frames_is_kept_on_average_in_small_batches(share):
     own = [conditions(model(context=0), few, config, generator(seed))[0][:, 0, 0, 0, 0] for seed in range(100)]
     real = torch.tensor(level(10 * OWN))
     assert abs(((torch.cat(own) - real).abs() > 1e-4).float().mean() - share) < 0.1
+
+
+def test_samples_of_a_model_that_spins_are_moved_as_a_whole():
+    side = torch.arange(6, dtype=torch.uint8)
+    picture = (10 * side[:, None] + side).expand(B, 5, 3, 6, 6)
+    frames = Past(picture.clone(), torch.full((B,), 3), None)
+    config = TrainConfig(context=3, context_noise=0.0, spin=1)
+    clips, seen = conditions(model(spin=1, shape=(3, 6, 6)), frames, config, generator())
+    assert torch.equal(clips[:, 0], clips[:, 1])
+    told = seen.past_noise >= 0
+    assert torch.equal(seen.past[told], clips[:, :1].expand_as(seen.past)[told])
+    middle = clips[:, 0, 0, 2, 2].add(1).mul(127.5).round().int()  # 22 where it was not moved
+    assert middle.unique().tolist() == [11, 12, 13, 21, 22, 23, 31, 32, 33]

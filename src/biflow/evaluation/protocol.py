@@ -161,6 +161,7 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
         name = repository(model.folder) or model.folder.resolve().name
         weights, digest = file.name, sha256(file)
     context = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
+    context |= {"spin": model.spin} if model.spin else {}
     size_and_weights = {"size": list(size), "weights": weights, "sha256": digest}
     return {"name": name, "method": model.method.name, **size_and_weights, **context}
 

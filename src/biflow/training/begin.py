@@ -60,7 +60,7 @@ def new_model(
         if first:
             start_from(network, method, actions, config.context, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
-    memory = (config.context, config.context_eps, actions, config.span, config.spin)
+    memory = (config.context, config.context_eps, actions, config.span, 0 if method.clips else config.spin)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
 
 
@@ -71,8 +71,6 @@ def _check_span(config: TrainConfig, method: Method) -> None:
     if config.span < 2 and method.clips:
         what = f"{method.title} makes whole clips: set span to their number of frames, such as 16."
         raise UserError(what, setting="span")
-    if config.spin and method.clips:
-        raise UserError(f"{method.title} makes whole clips, and does not spin: set spin to 0.", setting="spin")
 
 
 def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Model | None:

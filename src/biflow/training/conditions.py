@@ -14,6 +14,7 @@ from biflow.model import Model
 from biflow.paths import Conditions
 from biflow.rollout import stream
 from biflow.solvers import SolverError
+from biflow.spinning import moved, spread
 from biflow.video import to_float
 
 OWN = 3  # frames of a rollout, at most
@@ -38,11 +39,14 @@ def conditions(
     - A share `own_frames` of the samples begins with frames that the model itself has made from up to OWN frames
       before. The clip then leads from where the model is to where the video is.
     - Actions are left out in a share of the samples.
+    - Where the model spins, each sample is moved aside as the frames of its streams are.
     """
     frames = to_float(batch.frames.to(generator.device, non_blocking=True))
     now = frames_before(config)  # the place of the current frame
     if config.own_frames:
         _put_own(frames, model, batch, config, generator)
+    if model.spin:
+        frames = moved(frames, spread(_uniform(len(frames), 2, generator=generator), model.spin))
     seen = model.conditions(len(frames))
     if seen.past is not None and seen.past_noise is not None:
         _put_past(seen.past, seen.past_noise, frames[:, :now], batch.known, config, generator)
