@@ -97,6 +97,17 @@ def test_a_saved_model_comes_back_the_same(tmp_path, method, network):
         assert same_answers(loaded, model)
 
 
+def test_a_model_that_spins_comes_back_as_one(tmp_path):
+    save_model(tmp_path, tiny(spin=2))
+    assert load_model(tmp_path).spin == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "spin": -1}))
+    with pytest.raises(UserError, match="spin"):
+        load_model(tmp_path)
+    save_model(tmp_path, tiny())
+    assert "spin" not in json.loads((tmp_path / "config.json").read_text())
+
+
 def test_a_model_of_clips_comes_back_the_same(tmp_path):
     model = tiny(SEQUENCE, span=4)
     save_model(tmp_path, model)

@@ -48,7 +48,7 @@ def first_frames(folder, side):
 
 @pytest.fixture(scope="session")
 def steered_folders(folders, tmp_path_factory):
-    """A model of 16x16 that sees two past frames and takes actions, and then BI-FLOW of 16x16 and 24x24 without."""
+    """A model of 16x16 that sees two past frames, takes actions and spins, and BI-FLOW of 16x16 and 24x24 without."""
     folder = tmp_path_factory.mktemp("steered") / "walk"
     keys = {"forward": {"move": 1.0}, "back": {"move": -1.0}, "left": {"turn": -1.0}, "right": {"turn": 1.0}}
     actions = Actions(("move", "turn", "jump"), ((-1.0, 1.0), (-1.0, 1.0), (0.0, 2.0)), keys | {"jump": {"jump": 2.0}})
@@ -57,7 +57,7 @@ def steered_folders(folders, tmp_path_factory):
     for name, weights in network.named_parameters():
         if ".class_embedding.vector." in name:  # zero until it is trained, and then no action would matter
             torch.nn.init.normal_(weights, std=0.5)
-    save_model(folder, Model(network, methods.BIFLOW, (3, 16, 16), 0.1, 10.0, 2, 0.2, actions))
+    save_model(folder, Model(network, methods.BIFLOW, (3, 16, 16), 0.1, 10.0, 2, 0.2, actions, spin=1))
     first_frames(folder, 16)
     return {"walk": folder, "bi": folders["bi"], "large": folders["large"]}
 
