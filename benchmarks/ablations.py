@@ -1,4 +1,4 @@
-"""What past frames, their noise, own frames and actions are worth, at equal training.
+"""What past frames, their noise, own frames, actions and cycle spinning are worth, at equal training.
 
     python -m benchmarks.ablations SET [SET …] [--out runs/ablations] [--cases "context 0" …] [--json FILE]
 
@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no noise on the past": {"context_noise": 0.0, "context_eps": 0.0},
     "no own frames": {"own_frames": 0.0},
     "half own frames": {"own_frames": 0.5},
+    "cycle spinning": {"spin": 2},
     WITHOUT_ACTIONS: {},
 }
 PROTOCOL = Protocol(
