@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 from inspect import signature
 from pathlib import Path
@@ -362,3 +363,24 @@ def test_the_command_line_is_a_program():
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "biflow: MODEL needs a value. See `biflow sample --help`.\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal ends a process there")
+def test_ctrl_c_again_while_a_command_ends_changes_nothing():
+    program = """
+        import sys
+        from biflow import cli
+
+        def pressed(_):
+            raise KeyboardInterrupt
+
+        cli.parsed, sys.argv = pressed, ["biflow"]
+        cli.main()
+    """
+    words = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert process.stderr.readline() == "biflow: Stopped.\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        assert (process.returncode, process.stderr.read()) == (130, "")

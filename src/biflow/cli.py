@@ -286,6 +286,8 @@ def main(argv: list[str] | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if not (sentence := _sentence(error, settings)):
             raise
+        if argv is None and isinstance(error, KeyboardInterrupt):  # the process ends: another one would change its code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         with contextlib.suppress(OSError):  # the exit code tells it too
             print(f"biflow: {sentence}", file=sys.stderr, flush=True)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 2)
