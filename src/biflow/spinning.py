@@ -16,7 +16,8 @@ def offsets(largest: int, generators: Sequence[torch.Generator]) -> Int[Tensor, 
     """Pixels down and to the right, each sample's from its own generator, on the CPU. For 0, nothing is drawn."""
     if not largest:
         return torch.zeros((len(generators), 2), dtype=torch.int64)
-    return spread(torch.stack([torch.rand(2, generator=one, device=one.device).cpu() for one in generators]), largest)
+    drawn = torch.stack([torch.rand(2, generator=one, device=one.device) for one in generators])
+    return spread(drawn.cpu(), largest)
 
 
 def spread(uniform: Float[Tensor, "b 2"], largest: int) -> Int[Tensor, "b 2"]:
