@@ -4,7 +4,6 @@ A folder holds `config.json` and `diffusion_pytorch_model.safetensors`, and besi
 run as `diffusion_pytorch_model.ema.safetensors`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -26,7 +25,7 @@ from biflow.methods import Method
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import NO_CONDITIONS, Conditions, Network
 from biflow.schemas import ModelFile
-from biflow.tensors import bare, mismatched, read_tensors, with_names
+from biflow.tensors import bare, read_tensors, with_names
 
 WEIGHTS, AVERAGED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.ema.safetensors"
 NO_MODEL = "does not describe a biflow model"
@@ -235,56 +234,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if any(value.is_meta for value in expected.values()):
         network.to_empty(device="cpu")
     network.load_state_dict(state)
-
-
-def start_from(network: VideoUNet, method: Method, actions: Actions | None, context: int, other: Model) -> None:
-    """Load the weights of another model of the same method, or of its teacher, into a network that may see more.
-
-    Past frames and actions that the other one did not know have no effect until they are trained.
-
-    Raises:
-        UserError: a model of another method, with other actions or of another shape.
-    """
-    folder = other.folder
-    if other.method.name not in (method.name, method.teacher):
-        what = f"{folder} is a {other.method.title} model; {method.title} cannot begin with it."
-        raise UserError(what, setting="init")
-    if other.actions and actions and other.actions.columns != actions.columns:
-        columns = [", ".join(one.columns) for one in (other.actions, actions)]
-        raise UserError(f"The actions of {folder} are {columns[0]}, those of the set {columns[1]}.", setting="init")
-    state, expected = dict(other.weights.state_dict()), network.state_dict()
-    levels = other.context  # numbers of its vector that are levels of noise; an action and the length of a jump follow
-    for name, value in expected.items():
-        own = state.get(name)
-        if own is None and ".class_embedding.vector." in name:
-            state[name] = value
-        elif own is not None and _narrower(own, value):
-            wider = torch.zeros_like(value)
-            if name.endswith("conv_in.weight"):  # past frames are the last channels, the oldest last
-                wider[:, : own.shape[1]] = own
-            elif name.endswith(".class_embedding.vector.0.weight"):
-                wider[:, :levels] = own[:, :levels]
-                wider[:, context : context + own.shape[1] - levels] = own[:, levels:]
-            else:
-                continue
-            state[name] = wider
-    if bad := mismatched(expected, state):
-        raise UserError(f"The network of {folder} has another shape{_differing(network, other, bad)}.", setting="init")
-    network.load_state_dict(state)
-
-
-def _differing(network: VideoUNet, other: Model, bad: list[str]) -> str:
-    """How to mend it, for the end of a sentence: what to give for the network to have the shape of another one."""
-    shape = vars(network.network)
-    theirs = {name: value for name, value in vars(other.weights.network).items() if value != shape[name]}
-    same = " and ".join(f"network.{name} {json.dumps(value)}" for name, value in theirs.items())
-    return f": give {same}, as it has" if same else f", beginning with {bad[0]}"
-
-
-def _narrower(own: Tensor, value: Tensor) -> bool:
-    """Whether a weight takes fewer inputs than another one, and is like it in all else."""
-    alike = own.ndim == value.ndim >= 2 and (own.shape[0], own.shape[2:]) == (value.shape[0], value.shape[2:])
-    return alike and own.shape[1] < value.shape[1]
 
 
 def shipped_model(name: Shipped = "maze") -> Path:

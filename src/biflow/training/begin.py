@@ -13,11 +13,12 @@ from biflow.data.windows import Windows
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.methods import Method
-from biflow.model import Model, empty_conditions, load_model, save_model, start_from
+from biflow.model import Model, empty_conditions, load_model, save_model
 from biflow.networks import VideoUNet, check_size
 from biflow.paths import PATHS
 from biflow.training.checkpoint import Resumed
 from biflow.video import to_float
+from biflow.warm_start import field_of, start_from
 
 log = logging.getLogger("biflow")
 
@@ -84,9 +85,8 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Mode
             raise UserError(f"{what}: name one.", setting="init")
         first = load_model(config.init)
         if first.method.name == method.name:  # begun before
-            if not (first.folder and (first.folder / copy.name).exists()):
-                raise UserError(f"{what}; {config.init} has no {copy.name} any more.", setting="init")
-            first = load_model(first.folder / copy.name)
+            kept = first.folder / copy.name if first.folder else copy
+            first = load_model(kept) if kept.exists() else field_of(first)
         save_model(copy, first)
     accelerator.wait_for_everyone()
     teacher = load_model(copy, device=accelerator.device)

@@ -29,11 +29,12 @@ from biflow.config import TrainConfig
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
 from biflow.machine import cores, device
-from biflow.model import Model, empty_conditions, load_model, start_from
+from biflow.model import Model, empty_conditions, load_model
 from biflow.networks import VideoUNet, check_size
 from biflow.training.checkpoint import latest, read_state
 from biflow.training.log import training_flops
 from biflow.training.loop import train
+from biflow.warm_start import start_from
 
 LAUNCHERS = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"}  # what they set for each process
 # Floating-point operations of a step below which one process is as fast: exchanging gradients and updating the weights
