@@ -1,6 +1,7 @@
 """Weights to begin a training with: those of another model, whose network may see less or have smaller patches."""
 
 import json
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,18 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
         _forget_jumps(state)
     if isinstance(other.weights, VideoUNet) and method.teacher is None:
         _widen_patches(state, other.weights.network.patch, network.network.patch)
-    levels = other.context  # numbers of its vector that are levels of noise; an action and the length of a jump follow
+    _add_conditions(state, expected, other.context, context)
+    if bad := mismatched(expected, state):
+        raise UserError(f"The network of {folder} has another shape{_differing(network, other, bad)}.", setting="init")
+    network.load_state_dict(state)
+
+
+def _add_conditions(state: dict[str, Tensor], expected: Mapping[str, Tensor], levels: int, context: int) -> None:
+    """Let the weights take the conditions that are expected beside theirs, without effect.
+
+    Their first `levels` numbers of the vector are levels of noise, of which a network with `context` takes as many. An
+    action and the length of a jump follow.
+    """
     for name, value in expected.items():
         own = state.get(name)
         if own is None and VECTOR in name:
@@ -56,19 +68,17 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
             else:
                 continue
             state[name] = wider
-    if bad := mismatched(expected, state):
-        raise UserError(f"The network of {folder} has another shape{_differing(network, other, bad)}.", setting="init")
-    network.load_state_dict(state)
 
 
 def field_of(other: Model) -> Model:
     """The BI-FLOW model whose field a flow map has."""
-    assert other.method.teacher is not None and isinstance(other.network, VideoUNet)
-    method, (unet, shape) = methods.get(other.method.teacher), (other.network, other.shape)
+    assert isinstance(other.network, VideoUNet)
+    assert other.method.teacher is not None
+    method, unet = methods.get(other.method.teacher), other.network
     network = VideoUNet(method, unet.network, v_scale=unet.v_scale, conditions=other.conditions(1))
     start_from(network, method, other.actions, other.context, other)
     memory = (other.context, other.context_eps, other.actions, other.span, other.spin)
-    return Model(network.eval(), method, shape, other.eps, other.fps, *memory)
+    return Model(network.eval(), method, other.shape, other.eps, other.fps, *memory)
 
 
 def _forget_jumps(state: dict[str, Tensor]) -> None:
