@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import torch
 import yaml
 
 from biflow import cli, config
@@ -229,6 +230,24 @@ def test_an_extra_that_is_missing_is_shown_with_its_command(capsys, monkeypatch)
         cli.main(["sample", "m"])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 728. TiB for an array"),  # NumPy's are of this kind
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.96 GB)"),
+        RuntimeError("Another process of this run has failed:\ntorch.OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_too_little_memory_is_one_sentence_that_names_what_to_reduce(error, capsys, monkeypatch):
+    raises(error, monkeypatch)
+    no_memory = "There is not enough memory for it."
+    assert refused("sample", "m", capsys=capsys) == f"--batch: {no_memory} Use a smaller one."
+    assert "--accumulate 4" in cli._sentence(error, config.Train(data=Path("d"), out=Path("o")))
+    assert cli._sentence(error, None) == f"{no_memory} Close other programs, or use smaller or fewer frames."
+
+
 def test_an_error_in_the_code_keeps_its_traceback(monkeypatch):
     raises(ValueError("a defect"), monkeypatch)
     with pytest.raises(ValueError, match="a defect"):
@@ -320,6 +339,7 @@ def test_the_file_may_hold_everything_that_train_needs(tmp_path, capsys):
         ("network: {layerz: 2}", "There is no setting network.layerz. The nearest known one is network.layers."),
         ("steps: many", "steps must be a whole number, not 'many'."),
         ("steps: 0", "steps is 0, but must be at least 1."),
+        ("batch: 1000000", "batch is 1000000, but must be at most 65536."),
         ("network: 3", "network must be a group of settings, not 3."),
         ("network: {channels: 64}", "network.channels must be a list, not 64."),
         ("network: {channels: [64, x]}", "network.channels[1] must be a whole number, not 'x'."),

@@ -20,7 +20,7 @@ import cyclopts
 
 from biflow import __version__, config
 from biflow.config.checks import check_no_run, check_places, check_run_folder, check_writable
-from biflow.errors import UserError, os_error
+from biflow.errors import UserError, memory_error, os_error, out_of_memory
 from biflow.interrupts import end_as_after_ctrl_c, repeat_interrupt
 from biflow.options import Formatter, TrainFormatter, below_options, flag, shown
 from biflow.words import ABOUT, EXAMPLES, check_words, refusal
@@ -250,6 +250,8 @@ def _sentence(error: BaseException, settings: object) -> str:
         return refusal(error, COMMANDS)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f'This needs {error.name}, which is not installed: pip install "biflow[{extra}]"'
+    if out_of_memory(error):
+        return _sentence(memory_error(settings), settings)
     if isinstance(error, PermissionError) and not os.access(path := str(error.filename), os.R_OK):
         return str(UserError(f"{path} cannot be read: you have no permission to."))
     if isinstance(error, OSError):

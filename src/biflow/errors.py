@@ -34,6 +34,22 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or its graphics card had no memory left, as Python, NumPy or PyTorch say it."""
+    said = isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))
+    return isinstance(error, MemoryError) or bool(said)
+
+
+def memory_error(settings: object) -> UserError:
+    """What to change in the settings of a command that ran out of memory, as one sentence."""
+    what = "There is not enough memory for it"
+    if hasattr(settings, "accumulate"):
+        return UserError(f"{what}. Use a smaller one, or accumulate=4 to compute it in parts.", setting="batch")
+    if hasattr(settings, "batch"):
+        return UserError(f"{what}. Use a smaller one.", setting="batch")
+    return UserError(f"{what}. Close other programs, or use smaller or fewer frames.")
+
+
 def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:
     """The reason why `path` could not be written, as one sentence; `folder` is where it was tried, if not beside it."""
     hidden = r"\..*\.\w{8}\.partial"  # a folder of `biflow.files.replacing`

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_level, check_seed, check_sides
+from biflow.config.checks import LARGEST_BATCH, check, check_level, check_seed, check_sides
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -102,8 +102,8 @@ class TrainConfig:
         context_eps: Noise level on past frames in streaming.
         own_frames: Share of the samples that begin with frames of the model's own, as in streaming, instead of the
             clip's.
-        init: A run or model folder to take the first weights from. It may have a smaller context, no actions, or patches
-            of half the size, for frames of half the size.
+        init: A run or model folder to take the first weights from. It may have a smaller context, no actions,
+            or patches of half the size, for frames of half the size.
         coarse_noise: Share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
@@ -156,7 +156,8 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
-        check(self, "be at least 1", lambda n: n >= 1, "steps", "batch", "accumulate", "log_every", "save_every")
+        check(self, "be at least 1", lambda n: n >= 1, "steps", "accumulate", "log_every", "save_every")
+        check(self, "be at least 1", lambda n: n >= 1, "batch", most=LARGEST_BATCH)
         check(self, "be at least 1", lambda n: n >= 1, "span", most=SPAN)
         if self.span > 1 and (self.context or self.own_frames):
             what = "a model that solves several frames at once sees no past frames and trains on none of its own"
