@@ -230,6 +230,9 @@ def test_an_extra_that_is_missing_is_shown_with_its_command(capsys, monkeypatch)
         cli.main(["sample", "m"])
 
 
+NO_MEMORY, HERE = "There is not enough memory", Path(".")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -238,14 +241,37 @@ def test_an_extra_that_is_missing_is_shown_with_its_command(capsys, monkeypatch)
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17.96 GB)"),
         RuntimeError("Another process of this run has failed:\ntorch.OutOfMemoryError: CUDA out of memory."),
+        RuntimeError("Another process of this run has failed:\nMemoryError"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
 def test_too_little_memory_is_one_sentence_that_names_what_to_reduce(error, capsys, monkeypatch):
     raises(error, monkeypatch)
-    no_memory = "There is not enough memory for it."
-    assert refused("sample", "m", capsys=capsys) == f"--batch: {no_memory} Use a smaller one."
-    assert "--accumulate 4" in cli._sentence(error, config.Train(data=Path("d"), out=Path("o")))
-    assert cli._sentence(error, None) == f"{no_memory} Close other programs, or use smaller or fewer frames."
+    assert refused("sample", "m", capsys=capsys) == f"--batch: {NO_MEMORY} for this batch. Use a smaller one."
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (
+            config.Train(data=HERE, out=HERE, batch=16),
+            " for this batch. Use a smaller one, or --accumulate 2",
+        ),
+        (
+            config.Train(data=HERE, out=HERE, batch=16, accumulate=4),
+            "or --accumulate 8 to compute it in parts",
+        ),
+        (config.Train(data=HERE, out=HERE, batch=6, accumulate=2), " for this batch. Use a smaller one."),
+        (config.Evaluate(HERE, data=HERE, out=HERE), "Use a smaller one, or --feature-batch 1."),
+        (config.Sample(HERE, batch=1), ". Close other programs, or use smaller or fewer frames."),
+        (None, ". Close other programs, or use smaller or fewer frames."),
+    ],
+)
+def test_the_advice_about_memory_fits_the_settings(settings, advice):
+    sentence = cli._sentence(MemoryError(), settings)
+    assert NO_MEMORY in sentence
+    assert advice in sentence
 
 
 def test_an_error_in_the_code_keeps_its_traceback(monkeypatch):

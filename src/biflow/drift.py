@@ -49,11 +49,12 @@ def drift(model: Model, frames: UInt8[Tensor, "n 3 h w"], eps: float = EPS) -> F
 class AutoEps:
     """A noise level for each sample of a stream: the least that keeps its frames as free of errors as real ones.
 
-    At every 16th frame, the frame's drift over that of real frames, as far as it is above 1.1 or below, says where the
-    level goes: it is multiplied by the fourth power of this, but at most doubled and at most lowered by a tenth, and
-    stays between 0.05 and 0.2. So a level that errors outgrow rises at once, and one that is more than enough falls
-    slowly. Too low a level lets errors grow; more than enough makes the model forget more of what it showed, and a
-    frame take more evaluations.
+    Every 16th frame is looked at, and its drift over that of real frames compared with 1.1. Where it is less, the
+    level is more than enough, and falls slowly: by the fourth power of this ratio, at most by a tenth. Where it is
+    more, the level rises by that power, at most to twice itself; but if the drift has not fallen since the last look,
+    the last change did not help, and the level goes the other way. For too low a level lets errors grow, and too high
+    a level can leave errors of its own, such as a grid. It also makes the model forget more of what it showed, and a
+    frame take more evaluations. The level stays between 0.05 and 0.2.
 
     Args:
         model: with a method that learns noise.
@@ -69,6 +70,8 @@ class AutoEps:
         self.level = torch.full((samples,), min(max(model.eps, LEVELS[0]), LEVELS[1]), device=model.device)
         self.model, self._real = model, real
         self._frames = self._looked = 0  # frames that were solved, and how many they were at the last look
+        self._last = torch.full((samples,), torch.inf)  # the drift at that look
+        self._way = torch.ones(samples) if model.eps < LEVELS[1] else -torch.ones(samples)  # 1: the level goes up
 
     def look(self, frame: State) -> int:
         """Choose the level for the frame that is solved from `frame`; the evaluations that it took, 0 or 1."""
@@ -77,7 +80,10 @@ class AutoEps:
         self._looked = self._frames
         found = drift(self.model, to_uint8(frame).cpu())
         assert found is not None, "a model that takes a noise level learns noise"
-        change = (found / self._real / ALLOWED).pow(POWER).clamp(DOWN, UP)
+        ratio = found / self._real / ALLOWED
+        onward = torch.where(found < self._last, self._way, -self._way)
+        self._last, self._way = found, torch.where(ratio > 1, onward, -1)
+        change = torch.where(ratio > 1, ratio.pow(POWER).clamp(max=UP).pow(self._way), ratio.pow(POWER).clamp(min=DOWN))
         self.level = (self.level * change.to(self.level)).clamp(*LEVELS)
         return 1
 

@@ -36,18 +36,24 @@ def shown(text: str) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the machine or its graphics card had no memory left, as Python, NumPy or PyTorch say it."""
-    said = isinstance(error, RuntimeError) and re.search("out of memory|allocate memory", str(error))
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = "out of memory|allocate|not enough memory|ALLOC_FAILED|MemoryError"
+    said = isinstance(error, RuntimeError) and re.search(words, str(error))
     return isinstance(error, MemoryError) or bool(said)
 
 
 def memory_error(settings: object) -> UserError:
     """What to change in the settings of a command that ran out of memory, as one sentence."""
-    what = "There is not enough memory for it"
-    if hasattr(settings, "accumulate"):
-        return UserError(f"{what}. Use a smaller one, or accumulate=4 to compute it in parts.", setting="batch")
-    if hasattr(settings, "batch"):
-        return UserError(f"{what}. Use a smaller one.", setting="batch")
-    return UserError(f"{what}. Close other programs, or use smaller or fewer frames.")
+    batch, parts = getattr(settings, "batch", 1), 2 * getattr(settings, "accumulate", 0)
+    if batch == 1:
+        return UserError("There is not enough memory. Close other programs, or use smaller or fewer frames.")
+    advice = "Use a smaller one"
+    if parts and batch % parts == 0:
+        advice += f", or accumulate={parts} to compute it in parts"
+    if hasattr(settings, "feature_batch"):
+        advice += ", or feature_batch=1"
+    return UserError(f"There is not enough memory for this batch. {advice}.", setting="batch")
 
 
 def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) -> UserError:

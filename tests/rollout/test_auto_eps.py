@@ -43,9 +43,24 @@ def test_the_level_of_a_sample_with_errors_rises_at_once_and_of_another_does_not
     def network(query):
         return grey_world(push if len(query.x) == 2 else 0.0)(query)
 
-    chosen, _ = levels(Model(network, BIFLOW, (3, 8, 8), eps=0.06), 2 * EVERY + 1)
+    chosen, _ = levels(Model(network, BIFLOW, (3, 8, 8), eps=0.06), EVERY + 1)
     assert chosen[EVERY].tolist() == pytest.approx([0.12, 0.054])
-    assert chosen[2 * EVERY].tolist() == pytest.approx([LEVELS[1], LEVELS[0]])
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (lambda eps: 0.018 / eps, [0.06, 0.12, LEVELS[1], LEVELS[1]]),  # the more noise, the less is left
+        (lambda eps: 2 * eps, [0.06, 0.12, 0.06, LEVELS[0]]),  # noise does harm
+        (lambda eps: 0 * eps + 0.1, [0.06, 0.12, 0.06, 0.12]),  # noise makes no difference
+    ],
+)
+def test_a_level_goes_on_while_errors_fall_and_else_the_other_way(error, expected):
+    def network(query):  # in the one Euler step of a frame, alpha is the level
+        return grey_world(error(query.alpha)[:, None, None, None])(query)
+
+    chosen, _ = levels(Model(network, BIFLOW, (3, 8, 8), eps=0.06), 3 * EVERY + 1)
+    assert chosen[::EVERY, 0].tolist() == pytest.approx(expected)
 
 
 def looked_at(frame, real, eps=0.1):

@@ -283,8 +283,8 @@ def test_weights_that_do_not_fit_are_refused(prepared, driven, tmp_path):
         train(replace(CONFIG, init=init, network=wider, method="flowmap"), driven, tmp_path / "third")
     with pytest.raises(UserError, match=r"first is a BI-FLOW model; FLOW cannot begin with it"):
         train(replace(CONFIG, init=init, method="flow"), driven, tmp_path / "second")
-    with pytest.raises(UserError, match=r"has another shape"):  # it has actions
-        train(replace(CONFIG, init=init), prepared, tmp_path / "second")
+    with pytest.raises(UserError, match=r"first has a span of 1, not 2"):
+        train(replace(CONFIG, init=init, span=2), driven, tmp_path / "second")
 
 
 TWICE = """

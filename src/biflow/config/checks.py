@@ -23,7 +23,7 @@ RATES = (0.1, 480.0)  # frames per second that are believed
 SIDES = (4, 4096)  # pixels of a frame that is learned
 MOST_NOISE = 1000  # in values of [-1, 1]
 MOST = 10**9  # of whatever is counted
-LARGEST_BATCH = 2**16  # a larger one would fill the memory, and the system may end the process without a word
+LARGEST_BATCH = 2**16  # so that a slip is refused before it fills the memory, for which the system may end a process
 
 
 def check(settings: object, must: str, fits: Callable[[Any], bool], *names: str, most: int = MOST) -> None:

@@ -102,8 +102,8 @@ class TrainConfig:
         context_eps: Noise level on past frames in streaming.
         own_frames: Share of the samples that begin with frames of the model's own, as in streaming, instead of the
             clip's.
-        init: A run or model folder to take the first weights from. It may have a smaller context, no actions,
-            or patches of half the size, for frames of half the size.
+        init: A run or model folder to take the first weights from. It may have another context, no actions, or
+            smaller patches, for frames that are as much smaller. Of a flow map, BI-FLOW takes the field.
         coarse_noise: Share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms

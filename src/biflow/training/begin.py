@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from biflow import methods
+from biflow.actions import Actions
 from biflow.config import TrainConfig
 from biflow.data.windows import Windows
 from biflow.engines import with_engine
@@ -38,12 +39,7 @@ def new_model(
         log.warning("With a span of more than 1, the model takes no actions: those of the set are not used.")
     if config.init and network is not None:
         raise UserError("A network of your own begins with its own weights.", setting="init")
-    first = load_model(config.init) if config.init and not resumed else None  # a resumed run no longer needs it
-    if first and first.span != config.span:
-        raise UserError(f"{config.init} has a span of {first.span}, not {config.span}.", setting="init")
-    if first and method.teacher and (first.context, first.actions) != (config.context, actions):
-        what = f"{method.title} learns from {config.init}, and has to see the same past frames and actions"
-        raise UserError(f"{what}: set context to {first.context}, and give a set with its actions.", setting="init")
+    first = None if resumed else first_model(config, actions)  # a resumed run no longer needs it
     if resumed:
         v_scale = resumed.v_scale
     elif first:  # its f^v has a unit already
@@ -60,9 +56,33 @@ def new_model(
             network = VideoUNet(method, config.network, v_scale=v_scale, conditions=seen, span=config.span)
         if first:
             start_from(network, method, actions, config.context, first)
+            _check_scale(config, windows, first)
     eps, shape = config.eps if method.takes_eps else 0.0, (3, *windows.size)
     memory = (config.context, config.context_eps, actions, config.span, 0 if method.clips else config.spin)
     return Model(network, method, shape, eps, windows.fps, *memory, device=device), v_scale
+
+
+def first_model(config: TrainConfig, actions: Actions | None) -> Model | None:
+    """The model that a new run begins with, if any. Raises UserError for one that cannot be it."""
+    if not config.init:
+        return None
+    method, first = methods.get(config.method), load_model(config.init)
+    if first.span != config.span:
+        raise UserError(f"{config.init} has a span of {first.span}, not {config.span}.", setting="init")
+    if method.teacher and (first.context, first.actions) != (config.context, actions):
+        what = f"{method.title} learns from {config.init}, and has to see the same past frames and actions"
+        raise UserError(f"{what}: set context to {first.context}, and give a set with its actions.", setting="init")
+    return first
+
+
+def _check_scale(config: TrainConfig, windows: Windows, first: Model) -> None:
+    """Warn where wider patches than those of the first model are not for frames as much larger."""
+    assert isinstance(first.network, VideoUNet)
+    k = config.network.patch // first.network.network.patch
+    fitting = tuple(k * side for side in first.size)
+    if k > 1 and windows.size != fitting:
+        sizes = [f"{h}x{w}" for h, w in (fitting, windows.size)]
+        log.warning("With patches %d times as wide, %s fits frames of %s, not %s.", k, config.init, *sizes)
 
 
 def _check_span(config: TrainConfig, method: Method) -> None:
@@ -74,19 +94,18 @@ def _check_span(config: TrainConfig, method: Method) -> None:
         raise UserError(what, setting="span")
 
 
-def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Model | None:
+def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator, *, resumed: bool) -> Model | None:
     """The model that the method's loss learns from, if it does; a run keeps a copy of it."""
     method, copy = methods.get(config.method), out / "teacher"
     if method.teacher is None:
         return None
-    if accelerator.is_main_process and not copy.exists():
+    if accelerator.is_main_process and not (resumed and copy.exists()):
         what = f"{method.title} begins with a {methods.get(method.teacher).title} model, and learns from it"
         if not config.init:
             raise UserError(f"{what}: name one.", setting="init")
         first = load_model(config.init)
         if first.method.name == method.name:  # begun before
-            kept = first.folder / copy.name if first.folder else copy
-            first = load_model(kept) if kept.exists() else field_of(first)
+            first = _teacher_in(first, resumed=resumed)
         save_model(copy, first)
     accelerator.wait_for_everyone()
     teacher = load_model(copy, device=accelerator.device)
@@ -94,6 +113,19 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator) -> Mode
         return with_engine(teacher)
     teacher.weights.compile()
     return teacher
+
+
+def _teacher_in(first: Model, *, resumed: bool) -> Model:
+    """The teacher that the run of a flow map has kept, or for a new run the map's own field."""
+    assert first.folder is not None
+    kept = first.folder / "teacher"
+    if kept.exists():
+        return load_model(kept)
+    if resumed:
+        what = f"The teacher of this run is gone, and {first.folder} has none"
+        raise UserError(f"{what}: put it back, or begin a new run in another folder.", setting="out")
+    log.warning("%s has no teacher beside it. Its own field is the teacher.", first.folder)
+    return field_of(first)
 
 
 def rms_change(windows: Windows, path: str = "linear", samples: int = 512) -> float:

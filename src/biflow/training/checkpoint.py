@@ -55,7 +55,7 @@ NAME = re.compile(r"step_[0-9]{1,15}")
 # What may differ between a run and its continuation. A cosine follows the new number of steps from there on; a model
 # whose colours drift is corrected by continuing with coarse noise.
 FREE_TO_CHANGE = {"steps", "log_every", "logger", "save_every", "preview_every", "compile", "eps", "coarse_noise"}
-FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames", "spin"}
+FREE_TO_CHANGE |= {"context_noise", "context_eps", "own_frames", "spin", "accumulate"}
 OF_STEPS = {"lr", "warmup", "clip"}  # free too, but nobody should change them unawares
 FREE_TO_CHANGE |= OF_STEPS
 

@@ -29,8 +29,9 @@ from biflow.config import TrainConfig
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
 from biflow.machine import cores, device
-from biflow.model import Model, empty_conditions, load_model
+from biflow.model import Model, empty_conditions
 from biflow.networks import VideoUNet, check_size
+from biflow.training.begin import first_model
 from biflow.training.checkpoint import latest, read_state
 from biflow.training.log import training_flops
 from biflow.training.loop import train
@@ -103,11 +104,12 @@ def _flops(config: TrainConfig, data: Path, out: Path, size: int) -> int:
     """
     method, windows = methods.get(config.method), Windows(data) if is_prepared(data) else None
     sides, actions = (windows.size, windows.actions) if windows else ((size, size), None)
+    actions = actions if config.span == 1 else None
     check_size(config.network, *sides)
     seen = empty_conditions(1, (3, 1, 1), config.context, actions)
     network = VideoUNet(method, config.network, conditions=seen, span=config.span)
-    if config.init and windows and latest(out) is None:
-        start_from(network, method, actions, config.context, load_model(config.init))
+    if windows and latest(out) is None and (first := first_model(config, actions)):
+        start_from(network, method, actions, config.context, first)
     model = Model(network, method, (3, *sides), context=config.context, actions=actions, span=config.span)
     return config.batch * training_flops(model)
 

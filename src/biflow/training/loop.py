@@ -140,7 +140,7 @@ class _Run:
         if config.batch % parts:
             raise UserError(f"batch ({config.batch}) must be a multiple of accumulate x processes ({parts}).")
         self.model, self.v_scale = new_model(config, windows, network, accelerator.device, resumed)
-        self.teacher = teacher_of(config, out, accelerator)
+        self.teacher = teacher_of(config, out, accelerator, resumed=bool(resumed))
         weights = self.model.weights.to(accelerator.device)
         self.ema = Average(weights.parameters(), config.ema) if config.ema else None
         kind = Muon if config.optimizer == "muon" else partial(torch.optim.AdamW, fused=True)
