@@ -5,8 +5,8 @@
 MODEL, a BI-FLOW model or a flow map of SET, streams 16 videos of 128 frames from test frames, under the actions of the
 test clips if it takes any: with `--eps auto`, and with fixed levels from 0 to 0.3. KVD and FVD compare them with the
 test clips in windows of 16 frames, with 95 % intervals by bootstrap over videos; motion and grid are over those of real
-clips. It needs the weights of I3D: biflow weights fetch i3d. The same command resumes in `--out`. The rows of a set
-replace earlier ones of this set in the JSON file.
+clips. It needs the weights of I3D: biflow weights fetch i3d. The same command resumes in `--out`. In the JSON file the
+rows replace earlier ones of this set and method.
 """
 
 import argparse
@@ -16,22 +16,26 @@ from typing import Any
 
 from benchmarks import record
 from biflow import load_model, with_engine
+from biflow.config import Eps
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
+from biflow.machine import device
+from biflow.model import Model
 
-LEVELS: tuple[float | str, ...] = ("auto", 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+LEVELS: tuple[Eps, ...] = ("auto", 0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 COLUMNS = ("kvd", "fvd", "nfe", "motion", "grid")
 SIZE: dict[str, Any] = {"samples": 16, "frames": 128, "stride": 16, "nearest": 0, "short_videos": 0}
 
 
-def row(data: Path, folder: Path, eps: float | str, out: Path) -> dict[str, Any]:
+def row(data: Path, model: Model, eps: Eps, out: Path) -> dict[str, Any]:
     """The numbers of the videos at a noise level."""
-    protocol = Protocol(name="noise level", eps=eps, **SIZE)
-    result = evaluate(with_engine(load_model(folder)), data, out / f"{data.name}_{eps}", protocol)
-    found: dict[str, Any] = {"set": data.name, "eps": eps}
+    found: dict[str, Any] = {"set": data.name, "method": model.method.name, "eps": eps}
+    folder = out / "_".join(map(str, found.values()))
+    result = evaluate(with_engine(model), data, folder, Protocol(name="noise level", eps=eps, **SIZE))
     found |= {name: result[name]["mean"] for name in ("kvd", "fvd", "nfe")}
     found |= {name: result["past_and_actions"][name]["over_real"] for name in ("motion", "grid")}
-    return found | {"intervals": {name: result[name]["interval"] for name in ("kvd", "fvd", "nfe")}}
+    found["intervals"] = {name: result[name]["interval"] for name in ("kvd", "fvd", "nfe")}
+    return found | {"model_eps": model.eps, "commit": result["protocol"]["commit"]}
 
 
 def main() -> None:
@@ -41,14 +45,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/noise_level"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = [row(options.data, options.model, eps, options.out) for eps in LEVELS]
-    print(record.table(rows, {"set": "set", "eps": "eps"}, {name: name for name in COLUMNS}))
+    model = load_model(options.model, device=device())
+    rows = [row(options.data, model, eps, options.out) for eps in LEVELS]
+    print(record.table(rows, {"set": "set", "method": "method", "eps": "eps"}, {name: name for name in COLUMNS}))
+    mine = (options.data.name, model.method.name)
     if options.json and options.json.exists():
         others = json.loads(options.json.read_text())["rows"]
-        rows = [old for old in others if old["set"] != options.data.name] + rows
-    record.write(
-        options.json, {"question": "a noise level that chooses itself, against fixed ones", **SIZE, "rows": rows}
-    )
+        rows = [old for old in others if (old["set"], old["method"]) != mine] + rows
+    question = "a noise level that chooses itself, against fixed ones"
+    record.write(options.json, {"question": question, **SIZE, "rows": rows})
 
 
 if __name__ == "__main__":
