@@ -244,6 +244,7 @@ NO_MEMORY, HERE = "There is not enough memory", Path(".")
         RuntimeError("Another process of this run has failed:\nMemoryError"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("std::bad_alloc"),
     ],
 )
 def test_too_little_memory_is_one_sentence_that_names_what_to_reduce(error, capsys, monkeypatch):
@@ -254,6 +255,7 @@ def test_too_little_memory_is_one_sentence_that_names_what_to_reduce(error, caps
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [
+        (config.Train(data=HERE, out=HERE, batch=16, accumulate=16), ". Close other programs, or use smaller or fewer"),
         (
             config.Train(data=HERE, out=HERE, batch=16),
             " for this batch. Use a smaller one, or --accumulate 2",
@@ -277,6 +279,9 @@ def test_the_advice_about_memory_fits_the_settings(settings, advice):
 def test_an_error_in_the_code_keeps_its_traceback(monkeypatch):
     raises(ValueError("a defect"), monkeypatch)
     with pytest.raises(ValueError, match="a defect"):
+        cli.main(["sample", "m"])
+    raises(RuntimeError("a tensor's data is not allocated yet"), monkeypatch)
+    with pytest.raises(RuntimeError, match="not allocated yet"):
         cli.main(["sample", "m"])
 
 

@@ -54,7 +54,7 @@ class AutoEps:
     more, the level rises by that power, at most to twice itself; but if the drift has not fallen since the last look,
     the last change did not help, and the level goes the other way. For too low a level lets errors grow, and too high
     a level can leave errors of its own, such as a grid. It also makes the model forget more of what it showed, and a
-    frame take more evaluations. The level stays between 0.05 and 0.2.
+    frame take more evaluations. The level stays between 0.05 and 0.2; from 0.2, it first goes down.
 
     Args:
         model: with a method that learns noise.

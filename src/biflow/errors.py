@@ -38,15 +38,17 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether the machine or its graphics card had no memory left, as Python, NumPy or PyTorch say it."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    words = "out of memory|allocate|not enough memory|ALLOC_FAILED|MemoryError"
-    said = isinstance(error, RuntimeError) and re.search(words, str(error))
+    words = "out of memory|not enough memory|(can't|cannot|unable to|failed to) allocate|bad.alloc|alloc_failed"
+    words += "|^MemoryError"  # the last line of another process's traceback
+    said = isinstance(error, RuntimeError) and re.search(words, str(error), re.IGNORECASE | re.MULTILINE)
     return isinstance(error, MemoryError) or bool(said)
 
 
 def memory_error(settings: object) -> UserError:
     """What to change in the settings of a command that ran out of memory, as one sentence."""
-    batch, parts = getattr(settings, "batch", 1), 2 * getattr(settings, "accumulate", 0)
-    if batch == 1:
+    batch, accumulate = getattr(settings, "batch", 1), getattr(settings, "accumulate", 0)
+    parts = 2 * accumulate
+    if batch <= max(accumulate, 1):  # a sample at a time
         return UserError("There is not enough memory. Close other programs, or use smaller or fewer frames.")
     advice = "Use a smaller one"
     if parts and batch % parts == 0:

@@ -67,6 +67,8 @@ def field_of(other: Model) -> Model:
 def _differing(own: NetworkConfig, theirs: NetworkConfig, *, patches: bool) -> str:
     """What to give for a network to fit weights of another one, whose `patches` may be smaller; nothing if it fits."""
     values = {name: value for name, value in vars(theirs).items() if value != getattr(own, name)}
+    if len({frozenset(i % len(one.channels) for i in one.attention) for one in (own, theirs)}) == 1:
+        values.pop("attention", None)  # the same, whether counted from the first resolution or from the last
     if patches and own.patch % theirs.patch == 0:
         values.pop("patch", None)
     if not values:

@@ -47,6 +47,11 @@ def test_the_level_of_a_sample_with_errors_rises_at_once_and_of_another_does_not
     assert chosen[EVERY].tolist() == pytest.approx([0.12, 0.054])
 
 
+def test_a_level_that_begins_at_the_highest_first_goes_down():
+    chosen, _ = levels(Model(grey_world(0.1), BIFLOW, (3, 8, 8), eps=0.25), 2 * EVERY + 1)
+    assert chosen[::EVERY, 0].tolist() == pytest.approx([LEVELS[1], 0.1, LEVELS[1]])
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -104,6 +104,8 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator, *, resu
         if not config.init:
             raise UserError(f"{what}: name one.", setting="init")
         first = load_model(config.init)
+        if resumed and first.method.name != method.name:
+            log.warning("The teacher of this run is gone: %s, as it is now, takes its place.", config.init)
         if first.method.name == method.name:  # begun before
             first = _teacher_in(first, resumed=resumed)
         save_model(copy, first)

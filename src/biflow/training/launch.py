@@ -4,6 +4,7 @@ This process becomes the first of them, so that its progress bar, messages, sign
 one process. The others write nothing.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -198,6 +199,7 @@ def _peer(rank: int, pipe: Connection, run: Callable[[], object]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal; the first process tells all when to stop
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    logging.getLogger("biflow").setLevel(logging.ERROR)  # the first process warns
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process would leave behind
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     pipe.send("")
