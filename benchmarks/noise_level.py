@@ -10,13 +10,13 @@ rows replace earlier ones of this set and method.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks import record
 from biflow import load_model, with_engine
 from biflow.config import Eps
+from biflow.documents import read_json
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
 from biflow.machine import device
@@ -50,7 +50,7 @@ def main() -> None:
     print(record.table(rows, {"set": "set", "method": "method", "eps": "eps"}, {name: name for name in COLUMNS}))
     mine = (options.data.name, model.method.name)
     if options.json and options.json.exists():
-        others = json.loads(options.json.read_text())["rows"]
+        others = read_json(options.json)["rows"]
         rows = [old for old in others if (old["set"], old["method"]) != mine] + rows
     question = "a noise level that chooses itself, against fixed ones"
     record.write(options.json, {"question": question, **SIZE, "rows": rows})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +61,7 @@ def field_of(other: Model) -> Model:
     method, unet = methods.get(other.method.teacher), other.network
     network = VideoUNet(method, unet.network, v_scale=unet.v_scale, conditions=other.conditions(1))
     start_from(network, method, other.actions, other.context, other)
-    memory = (other.context, other.context_eps, other.actions, other.span, other.spin)
-    return Model(network.eval(), method, other.shape, other.eps, other.fps, *memory)
+    return replace(other, network=network.eval(), method=method, folder=None)
 
 
 def _differing(own: NetworkConfig, theirs: NetworkConfig, *, patches: bool) -> str:

@@ -76,6 +76,12 @@ def check_seed(settings: object) -> None:
     check(settings, "be at least 0 and below 2^63", lambda seed: 0 <= seed < SEEDS, "seed", most=2**64)
 
 
+def check_batch(settings: object) -> None:
+    """Raise UserError for a `batch` or `feature_batch` that is below 1 or beyond all sense."""
+    names = [name for name in ("batch", "feature_batch") if hasattr(settings, name)]
+    check(settings, "be at least 1", lambda n: n >= 1, *names, most=LARGEST_BATCH)
+
+
 def check_level(settings: object, *names: str) -> None:
     """Raise UserError for a noise level that is negative, beyond all sense or no number."""
     check(settings, f"be from 0 to {MOST_NOISE}", lambda level: 0 <= level <= MOST_NOISE, *names)

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import LARGEST_BATCH, check, check_eps, check_seed, check_sides
+from biflow.config.checks import check, check_batch, check_eps, check_seed, check_sides
 from biflow.config.solver import Solver, SolverName
 from biflow.config.streaming import Direction, Engine, Eps
 
@@ -59,7 +59,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "frames", "steps")
-        check(self, "be at least 1", lambda n: n >= 1, "batch", "feature_batch", most=LARGEST_BATCH)
+        check_batch(self)
         check(self, "be at least 2", lambda n: n >= 2, "samples")
         check_eps(self)
         if self.solver:
@@ -106,7 +106,7 @@ class Fvd:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "window", "stride")
-        check(self, "be at least 1", lambda n: n >= 1, "batch", most=LARGEST_BATCH)
+        check_batch(self)
         check_sides(self)
         check_seed(self)
 

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import LARGEST_BATCH, as_paths, check, check_eps, check_level, check_seed
+from biflow.config.checks import as_paths, check, check_batch, check_eps, check_level, check_seed
 from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
@@ -94,7 +94,7 @@ class Sample:
     def __post_init__(self) -> None:
         as_paths(self)
         check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
-        check(self, "be at least 1", lambda n: n >= 1, "batch", most=LARGEST_BATCH)
+        check_batch(self)
         check(self, "be at least 1", lambda n: n >= 1, "fps_factor", most=1000)
         check(self, "be from 1 to 32", lambda n: 1 <= n <= 32, "scale")
         check(self, "be from 0.01 to 1000", lambda value: 0.01 <= value <= 1000, "fps")

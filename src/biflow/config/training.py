@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import LARGEST_BATCH, check, check_level, check_seed, check_sides
+from biflow.config.checks import check, check_batch, check_level, check_seed, check_sides
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -157,7 +157,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self, "be at least 1", lambda n: n >= 1, "steps", "accumulate", "log_every", "save_every")
-        check(self, "be at least 1", lambda n: n >= 1, "batch", most=LARGEST_BATCH)
+        check_batch(self)
         check(self, "be at least 1", lambda n: n >= 1, "span", most=SPAN)
         if self.span > 1 and (self.context or self.own_frames):
             what = "a model that solves several frames at once sees no past frames and trains on none of its own"

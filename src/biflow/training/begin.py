@@ -104,10 +104,10 @@ def teacher_of(config: TrainConfig, out: Path, accelerator: Accelerator, *, resu
         if not config.init:
             raise UserError(f"{what}: name one.", setting="init")
         first = load_model(config.init)
-        if resumed and first.method.name != method.name:
-            log.warning("The teacher of this run is gone: %s, as it is now, takes its place.", config.init)
         if first.method.name == method.name:  # begun before
             first = _teacher_in(first, resumed=resumed)
+        elif resumed:
+            log.warning("The teacher of this run is gone: %s, as it is now, takes its place.", config.init)
         save_model(copy, first)
     accelerator.wait_for_everyone()
     teacher = load_model(copy, device=accelerator.device)
