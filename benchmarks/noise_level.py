@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks import record
 from biflow import load_model, with_engine
 from biflow.config import Eps
-from biflow.documents import read_json
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
 from biflow.machine import device
@@ -32,10 +31,7 @@ def row(data: Path, model: Model, eps: Eps, out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"set": data.name, "method": model.method.name, "eps": eps}
     folder = out / "_".join(map(str, found.values()))
     result = evaluate(with_engine(model), data, folder, Protocol(name="noise level", eps=eps, **SIZE))
-    found |= {name: result[name]["mean"] for name in ("kvd", "fvd", "nfe")}
-    found |= {name: result["past_and_actions"][name]["over_real"] for name in ("motion", "grid")}
-    found["intervals"] = {name: result[name]["interval"] for name in ("kvd", "fvd", "nfe")}
-    return found | {"model_eps": model.eps, "commit": result["protocol"]["commit"]}
+    return found | {"model_eps": model.eps} | record.figures(result)
 
 
 def main() -> None:
@@ -48,10 +44,7 @@ def main() -> None:
     model = load_model(options.model, device=device())
     rows = [row(options.data, model, eps, options.out) for eps in LEVELS]
     print(record.table(rows, {"set": "set", "method": "method", "eps": "eps"}, {name: name for name in COLUMNS}))
-    mine = (options.data.name, model.method.name)
-    if options.json and options.json.exists():
-        others = read_json(options.json)["rows"]
-        rows = [old for old in others if (old["set"], old["method"]) != mine] + rows
+    rows = record.with_others(rows, options.json, ("set", "method"))
     question = "a noise level that chooses itself, against fixed ones"
     record.write(options.json, {"question": question, **SIZE, "rows": rows})
 

@@ -8,7 +8,8 @@ two jumps. Quality is evaluated on the test clips of SET under their own actions
 frame, motion and grid texture over those of the clips. It needs the weights of I3D: biflow weights fetch i3d. Speed is
 a race against the reference implementation's pipeline in float32 (benchmarks/reference_pipeline.py) with the weights of
 BI-FLOW, a few frames at a time in turns, in batches of 1 and 8. `--speed` leaves the quality out. The same command
-resumes an interrupted evaluation in `--out`.
+resumes an interrupted evaluation in `--out`. In the JSON file the rows replace earlier ones of this set, and the plot
+shows all sets of the file.
 """
 
 import argparse
@@ -66,26 +67,36 @@ def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, st
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """KVD against evaluations, and against speed."""
+    """KVD against evaluations, and against speed: a line of two panels for each set."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    for method, marker in ((BIFLOW, "o"), (FLOWMAP, "D")):
-        mine = sorted((row for row in rows if row["method"] == method.name), key=lambda row: row["nfe"])
-        kvd, ends = [row["kvd"] for row in mine], [row["intervals"]["kvd"] for row in mine]
-        errors = [[k - low for k, (low, _) in zip(kvd, ends, strict=True)]]
-        errors += [[high - k for k, (_, high) in zip(kvd, ends, strict=True)]]
-        for panel, name in zip(panels, ("nfe", "ratio_eager_1"), strict=True):
-            x = [row[name] for row in mine]
-            panel.errorbar(x, kvd, errors, marker=marker, capsize=3, label=method.title, gid=method.name)
-    panels[0].set(xlabel="evaluations per frame", ylabel="KVD (lower is better)", xscale="log", xticks=[1, 2, 4, 6])
-    panels[1].set(xlabel="frames/s over the reference's pipeline", xscale="log", xticks=[5, 10, 20, 40])
-    for panel in panels:
-        panel.grid(alpha=0.3, which="both")
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    figure, lines = plt.subplots(
+        len(sets), 2, figsize=(9, 1 + 3 * len(sets)), sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    for name, panels in zip(sets, lines, strict=True):
+        for method, marker in ((BIFLOW, "o"), (FLOWMAP, "D")):
+            mine = [row for row in rows if (row["set"], row["method"]) == (name, method.name)]
+            _line(panels, sorted(mine, key=lambda row: row["nfe"]), marker=marker, label=method.title, gid=method.name)
+        panels[0].set(ylabel=f"{name}: KVD (lower is better)")
+        for panel in panels:
+            panel.grid(alpha=0.3, which="both")
+    lines[-1, 0].set(xlabel="evaluations per frame", xscale="log", xticks=[1, 2, 4, 6])
+    lines[-1, 1].set(xlabel="frames/s over the reference's pipeline", xscale="log", xticks=[5, 10, 20, 40])
+    for panel in lines[-1]:
         panel.xaxis.set(major_formatter=ScalarFormatter(), minor_formatter=NullFormatter())
-    panels[0].legend()
+    lines[0, 0].legend()
     figure.savefig(path, dpi=110)
+
+
+def _line(panels: Any, rows: list[dict], **style: Any) -> None:
+    """The rows of a method against evaluations and against speed, with intervals."""
+    kvd, ends = [row["kvd"] for row in rows], [row["intervals"]["kvd"] for row in rows]
+    errors = [[k - low for k, (low, _) in zip(kvd, ends, strict=True)]]
+    errors += [[high - k for k, (_, high) in zip(kvd, ends, strict=True)]]
+    for panel, name in zip(panels, ("nfe", "ratio_eager_1"), strict=True):
+        panel.errorbar([row[name] for row in rows], kvd, errors, capsize=3, **style)
 
 
 def main() -> None:
@@ -113,6 +124,7 @@ def main() -> None:
             found = speed(models, options.data, batch)
             rows = [row | found[row["method"], row["steps"]] for row in rows]
     print(record.table(rows, {name: name for name in ("method", "steps")}, {name: name for name in COLUMNS}))
+    rows = record.with_others(rows, options.json, ("set",))
     protocol = {"samples": options.samples, "frames": options.frames}
     record.write(options.json, {"question": "quality and speed at one and two evaluations", **protocol, "rows": rows})
     if options.plot and not options.speed:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from biflow.documents import read_json
 from biflow.files import write_json
 from biflow.machine import commit, hardware
 
@@ -51,6 +52,24 @@ def table(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], columns: 
         numbers = ["-" if row.get(key) is None else f"{row[key]:.3g}" for key in columns]
         lines.append(f"| {' | '.join([*(str(row[key]) for key in names), *numbers])} |")
     return "\n".join(lines)
+
+
+def figures(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Means and intervals of an evaluation, as rows of results have them, and the slope of KVD per frame."""
+    more = {name: result["past_and_actions"][name] for name in ("motion", "grid")}
+    found = {name: result[name]["mean"] for name in ("nfe", "kvd", "fvd")} | {"slope": result["kvd"]["slope"]}
+    found |= {name: value["over_real"] for name, value in more.items()}
+    intervals = {name: result[name]["interval"] for name in ("nfe", "kvd", "fvd")}
+    intervals |= {"slope": result["kvd"]["slope_interval"]}
+    intervals |= {name: value["interval"] for name, value in more.items()}
+    return found | {"intervals": intervals, "commit": result["protocol"]["commit"]}
+
+
+def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> list[dict]:
+    """`rows` after those of the file at `path`, if it is there, that differ from them in one of the `keys`."""
+    mine = {tuple(row[key] for key in keys) for row in rows}
+    before = read_json(path)["rows"] if path and path.exists() else []
+    return [row for row in before if tuple(row[key] for key in keys) not in mine] + rows
 
 
 def write(path: Path | None, result: dict) -> None:

@@ -80,6 +80,15 @@ def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
     assert 'id="flowmap"' in drawn
 
 
+def test_rows_of_a_file_stay_unless_new_ones_are_of_the_same_kind(tmp_path):
+    old = [{"set": name, "method": method, "kvd": 1} for name in ("a", "b") for method in ("flow", "biflow")]
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": old}))
+    new = [{"set": "a", "method": "flow", "kvd": 2}]
+    assert record.with_others(new, tmp_path / "rows.json", ("set", "method")) == [*old[1:], *new]
+    assert record.with_others(new, tmp_path / "rows.json", ("set",)) == [*old[2:], *new]
+    assert record.with_others(new, tmp_path / "none.json", ("set",)) == new
+
+
 def test_distance_and_coverage_of_a_world_that_gets_brighter():
     """Each frame is 0.02 brighter than the last one; the field of FLOW is off by 0.01."""
     clips = (torch.arange(6)[:, None, None, None] * 0.02).expand(2, 6, 3, 4, 4)
