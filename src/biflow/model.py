@@ -53,6 +53,7 @@ class Model:
         device: where the network computes.
         engine: what evaluates the network, in words.
         folder: where it was loaded from.
+        ema: whether these are the averaged weights of the folder, where it has any.
     """
 
     network: Network
@@ -69,6 +70,7 @@ class Model:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     engine: str = "torch"
     folder: Path | None = None
+    ema: bool = True
 
     @property
     def size(self) -> tuple[int, int]:
@@ -180,7 +182,7 @@ def load_model(
     shape, place = (3, height, width), torch.device(device)
     eps, context_eps = settings.get("eps", 0.1) if method.takes_eps else 0.0, settings.get("context_eps", 0.0)
     memory = (context, context_eps, actions, settings.get("span", 1), settings.get("spin", 0))
-    return Model(network, method, shape, eps, settings.get("fps"), *memory, device=place, folder=folder)
+    return Model(network, method, shape, eps, settings.get("fps"), *memory, device=place, folder=folder, ema=ema)
 
 
 def read_description(path: Path) -> ModelFile:

@@ -107,6 +107,20 @@ def test_all_clips_are_brought_to_one_rate_with_their_actions(tmp_path, mixed, c
     assert f"brought to {rate:g} frames per second; {count} were resampled" in caplog.text
 
 
+@pytest.mark.parametrize("actions", [True, False])
+def test_a_film_of_one_frame_is_no_clip_at_a_higher_rate_either(tmp_path, actions):
+    (tmp_path / "src").mkdir()
+    for name, frames, fps in (("a", 20, 30), ("b", 20, 30), ("one", 1, 10)):
+        pictures = [grey(10 * i) for i in range(frames)]
+        write_film(tmp_path / "src" / f"{name}.mp4", pictures, fps=fps, times=np.arange(frames) / fps)
+    if actions:
+        (tmp_path / "src" / "one.csv").write_text("gas\n1\n")
+        (tmp_path / "src" / "a.csv").write_text("gas\n" + "1\n" * 20)
+    index = prepare(Prepare(tmp_path / "src", tmp_path / "out", size=16), progress=False)
+    assert [entry["name"] for entry in index["clips"]] == ["a.mp4", "b.mp4"]
+    assert [entry["why"] for entry in index["skipped"]] == ["one.mp4 has 1 frame at stride 1. A clip needs 2."]
+
+
 def test_native_keeps_every_frame_and_names_clips_that_differ(tmp_path, mixed, caplog):
     index = prepare(Prepare(mixed, tmp_path / "out", size=16, fps="native"), progress=False)
     frames = {entry["name"]: (entry["frames"], entry["fps"]) for entry in index["clips"]}

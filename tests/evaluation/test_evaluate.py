@@ -325,6 +325,55 @@ def test_a_folder_of_another_evaluation_is_refused(model, prepared, tmp_path):
         run(model, prepared, tmp_path / "out", replace(PROTOCOL, eps=0.3))
 
 
+@pytest.mark.parametrize("change", [{"spin": 2}, {"context": 1, "context_eps": 0.1}])
+def test_a_folder_of_a_model_that_streams_otherwise_is_refused(model, prepared, tmp_path, change):
+    run(model, prepared, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "protocol.json").read_text())
+    for name in change:
+        del record["model"][name]  # as earlier versions wrote it
+    (tmp_path / "out" / "protocol.json").write_text(json.dumps(record))
+    run(model, prepared, tmp_path / "out")
+    with pytest.raises(UserError, match=rf"another model\.{next(iter(change))}"):
+        evaluate(replace(load_model(model), **change), prepared, tmp_path / "out", PROTOCOL, networks={"i3d": CHEAP})
+
+
+def test_weights_that_are_not_averaged_are_not_taken_for_those_that_are(prepared, tmp_path):
+    folder = make_model(tmp_path / "model")
+    model = load_model(folder)
+    averaged = {name: value * 0.9 for name, value in model.weights.state_dict().items()}
+    save_model(folder, model, averaged)
+    result = run(folder, prepared, tmp_path / "out")
+    assert result["protocol"]["model"]["weights"] == "diffusion_pytorch_model.ema.safetensors"
+    settings = {"networks": {"i3d": CHEAP}, "progress": False}
+    with pytest.raises(UserError, match=r"another model\.sha256"):
+        evaluate(load_model(folder, ema=False), prepared, tmp_path / "out", PROTOCOL, **settings)
+    raw = evaluate(load_model(folder, ema=False), prepared, tmp_path / "raw", PROTOCOL, **settings)
+    assert raw["protocol"]["model"]["weights"] == "diffusion_pytorch_model.safetensors"
+
+
+def test_settings_that_a_model_cannot_take_leave_the_folder_free(prepared, tmp_path):
+    flow = make_model(tmp_path / "flow", "flow")
+    with pytest.raises(UserError, match="needs a BI-FLOW model"):
+        run(flow, prepared, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(flow, prepared, tmp_path / "out", PROTOCOL_WITHOUT_EPS)
+
+
+def test_numbers_name_the_commit_that_made_the_videos(model, prepared, tmp_path, monkeypatch):
+    for name in ("videos", "protocol"):
+        monkeypatch.setattr(f"biflow.evaluation.{name}.commit", lambda: "aaaa")
+    assert run(model, prepared, tmp_path / "out")["protocol"]["commit"] == "aaaa"
+    for name in ("videos", "protocol"):
+        monkeypatch.setattr(f"biflow.evaluation.{name}.commit", lambda: "bbbb")
+    again = run(model, prepared, tmp_path / "out")["protocol"]
+    assert (again["commit"], again["measured_commit"]) == ("aaaa", "bbbb")
+    costs_path(tmp_path / "out", 0).unlink()  # one of them is made anew
+    assert run(model, prepared, tmp_path / "out")["protocol"]["commit"] == "aaaa and bbbb"
+    for path in (tmp_path / "out" / "costs").iterdir():  # as earlier versions wrote them
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k in ("nfe", "seconds")}))
+    assert run(model, prepared, tmp_path / "out")["protocol"]["commit"] == "aaaa"
+
+
 def test_an_evaluation_of_an_earlier_version_resumes(model, prepared, tmp_path):
     result = run(model, prepared, tmp_path / "out")
     path = tmp_path / "out" / "protocol.json"

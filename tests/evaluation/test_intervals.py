@@ -13,6 +13,11 @@ def test_a_ratio_of_equal_means_of_videos_of_any_length_is_theirs():
     assert intervals.of_ratio(x, y, 50, 0) == pytest.approx([0.5, 0.5])
 
 
+def test_videos_that_count_nothing_leave_a_ratio_as_it_is():
+    x, y, none = torch.tensor([[2.0, 1], [6, 3]]), torch.tensor([[8.0, 2], [4, 1]]), torch.zeros(5, 2)
+    assert intervals.of_ratio(torch.cat([x, none]), torch.cat([none, y]), 50, 0) == intervals.of_ratio(x, y, 50, 0)
+
+
 def test_the_interval_has_the_width_of_the_standard_error():
     values = torch.randn(400, generator=torch.Generator().manual_seed(0))
     low, high = intervals.of_mean(values, 1000, 0)

@@ -350,6 +350,14 @@ def test_a_measure_that_not_all_runs_have_is_drawn_and_the_legend_names_all(eval
     assert "BI-FLOW" in drawn
 
 
+@pytest.mark.parametrize("script", ["left right " * 120, "left\nright"])
+def test_a_script_of_actions_may_be_long_and_have_lines(extended, tmp_path, script):
+    folder = extended("walk", actions=script)
+    assert len(read_runs([folder])[0].label) < 70
+    assert read_runs([folder])[0].label.startswith("BI-FLOW ε 0.1, actions left right")
+    report([folder], tmp_path / "report")
+
+
 def test_a_script_of_actions_is_text_in_markdown(extended, tmp_path):
     page = Page(report([extended("walk", actions="forward*40 left*12|x")], tmp_path / "report").read_text())
     assert "BI-FLOW ε 0.1, actions forward*40 left*12|x ★" in page.text["td"]

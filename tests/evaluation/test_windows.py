@@ -1,10 +1,12 @@
 import logging
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from biflow.animation import AnimationWriter
 from biflow.config import Prepare
 from biflow.data.prepare import prepare
 from biflow.errors import UserError
@@ -85,7 +87,20 @@ def test_frames_win_over_the_video_made_of_them(tmp_path, caplog):
     assert videos.survey() == 1
     assert spans(videos) == [(0, 0, 3)]
     assert (videos.short, videos.size) == (0, (8, 8))
-    assert "using the frames" in caplog.text
+    assert "1 of 2 videos are another one's copies" in caplog.text
+
+
+@pytest.mark.parametrize("suffixes", [("mp4", "gif"), ("webp", "mp4", "gif")])
+def test_a_video_in_several_files_counts_once(tmp_path, caplog, suffixes):
+    for name, suffix in product(("walk.1", "walk.2"), suffixes):  # two videos, whose dots begin no suffix
+        writer = VideoWriter if suffix == "mp4" else AnimationWriter
+        with writer(tmp_path / f"{name}.{suffix}", 10, (16, 16)) as written:
+            for level in range(0, 160, 40):
+                written.write(torch.full((3, 16, 16), level, dtype=torch.uint8))
+    videos = VideoSet(tmp_path, window=4, stride=1)
+    assert len(list(videos.clips())) == videos.videos == 2
+    copies, files = 2 * len(suffixes) - 2, 2 * len(suffixes)
+    assert f"{copies} of {files} videos are another one's copies" in caplog.text
 
 
 def test_an_empty_folder_is_refused(tmp_path):

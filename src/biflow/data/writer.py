@@ -54,8 +54,9 @@ class Writer:
                     own = video.fps or (actions and actions.fps)
                     kept, length, shape = self._write(video, own, Allowance(shown(name), item.size))
                     frames, fps = len(kept), self.fps or own
-                    if frames < 2:
-                        count = f"{frames} frame{'s' * (frames != 1)}"
+                    if min(frames, length) < 2:  # a lower rate than the set's repeats the frame of a still
+                        fewest = min(frames, length)
+                        count = f"{fewest} frame{'s' * (fewest != 1)}"
                         raise UserError(f"{shown(name)} has {count} at stride {stride}. A clip needs 2.")
                     self.actions.add(name, actions, length, kept)
                     entry = {"name": name, "source": item.source, "start": self.frames, "frames": frames}

@@ -13,7 +13,8 @@ It contains
   noise, at each of `frames`, and their mean in real videos; among them `grid`, at the period of the network's patch.
 - `nearest`: distances from the last frames to the nearest training frames, and those of real test frames.
 - `past_and_actions`: see `biflow.evaluation.past_and_actions`.
-- `seconds_per_frame`, `windows`, `note` (a warning that belongs beside the numbers, or None) and `protocol`.
+- `seconds_per_frame`, `windows`, `note` (a warning that belongs beside the numbers, or None) and `protocol`, whose
+  `engine`, `commit` and `hardware` are those that made the videos, and `measured_commit` is that of the measuring code.
 
 Several processes (torchrun, accelerate) share the work through the folder. On GPUs, each of them has to load the model
 on a device of its own.
@@ -32,17 +33,18 @@ from tqdm import tqdm
 from biflow.config import NetworkConfig, eps_text, parse
 from biflow.data.starts import starts
 from biflow.data.windows import Windows
-from biflow.documents import read_document
+from biflow.documents import read_document, read_json
 from biflow.errors import UserError
 from biflow.evaluation import actions, drift, metrics, past_and_actions
 from biflow.evaluation.jobs import Evaluation, jobs, real_windows
 from biflow.evaluation.networks.features import Features, load_networks
-from biflow.evaluation.protocol import Protocol, differences, full_record
+from biflow.evaluation.protocol import WITHOUT, Protocol, differences, full_record
 from biflow.evaluation.schemas import Claim
 from biflow.evaluation.videos import Videos, generate, read_costs
 from biflow.files import alone, check_not_others, write_array, write_json
 from biflow.model import Model, read_description
 from biflow.networks import VideoUNet
+from biflow.rollout import check_settings
 
 
 def evaluate(
@@ -108,11 +110,18 @@ def _measured(
     if (seen := drift.measure(model, evaluation)) is not None:
         result["over_time"]["drift"] = seen
     result["past_and_actions"] = past_and_actions.measure(model, evaluation, networks, per_frame, progress=progress)
-    made_by = {read_costs(evaluation.out, i, protocol.frames).get("engine") for i in range(protocol.samples)}
-    engine = " and ".join(sorted({name or model.engine for name in made_by}))  # an interruption may have changed it
-    result["protocol"] = {**evaluation.record, "engine": engine}
+    measured = {"measured_commit": evaluation.record["commit"]}
+    result["protocol"] = {**evaluation.record, **measured, **_made_by(evaluation, model)}
     write_json(evaluation.out / "metrics.json", result)
     return result
+
+
+def _made_by(evaluation: Evaluation, model: Model) -> dict[str, str | None]:
+    """The engine, commit and hardware that made the videos; several, if an interruption has changed them."""
+    costs = [read_costs(evaluation.out, i, evaluation.protocol.frames) for i in range(len(evaluation.videos))]
+    usual = {"engine": model.engine, **read_json(evaluation.out / "protocol.json")}  # costs of earlier versions lack it
+    found = {key: {made.get(key) or usual.get(key) for made in costs} for key in ("engine", "commit", "hardware")}
+    return {key: " and ".join(sorted(filter(None, names))) or None for key, names in found.items()}
 
 
 def _evaluation(model: Model, test: Windows, out: Path, protocol: Protocol, record: dict) -> Evaluation:
@@ -139,6 +148,7 @@ def _patch(model: Model) -> int:
 
 def _check(model: Model, test: Windows, protocol: Protocol, networks: Mapping[str, Features]) -> None:
     """Raise UserError for what does not fit together."""
+    check_settings(model, protocol.eps, protocol.direction, in_between=1)
     if model.shape is not None and test.size != model.size:
         data, frames = ("x".join(map(str, size)) for size in (test.size, model.size))
         raise UserError(f"{test.root} has {data} frames, but the model makes {frames} ones.", setting="data")
@@ -158,7 +168,7 @@ def _claim(out: Path, record: dict) -> None:
     failure, advice = "does not describe an evaluation", "Remove the folder, or use another."
     before: dict = {**read_document(path, Claim, failure, advice)} if begun else now
     # An earlier version knew fewer settings, which had their defaults, and wrote down less of the model and the data.
-    usual = {**now, "settings": json.loads(json.dumps(asdict(Protocol())))}
+    usual = {**now, "settings": json.loads(json.dumps(asdict(Protocol()))), "model": now["model"] | WITHOUT}
     before |= {key: {**usual[key], **before.get(key, {})} for key in ("settings", "model", "data")}
     # Not the version of the code: a run may resume after an update.
     matters = ("settings", "model", "data", "networks", "actions_file")

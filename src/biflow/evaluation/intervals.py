@@ -23,6 +23,10 @@ def of_mean(values: Float[Tensor, " n"], resamples: int, seed: int) -> list[floa
 
 
 def of_ratio(x: Float[Tensor, "n 2"], y: Float[Tensor, "m 2"], resamples: int, seed: int) -> list[float]:
-    """The interval of a mean in one set of videos over that in another. A row is the sum and the count of a video."""
-    over, under = (redrawn(rows, resamples, seed + number).unbind(1) for number, rows in enumerate((x, y)))
+    """The interval of a mean in one set of videos over that in another. A row is the sum and the count of a video.
+
+    Videos that count nothing, such as clips without actions, are not drawn.
+    """
+    counting = [rows[rows[:, 1] > 0] for rows in (x, y)]
+    over, under = (redrawn(rows, resamples, seed + number).unbind(1) for number, rows in enumerate(counting))
     return interval((over[0] / over[1]) / (under[0] / under[1]))

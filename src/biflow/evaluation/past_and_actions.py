@@ -190,7 +190,7 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
         "real": {**back, "turns": len(turns)} if turns else None,
         "unrelated": apart,
         "protocol": {
-            "script": protocol.turn or actions.USUAL_TURN,
+            "script": " ".join((protocol.turn or actions.USUAL_TURN).split()),
             "videos": len(videos),
             "unrelated": f"{turning.PAIRS} pairs of frames of different test clips",
             "lpips": lpips.record(),

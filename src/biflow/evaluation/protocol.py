@@ -26,6 +26,7 @@ from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
 
 MOST = 1_000_000  # of frames, videos or windows
+WITHOUT = {"context": 0, "context_eps": 0.0, "spin": 0}  # a model without past frames, whose patches stay in place
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,12 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
         name, weights = model.method.name, "in memory"
         digest = tensors_sha256(model.network.state_dict()) if isinstance(model.network, nn.Module) else None
     else:
-        file = weights_file(model.folder)
+        file = weights_file(model.folder, ema=model.ema)
         name = repository(model.folder) or model.folder.resolve().name
         weights, digest = file.name, sha256(file)
-    context = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
-    context |= {"spin": model.spin} if model.spin else {}
+    memory = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
     size_and_weights = {"size": list(size), "weights": weights, "sha256": digest}
-    return {"name": name, "method": model.method.name, **size_and_weights, **context}
+    return {"name": name, "method": model.method.name, **size_and_weights, **WITHOUT, **memory, "spin": model.spin}
 
 
 def data_record(data: Windows) -> dict:

@@ -13,17 +13,16 @@ class Costs(TypedDict):
     nfe: list[Count]
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
     engine: NotRequired[str]
+    commit: NotRequired[str | None]
+    hardware: NotRequired[str]
     eps: NotRequired[list[Level]]
 
 
-class _Checksums(TypedDict):
-    sha256: Digest
-
-
-class Checksums(_Checksums, total=False):
+class Checksums(TypedDict):
     """Those of a split of a prepared set, in the user's cache."""
 
-    actions_sha256: Digest
+    sha256: Digest
+    actions_sha256: NotRequired[Digest]
 
 
 class Claim(TypedDict):
@@ -77,7 +76,7 @@ class Settings(TypedDict):
     eps: Level | Literal["auto"]
     direction: Literal["forward", "backward"]
     solver: SolverUsed
-    actions: NotRequired[Title | None]
+    actions: NotRequired[str | None]
 
 
 class UsedModel(TypedDict):
@@ -207,7 +206,7 @@ class RealTurns(TypedDict):
 class TurningProtocol(TypedDict):
     """How turning back was measured."""
 
-    script: Title
+    script: Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]*\Z")]  # of any length
     videos: Count
     unrelated: Title
 

@@ -17,6 +17,7 @@ from biflow.errors import UserError
 from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.schemas import Costs
 from biflow.files import write_array, write_json
+from biflow.machine import commit, hardware
 from biflow.model import Model
 from biflow.rollout import drain, sample_generators
 from biflow.sequences import follow
@@ -39,7 +40,7 @@ def read_video(out: Path, sample: int) -> UInt8[Tensor, "t 3 h w"]:
 def costs_path(out: Path, sample: int) -> Path:
     """The file with `nfe` of each frame of a sample, `seconds`, its share of the solving time, and `eps` if it varies.
 
-    It is written after the frames.
+    It also names the engine, the commit and the hardware that made them, and is written after the frames.
     """
     return out / "costs" / f"{sample:03d}.json"
 
@@ -106,7 +107,7 @@ def generate(
 
     Raises UserError for a frame that cannot be solved, and for settings that the model does not support.
     """
-    out, total = videos.out, videos.frames
+    out, total, code = videos.out, videos.frames, {"commit": commit(), "hardware": hardware()}
     missing = [i for i in samples if not (costs_path(out, i).exists() and video_path(out, i).exists())]
     settings = {"eps": protocol.eps, "direction": protocol.direction, "solver": protocol.solver}
     for low in range(0, len(missing), batch):
@@ -123,6 +124,6 @@ def generate(
             video = torch.stack([frame[row] for frame in pixels])
             write_array(video_path(out, sample), video.permute(0, 2, 3, 1).numpy())
             costs = {"nfe": [counts[row] for counts in nfe], "seconds": sum(seconds) / len(part)}
-            costs |= {"engine": model.engine}
+            costs |= {"engine": model.engine, **code}
             costs |= {"eps": [round(levels[row], 4) for levels in eps]} if eps[0] else {}
             write_json(costs_path(out, sample), costs, indent=None)

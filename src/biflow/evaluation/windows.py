@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from biflow.data.clips import Item, find_clips
+from biflow.data.moving import MOVING
 from biflow.data.windows import Windows, is_prepared
 from biflow.errors import UserError
 from biflow.films import VIDEO_SUFFIXES, Video
@@ -112,13 +113,24 @@ class VideoSet:
 
 
 def _without_copies(path: Path, items: list[Item]) -> list[Item]:
-    """Without videos whose frames are beside them, in a folder of the same name: `biflow sample --png` writes both."""
-    folders = {item.name for item in items}
-    names = [PurePosixPath(item.name) for item in items]
-    copies = [name.suffix.lower() in VIDEO_SUFFIXES and str(name.with_suffix("")) in folders for name in names]
-    if any(copies):
-        log.warning("%s holds %d videos also as folders of frames; using the frames.", path, sum(copies))
-    return [item for item, copy in zip(items, copies, strict=True) if not copy]
+    """Each video once, of those that have one name but for the suffix: `biflow sample --png --webp` writes several.
+
+    A folder of frames goes first, since it has lost nothing; a GIF, which has 256 colours, goes last.
+    """
+
+    def loss(item: Item) -> tuple[bool, bool]:
+        suffix = PurePosixPath(item.name).suffix.lower()
+        return suffix in VIDEO_SUFFIXES | MOVING, suffix == ".gif"
+
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        name = PurePosixPath(item.name)
+        stem = str(name.with_suffix("")) if name.suffix.lower() in VIDEO_SUFFIXES | MOVING else item.name
+        found.setdefault(stem, []).append(item)
+    if copies := len(items) - len(found):
+        log.warning("%s: %d of %d videos are another one's copies, by their names; left out.", path, copies, len(items))
+    kept = {id(min(same, key=loss)) for same in found.values()}
+    return [item for item in items if id(item) in kept]
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from biflow.config import eps_text
 from biflow.documents import checked, map_array, parsed_json, read_bytes
-from biflow.errors import UserError
+from biflow.errors import UserError, shown
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.schemas import Metrics, Settings
@@ -64,7 +64,7 @@ class Run:
         actions, file = self.settings.get("actions"), self.protocol.get("actions_file")
         if file:
             actions = f"{file['name']} ({file['sha256'][:8]})"
-        self.label += f", actions {actions}" if actions else ""
+        self.label += f", actions {_script(actions)}" if actions else ""
         solver = self.settings["solver"]
         steps = f" x {solver['steps']}" if solver["steps"] else f", {solver['rtol']:g}"
         self.solver = ("reference" if solver["reference"] else solver["method"]) + steps
@@ -112,6 +112,12 @@ class Group:
             key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine"), run.size], sort_keys=True)
             pairs.setdefault(key, {})[run.settings["direction"]] = run
         return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
+
+
+def _script(actions: str) -> str:
+    """Actions in a line that is no longer than a label can be."""
+    line = shown(" ".join(actions.split()))
+    return line if len(line) <= 40 else f"{line[:39]}…"
 
 
 def _tell_apart(runs: list[Run]) -> None:
