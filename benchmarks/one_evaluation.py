@@ -8,8 +8,8 @@ two jumps. Quality is evaluated on the test clips of SET under their own actions
 frame, motion and grid texture over those of the clips. It needs the weights of I3D: biflow weights fetch i3d. Speed is
 a race against the reference implementation's pipeline in float32 (benchmarks/reference_pipeline.py) with the weights of
 BI-FLOW, a few frames at a time in turns, in batches of 1 and 8. `--speed` leaves the quality out. The same command
-resumes an interrupted evaluation in `--out`. In the JSON file the rows replace earlier ones of this set, and the plot
-shows all sets of the file.
+resumes an interrupted evaluation in `--out`. In the JSON file the rows replace earlier ones of this set and number of
+videos, and those of speed alone replace such ones. The plot shows all sets of the file.
 """
 
 import argparse
@@ -117,6 +117,7 @@ def main() -> None:
         row = {"set": options.data.name, "method": method, "steps": steps, "eps": load_model(models[method]).eps}
         if not options.speed:
             how = (options.out / f"{options.data.name}_{method}_{steps}", options.samples, options.frames)
+            row |= {"samples": options.samples, "frames": options.frames}
             row |= quality(models[method], SOLVERS[steps], options.data, *how)
         rows.append(row)
     with torch.inference_mode():
@@ -124,11 +125,10 @@ def main() -> None:
             found = speed(models, options.data, batch)
             rows = [row | found[row["method"], row["steps"]] for row in rows]
     print(record.table(rows, {name: name for name in ("method", "steps")}, {name: name for name in COLUMNS}))
-    rows = record.with_others(rows, options.json, ("set",))
-    protocol = {"samples": options.samples, "frames": options.frames}
-    record.write(options.json, {"question": "quality and speed at one and two evaluations", **protocol, "rows": rows})
+    rows = record.with_others(rows, options.json, ("set", "samples"))
+    record.write(options.json, {"question": "quality and speed at one and two evaluations", "rows": rows})
     if options.plot and not options.speed:
-        plot(rows, options.plot)
+        plot([row for row in rows if "kvd" in row], options.plot)
 
 
 if __name__ == "__main__":

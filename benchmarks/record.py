@@ -66,10 +66,16 @@ def figures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> list[dict]:
-    """`rows` after those of the file at `path`, if it is there, that differ from them in one of the `keys`."""
-    mine = {tuple(row[key] for key in keys) for row in rows}
-    before = read_json(path)["rows"] if path and path.exists() else []
-    return [row for row in before if tuple(row[key] for key in keys) not in mine] + rows
+    """`rows` after those of the file at `path`, if it is there, that differ from them in one of the `keys`.
+
+    What the file says at its top holds for its own rows only, so these take it along.
+    """
+    if not (path and path.exists()):
+        return rows
+    top = {key: value for key, value in read_json(path).items() if key not in ("question", "rows")}
+    mine = {tuple(row.get(key) for key in keys) for row in rows}
+    before = [row for row in read_json(path)["rows"] if tuple(row.get(key) for key in keys) not in mine]
+    return [{**top, **row} for row in before] + rows
 
 
 def write(path: Path | None, result: dict) -> None:

@@ -11,16 +11,20 @@ one core a model takes half an hour or more, and so does a row.
 """
 
 import argparse
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.ablations import BASE, without_actions
 from biflow.config import Solver, TrainConfig, parse, preset
+from biflow.documents import read_json
 from biflow.engines import with_engine
+from biflow.errors import UserError
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.protocol import Protocol
 from biflow.evaluation.report import report
+from biflow.files import write_json
 from biflow.machine import device
 from biflow.methods import BIFLOW, CONDIFF, FLOW, FLOWMAP
 from biflow.model import load_model
@@ -79,6 +83,16 @@ def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
     return evaluate(model, data, folder, replace(PROTOCOL, **changes), batch=batch, feature_batch=features)
 
 
+def evaluated_before(row: str, out: Path, folder: Path) -> bool:
+    """Whether a row is done. Raises UserError if other settings than these trained its model."""
+    kept, now = folder.parent / f"{folder.name}.json", json.loads(json.dumps(asdict(settings(ROWS[row][0], out))))
+    done = (folder / "metrics.json").exists()
+    if done and (not kept.exists() or read_json(kept) != now):
+        raise UserError(f"The model of {folder} was trained with other settings: name another --out.")
+    write_json(kept, now)
+    return done
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET", help="prepared sets")
@@ -90,7 +104,7 @@ def main() -> None:
         data = without_actions(path, out / "sets" / path.resolve().name)
         for row in options.rows:
             folder = out / "evaluated" / row.replace(" ", "_")
-            if not (folder / "metrics.json").exists():
+            if not evaluated_before(row, out, folder):
                 train_model(ROWS[row][0], data, out)
                 print(f"{row}\n{summary(measure(row, data, out, folder))}\n", flush=True)
     done = sorted(path.parent for path in options.out.glob("*/evaluated/*/metrics.json"))

@@ -8,9 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import extrapolation, figure1, hours, in_between, networks, one_evaluation, record, solvers, turn
+from benchmarks import (
+    extrapolation,
+    figure1,
+    hours,
+    in_between,
+    networks,
+    one_evaluation,
+    record,
+    solvers,
+    tables,
+    turn,
+)
 from biflow.config import TrainConfig
 from biflow.data.starts import first_frames
+from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.methods import BIFLOW, FLOW, SEQUENCE
 from biflow.model import load_model, shipped_model
@@ -82,11 +94,23 @@ def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
 
 def test_rows_of_a_file_stay_unless_new_ones_are_of_the_same_kind(tmp_path):
     old = [{"set": name, "method": method, "kvd": 1} for name in ("a", "b") for method in ("flow", "biflow")]
-    (tmp_path / "rows.json").write_text(json.dumps({"rows": old}))
+    (tmp_path / "rows.json").write_text(json.dumps({"question": "?", "commit": "c", "rows": old}))
+    old = [row | {"commit": "c"} for row in old]  # which holds for these rows, and not for the new ones
     new = [{"set": "a", "method": "flow", "kvd": 2}]
     assert record.with_others(new, tmp_path / "rows.json", ("set", "method")) == [*old[1:], *new]
     assert record.with_others(new, tmp_path / "rows.json", ("set",)) == [*old[2:], *new]
     assert record.with_others(new, tmp_path / "none.json", ("set",)) == new
+
+
+def test_rows_of_a_table_are_of_models_that_were_trained_alike(tmp_path, monkeypatch):
+    folder = tmp_path / "evaluated" / "biflow_0.1"
+    assert not tables.evaluated_before("biflow 0.1", tmp_path, folder)
+    folder.mkdir()
+    (folder / "metrics.json").write_text("{}")
+    assert tables.evaluated_before("biflow 0.1", tmp_path, folder)
+    monkeypatch.setitem(tables.TRAINING, "batch", 64)
+    with pytest.raises(UserError, match="trained with other settings"):
+        tables.evaluated_before("biflow 0.1", tmp_path, folder)
 
 
 def test_distance_and_coverage_of_a_world_that_gets_brighter():
