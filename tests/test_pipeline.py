@@ -86,6 +86,7 @@ def test_without_an_image_it_starts_from_the_models_own(pipe, folder):
         (torch.full((3, 16, 16), torch.nan), r"floats in \[0, 1\]"),
         ("photo.jpg", "a str"),
         ([], "empty list"),
+        (torch.empty(0, 3, 16, 16), r"empty, of shape \(0, 3, 16, 16\)"),
     ],
 )
 def test_what_is_no_image_is_refused(pipe, image, sentence):
@@ -194,7 +195,7 @@ def test_a_model_with_past_frames_and_actions(tmp_path):
     assert not torch.allclose(left, right, atol=1e-3)
     rows = pipe(actions=[[-1.0]] * 5, num_frames=3, generator=seeded(), **how).frames
     assert torch.equal(rows, left)
-    with pytest.raises(UserError, match="at most 3, as many as there are actions for"):
+    with pytest.raises(UserError, match="from 1 to 3, for which there are actions"):
         pipe(actions="left*3", num_frames=4, **how)
     assert pipe(actions="left*3", in_between=2, generator=seeded(), **how).frames.shape[1] == 6
     assert pipe(actions="left*3", in_between=2, num_frames=5, generator=seeded(), **how).frames.shape[1] == 5
@@ -204,6 +205,7 @@ def test_what_the_model_cannot_do_is_refused(tmp_path, pipe):
     torch.manual_seed(0)
     save_model(tmp_path, Model(VideoUNet(FLOW, TINY), FLOW, (3, 16, 16)))
     flow = BiFlowPipeline.from_pretrained(tmp_path)
+    engine = BiFlowPipeline(biflow.Model(lambda query: query, FLOW, engine="openvino"))
     for call, sentence in {
         lambda: flow(picture(0), noise_level=0.2): "needs a BI-FLOW model",
         lambda: flow(picture(0), actions="left*3"): "takes no actions",
@@ -214,11 +216,19 @@ def test_what_the_model_cannot_do_is_refused(tmp_path, pipe):
         lambda: BiFlowPipeline.from_pretrained(tmp_path, use_safetensors=False): "safetensors only",
         lambda: BiFlowPipeline.from_pretrained(tmp_path / "nowhere"): "No model in",
         lambda: pipe.save_pretrained(tmp_path / "out", safe_serialization=False): "safetensors only",
-        lambda: BiFlowPipeline(biflow.Model(lambda query: query, FLOW, engine="openvino")).to("cpu"): "openvino cannot",
+        lambda: engine.to("cpu"): "openvino cannot be moved",
+        lambda: engine.save_pretrained(tmp_path / "out"): "openvino cannot be saved: save the model first",
+        lambda: engine.push_to_hub("a/b"): "openvino cannot be saved",
     }.items():
         with pytest.raises(UserError, match=sentence):
             call()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("frames", ["3", 2.5])
+def test_a_number_of_frames_that_is_none_is_refused(pipe, unchecked, frames):
+    with pytest.raises(UserError, match=f"num_frames is {frames!r}, but must be at least 1"):
+        pipe(picture(0), num_frames=frames)
 
 
 def test_a_saved_pipeline_is_a_model_folder(pipe, folder, tmp_path):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,7 +201,10 @@ def test_a_recording_is_repeated_as_it_was(model, tmp_path):
     (tmp_path / "recording.json").write_text(json.dumps(content))
     settings = Sample(model, actions=str(tmp_path / "recording.json"), engine="torch", png=True, out=tmp_path / "out")
     stats = sample(settings)
-    assert (stats["samples"], stats["frames"], stats["settings"]["eps"]) == (1, 4, 0.3)
+    assert (stats["samples"], stats["frames"], stats["settings"]["eps"], stats["seed"]) == (1, 4, 0.3, 5)
+    for name, value in {"seed": 1, "eps": 0.3, "solver": "heun", "fps_factor": 2, "first": tmp_path}.items():
+        with pytest.raises(UserError, match=f"has a {name} of its own: leave it out"):
+            sample(replace(settings, **{name: value}))
     for index, expected in enumerate(pictures):
         written = np.array(Image.open(tmp_path / "out" / "sample_000" / f"{index:06d}.png"))
         assert torch.equal(torch.from_numpy(written).permute(2, 0, 1), expected)

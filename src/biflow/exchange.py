@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
+from biflow.model import Model
 from biflow.video import pixels_of, resize, to_float
 
 
@@ -27,6 +28,8 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
         kind = f"of shape {tuple(image.shape)}" if hasattr(image, "shape") else f"a {type(image).__name__}"
         forms = "a PIL image, an array (h, w, 3), a tensor (3, h, w), a batch of these, or a list"
         raise UserError(f"image is {kind}, but must be {forms}.", setting="image")
+    if not image.numel():
+        raise UserError(f"image is empty, of shape {tuple(image.shape)}.", setting="image")
     image = image[None] if image.ndim == 3 else image
     flat = image.flatten(0, -4)
     if image.dtype != torch.uint8:
@@ -37,6 +40,12 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
     else:
         frames = to_float(resize(flat, size))
     return frames.unflatten(0, image.shape[:-3])
+
+
+def check_weights(model: Model, why: str) -> None:
+    """Raise UserError for a model that holds no weights, since an engine evaluates it."""
+    if not isinstance(model.network, torch.nn.Module):
+        raise UserError(f"{model.engine} cannot be {why}, then choose its engine.")
 
 
 def as_type(frames: list[Tensor], output_type: str) -> Any:

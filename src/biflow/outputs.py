@@ -218,7 +218,7 @@ def _stats(settings: Sample, play: Playback, model: Model, results: _Results, ba
         "fps": round(frames / results.seconds, 3),
         "seconds": round(results.seconds, 3),
         "settings": used | made_on,
-        "seed": settings.seed,
+        "seed": play.noise[0] if play.noise else settings.seed,
         "model_sha256": sha256(weights_file(folder, ema=model.ema)),
         "nfe": results.nfe,
         **({"eps": results.eps} if any(results.eps) else {}),

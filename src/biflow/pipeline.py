@@ -22,7 +22,7 @@ from biflow.config import Direction, Eps, Solver
 from biflow.data.starts import starts
 from biflow.engines.queries import each
 from biflow.errors import UserError
-from biflow.exchange import as_frames, as_type
+from biflow.exchange import as_frames, as_type, check_weights
 from biflow.hub import FILES, model_folder, push
 from biflow.model import AVERAGED, WEIGHTS, Model, load_model, save_model
 from biflow.paths import Network
@@ -116,10 +116,11 @@ class BiFlowPipeline(DiffusionPipeline):
         `repo_id`, by default the name of the folder; further arguments are those of `push_to_hub`.
 
         Raises:
-            UserError: pickles are asked for, a disk that cannot be written, or an upload that fails.
+            UserError: a model whose weights an engine holds, pickles, a disk that cannot be written, a failed upload.
         """
         if not safe_serialization:
             raise UserError("Weights are saved as safetensors only: leave out safe_serialization.")
+        check_weights(self.model, "saved: save the model first")
         out, source = Path(save_directory), self.model.folder
         held = (out / "config.json").exists()  # another model
         save_model(out, self.model)
@@ -157,8 +158,7 @@ class BiFlowPipeline(DiffusionPipeline):
         Frames are solved in float32; the network is evaluated in that format where the format is another one. Raises
         UserError for other formats, and for a model that an engine evaluates, since that has no weights to move.
         """
-        if not isinstance(self.model.network, torch.nn.Module):
-            raise UserError(f"{self.model.engine} cannot be moved: move the model first, then choose its engine.")
+        check_weights(self.model, "moved: move the model first")
         known = (torch.float32, torch.bfloat16, torch.float16)
         if bad := [one for one in (*args, *kwargs.values()) if isinstance(one, torch.dtype) and one not in known]:
             raise UserError(f"A network is evaluated in float32, bfloat16 or float16, not in {bad[0]}.")
@@ -246,12 +246,12 @@ class BiFlowPipeline(DiffusionPipeline):
         return script(self.model.taken_actions(), actions) if isinstance(actions, str) else actions
 
     def _length(self, wanted: int | None, rows: Any, in_between: int) -> int:
-        """How many frames to stream. Raises UserError for fewer than one, or for more than there are actions."""
+        """How many frames to stream. Raises UserError for no number of them, or for more than there are actions."""
         known = len(rows) * in_between if hasattr(rows, "__len__") else None
         total = (known or FRAMES) if wanted is None else wanted
-        if total < 1 or (known is not None and total > known):
-            most = f" and at most {known}, as many as there are actions for" if known is not None else ""
-            raise UserError(f"num_frames is {total}, but must be at least 1{most}.", setting="num_frames")
+        if not isinstance(total, int) or total < 1 or (known is not None and total > known):
+            must = f"be a whole number from 1 to {known}, for which there are actions" if known else "be at least 1"
+            raise UserError(f"num_frames is {total!r}, but must {must}.", setting="num_frames")
         return total
 
     def _first(self, image: Any) -> Tensor:

@@ -4,6 +4,7 @@ import base64
 import io
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,10 @@ from biflow.schemas import Recording
 from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
+FIXED = (
+    "first", "samples", "seed", "eps", "context_eps", "direction", "solver", "steps", "rtol", "atol", "fps_factor"
+)  # fmt: skip # of a recording
+USUAL = {field.name: field.default for field in fields(Sample)}
 FRAMES = 512  # unless actions or the user say how many, or the method makes whole clips
 
 
@@ -61,7 +66,8 @@ def playback(settings: Sample, model: Model) -> Playback:
     """What these settings ask for.
 
     Raises:
-        UserError: nothing to start from, actions that the model does not take, or fewer of them than frames.
+        UserError: nothing to start from, actions that the model does not take, fewer of them than frames, or settings
+            that a recording has itself.
     """
     text, wanted = settings.actions, settings.frames
     how = {"eps": settings.eps, "context_eps": settings.context_eps, "direction": settings.direction}
@@ -90,10 +96,18 @@ def playback(settings: Sample, model: Model) -> Playback:
         few = f"There are {len(rows)} actions for {wanted} frames. Give more, or ask for fewer frames."
         raise UserError(few, setting="actions")
     if recording:
+        _check_left_out(settings)
         return _recorded(Path(text), recording, rows, wanted, how, model)
     frames = starts(source, model.size, **choice).frames
     rows = rows[:wanted]
     return Playback(frames, np.repeat(rows[None], len(frames), 0), len(rows), how)
+
+
+def _check_left_out(settings: Sample) -> None:
+    """Raise UserError for a setting that the recording has itself."""
+    for name in (name for name in FIXED if getattr(settings, name) != USUAL[name]):
+        what = f"{settings.actions} is the recording of a live session, which has a {name} of its own: leave it out"
+        raise UserError(f"{what}.", setting=name)
 
 
 def _unsteered(play: Playback, model: Model) -> Playback:

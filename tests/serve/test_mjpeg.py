@@ -1,6 +1,7 @@
 import contextlib
 import io
 import re
+import time
 
 import httpx
 import numpy as np
@@ -47,6 +48,17 @@ def test_the_stream_is_jpegs_that_replace_each_other(server):
         pictures = [reader.picture() for _ in range(4)]
     assert all(picture.shape == (16, 16, 3) for picture in pictures)
     assert len({picture.tobytes() for picture in pictures}) == 4
+
+
+def test_a_slow_first_picture_does_not_stop_the_stream(server, monkeypatch):
+    def slow(message, part=mjpeg._part):
+        time.sleep(0.2)  # in which the worker of the session looks for viewers that want a frame
+        return part(message)
+
+    monkeypatch.setattr(mjpeg, "_part", slow)
+    with Reader(server.address) as reader:
+        pictures = {reader.picture().tobytes() for _ in range(3)}
+    assert len(pictures) == 3
 
 
 def test_it_shows_the_session_of_a_page_and_leaves_it(server):

@@ -5,11 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from biflow import methods
+from biflow.model import Model, save_model
+from biflow.networks import VideoUNet
 from biflow.serve.uploads import Uploads
 from tests.serve import browser as browser_module
 from tests.serve.browser import Look, chromium
+from tests.serve.conftest import TINY, serving
 from tests.serve.helpers import idle, until
 
 
@@ -148,6 +153,35 @@ def test_a_picture_from_the_camera_is_the_first_frame(page, look):
     until(lambda: look.index == 0 and look.pixels() != before)
     assert page.evaluate("video.srcObject") is None  # the camera is off again
     until(lambda: page.get_attribute("#firsts li:last-child button", "class") == "now")
+
+
+def test_the_camera_is_opened_once_and_off_again(page, look):
+    page.evaluate("""() => {
+        const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        window.films = [];
+        navigator.mediaDevices.getUserMedia = async (how) => (films.push(await open(how)), films.at(-1));
+    }""")
+    for _ in range(2):
+        page.keyboard.press("w")
+        page.keyboard.press("w")  # while the browser asks, or the dialog is open
+        until(lambda: page.is_visible("#camera"))
+        page.keyboard.press("Escape")
+        until(lambda: not page.is_visible("#camera"))
+    assert page.evaluate("films.map((film) => film.getTracks().map((track) => track.readyState))") == [["ended"]] * 2
+
+
+def test_frames_that_are_not_square_have_their_canvas(browser, tmp_path):
+    torch.manual_seed(0)
+    model = Model(VideoUNet(methods.BIFLOW, TINY), methods.BIFLOW, (3, 48, 64), eps=0.1, fps=10.0)  # the page has 64x64
+    save_model(tmp_path / "wide", model)
+    (tmp_path / "wide" / "first").mkdir()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "wide" / "first" / "0.png")
+    page = browser.new_page()
+    with serving({"wide": tmp_path / "wide"}) as server:
+        page.goto(f"http://{server.address}/")
+        until(lambda: page.evaluate("a.dataset.frame !== undefined"))
+        assert page.evaluate("[a.width, a.height]") == [64, 48]
+        page.close()
 
 
 def test_the_strip_shows_every_eighth_frame_and_leads_back(page, look):

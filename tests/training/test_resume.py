@@ -22,7 +22,8 @@ from biflow.data.windows import Windows, window_order
 from biflow.errors import UserError
 from biflow.files import alone
 from biflow.model import load_model
-from biflow.training.checkpoint import latest
+from biflow.training.average import Average
+from biflow.training.checkpoint import _averaged, latest
 from biflow.training.export import export
 from biflow.training.fingerprint import differences, fingerprint
 from biflow.training.loop import train
@@ -395,3 +396,14 @@ def test_broken_packages_that_diffusers_would_use_are_done_without(tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("torchvision", "transformers"):
         assert f"{name} is broken (does not go with this torch), and not used." in done.stderr
+
+
+def test_tied_weights_are_averaged_under_all_of_their_names():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False))
+    network[1].weight = network[0].weight
+    ema = Average(network.parameters(), 0.9)
+    ema.shadow = [torch.full((2, 2), 7.0)]
+    assert {name: value.mean().item() for name, value in _averaged(network, ema).items()} == {
+        "0.weight": 7.0,
+        "1.weight": 7.0,
+    }

@@ -21,7 +21,8 @@ Given = tuple[Tensor, ...]  # of b samples each
 class Loss(NamedTuple):
     """The loss of b clips, not yet reduced.
 
-    terms: one value per sample and named term; "v" is weighed with 1 / v_scale², the others with 1.
+    terms: one value per sample and named term. "v" and "u", which are in the unit of motion, are weighed with
+        1 / v_scale², the others with 1.
     at: one value in [0, 1] per sample for each variable that was drawn, such as t; the log shows the terms against it.
     """
 

@@ -64,6 +64,7 @@ async def _parts(session: Session) -> AsyncIterator[bytes]:
                     last = _part(message)
                     yield last
                     viewer.acknowledge()
+                    session.taken()  # of a viewer that has just come, no frame was solved before its first answer
                 elif message["type"] == "ended":
                     return
             if waited:

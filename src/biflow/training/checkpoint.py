@@ -92,8 +92,9 @@ def publish(out: Path, model: Model, ema: Average | None, state: Mapping[str, An
 
 def _averaged(network: nn.Module, ema: Average) -> dict[str, Tensor]:
     """The state of a network with averaged parameters; buffers are as they are."""
-    names = [name for name, _ in network.named_parameters()]
-    return {**network.state_dict(), **dict(zip(names, ema.shadow, strict=True))}
+    shadow = dict(zip(map(id, network.parameters()), ema.shadow, strict=True))
+    names = network.named_parameters(remove_duplicate=False)  # of tied weights, all of their names
+    return {**network.state_dict(), **{name: shadow[id(parameter)] for name, parameter in names}}
 
 
 def latest(out: Path) -> Path | None:

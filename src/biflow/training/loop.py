@@ -57,7 +57,8 @@ def train(
     Everything random in a step follows from (seed, step, rank), so that a run which was killed and restarted has, on a
     CPU, the very parameters of one that was not. Returns the history: step, samples, seconds, losses.
 
-    `network` is trained instead of a `VideoUNet` of the shape `config.network`; it must answer the method's queries.
+    `network` is trained instead of a `VideoUNet` of the shape `config.network`; it must answer the method's queries. If
+    it draws random numbers of its own, as Dropout does, a resumed run draws other ones.
     `data` is a prepared set, or anything that `prepare` takes, which is then prepared in `out/data` at `size`.
     `new_data="accept"` resumes on other data than before. The unit of f^v stays, and a new pass over the data begins.
 

@@ -1,5 +1,6 @@
 // Keeps the page for use without a network, and adds the headers that let WebAssembly use several threads. A page that has
-// changed gets a worker of another version, which takes over once no tab shows the old one: files are never mixed.
+// changed gets a worker of another version, which takes over once no tab shows the old one, so that files which are kept
+// are never mixed. Only those that a first visit has not loaded yet come from the page as it is by then.
 
 const VERSION = "{{version}}", PREFIX = `biflow ${registration.scope} `;
 const HEADERS = {

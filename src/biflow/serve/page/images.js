@@ -42,11 +42,16 @@ async function unreadable(file) {
   return "This file cannot be read as an image; choose a PNG, JPEG, WebP or GIF.";
 }
 
+let asked = false; // for the camera
+
 export async function camera() {
+  if (asked) return; // the browser asks for permission, or the dialog is open
+  asked = true;
   let film;
   try {
     film = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
   } catch {
+    asked = false;
     return toast("There is no camera, or the browser may not use it.");
   }
   $("video").srcObject = film;
@@ -62,6 +67,7 @@ export async function camera() {
     }
     film.getTracks().forEach((track) => track.stop());
     video.srcObject = null;
+    asked = false;
   };
 }
 

@@ -21,7 +21,8 @@ export async function draw(data) {
     send({ type: "ack" });
     throw error;
   });
-  const resized = twoUp() !== pictures.length > 1 || pictures.some((picture, i) => picture.width !== canvases[i].width);
+  const differs = ({ width, height }, i) => width !== canvases[i].width || height !== canvases[i].height;
+  const resized = twoUp() !== pictures.length > 1 || pictures.some(differs);
   $("second").hidden = pictures.length < 2;
   $("pictures").dataset.count = pictures.length;
   pictures.forEach((picture, i) => {
