@@ -87,7 +87,7 @@ class Fvd:
 
     Examples:
         biflow fvd real_videos generated_videos
-        biflow fvd datasets/mine samples --window 16 --stride 8 --json fvd/mine.json
+        biflow fvd datasets/mine evaluated/mine/videos --window 16 --stride 8 --json fvd/mine.json
     """
 
     real: Path
