@@ -35,13 +35,7 @@ def quality(folder: Path, solver: Solver, data: Path, out: Path, samples: int, f
     """KVD, FVD and the like of videos by this solver."""
     size: dict[str, Any] = {"samples": samples, "frames": frames, "stride": 16, "nearest": 0, "short_videos": 0}
     model = with_engine(load_model(folder), rtol=solver.rtol)
-    result = evaluate(model, data, out, Protocol(name="one evaluation", solver=solver, **size))
-    more = result["past_and_actions"]
-    row = {name: result[name]["mean"] for name in ("nfe", "kvd", "fvd")} | {"slope": result["kvd"]["slope"]}
-    row |= {name: more[name]["over_real"] for name in ("motion", "grid")}
-    intervals = {name: result[name]["interval"] for name in ("kvd", "fvd")}
-    intervals |= {"slope": result["kvd"]["slope_interval"]}
-    return row | {"intervals": intervals | {name: more[name]["interval"] for name in ("motion", "grid")}}
+    return record.figures(evaluate(model, data, out, Protocol(name="one evaluation", solver=solver, **size)))
 
 
 def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, str], dict[str, float]]:
@@ -67,17 +61,18 @@ def speed(models: dict[str, Path], data: Path, batch: int) -> dict[tuple[str, st
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """KVD against evaluations, and against speed: a line of two panels for each set."""
+    """KVD against evaluations, and against speed: a line of two panels for each set and number of videos."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    sets = list(dict.fromkeys(row["set"] for row in rows))
+    sets = list(dict.fromkeys((row["set"], row.get("samples")) for row in rows))
     figure, lines = plt.subplots(
         len(sets), 2, figsize=(9, 1 + 3 * len(sets)), sharex="col", sharey="row", squeeze=False, layout="constrained"
     )
-    for name, panels in zip(sets, lines, strict=True):
+    for (name, samples), panels in zip(sets, lines, strict=True):
+        here = [row for row in rows if (row["set"], row.get("samples")) == (name, samples)]
         for method, marker in ((BIFLOW, "o"), (FLOWMAP, "D")):
-            mine = [row for row in rows if (row["set"], row["method"]) == (name, method.name)]
+            mine = [row for row in here if row["method"] == method.name]
             _line(panels, sorted(mine, key=lambda row: row["nfe"]), marker=marker, label=method.title, gid=method.name)
         panels[0].set(ylabel=f"{name}: KVD (lower is better)")
         for panel in panels:

@@ -73,9 +73,9 @@ def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> l
     if not (path and path.exists()):
         return rows
     top = {key: value for key, value in read_json(path).items() if key not in ("question", "rows")}
+    before = [{**top, **row} for row in read_json(path)["rows"]]
     mine = {tuple(row.get(key) for key in keys) for row in rows}
-    before = [row for row in read_json(path)["rows"] if tuple(row.get(key) for key in keys) not in mine]
-    return [{**top, **row} for row in before] + rows
+    return [row for row in before if tuple(row.get(key) for key in keys) not in mine] + rows
 
 
 def write(path: Path | None, result: dict) -> None:

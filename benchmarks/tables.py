@@ -12,7 +12,7 @@ one core a model takes half an hour or more, and so does a row.
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,10 @@ def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
 
 def evaluated_before(row: str, out: Path, folder: Path) -> bool:
     """Whether a row is done. Raises UserError if other settings than these trained its model."""
-    kept, now = folder.parent / f"{folder.name}.json", json.loads(json.dumps(asdict(settings(ROWS[row][0], out))))
+    kept, name = folder.parent / f"{folder.name}.json", ROWS[row][0]
+    stages = [name, *([MODELS[name]["init"]] if "init" in MODELS[name] else [])]
+    now = [TRAINING | MODELS[stage] for stage in stages]
+    now = json.loads(json.dumps(now))
     done = (folder / "metrics.json").exists()
     if done and (not kept.exists() or read_json(kept) != now):
         raise UserError(f"The model of {folder} was trained with other settings: name another --out.")

@@ -94,12 +94,15 @@ def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
 
 def test_rows_of_a_file_stay_unless_new_ones_are_of_the_same_kind(tmp_path):
     old = [{"set": name, "method": method, "kvd": 1} for name in ("a", "b") for method in ("flow", "biflow")]
-    (tmp_path / "rows.json").write_text(json.dumps({"question": "?", "commit": "c", "rows": old}))
-    old = [row | {"commit": "c"} for row in old]  # which holds for these rows, and not for the new ones
+    (tmp_path / "rows.json").write_text(json.dumps({"question": "?", "samples": 16, "rows": old}))
+    old = [row | {"samples": 16} for row in old]  # which holds for these rows, and not for the new ones
     new = [{"set": "a", "method": "flow", "kvd": 2}]
     assert record.with_others(new, tmp_path / "rows.json", ("set", "method")) == [*old[1:], *new]
     assert record.with_others(new, tmp_path / "rows.json", ("set",)) == [*old[2:], *new]
     assert record.with_others(new, tmp_path / "none.json", ("set",)) == new
+    again = [{"set": "a", "samples": 16}]
+    assert record.with_others(again, tmp_path / "rows.json", ("set", "samples")) == [*old[2:], *again]
+    assert record.with_others(new, tmp_path / "rows.json", ("set", "samples")) == [*old, *new]
 
 
 def test_rows_of_a_table_are_of_models_that_were_trained_alike(tmp_path, monkeypatch):

@@ -195,7 +195,7 @@ def test_a_model_with_past_frames_and_actions(tmp_path):
     assert not torch.allclose(left, right, atol=1e-3)
     rows = pipe(actions=[[-1.0]] * 5, num_frames=3, generator=seeded(), **how).frames
     assert torch.equal(rows, left)
-    with pytest.raises(UserError, match="from 1 to 3, for which there are actions"):
+    with pytest.raises(UserError, match="at most 3, as many as there are actions for"):
         pipe(actions="left*3", num_frames=4, **how)
     assert pipe(actions="left*3", in_between=2, generator=seeded(), **how).frames.shape[1] == 6
     assert pipe(actions="left*3", in_between=2, num_frames=5, generator=seeded(), **how).frames.shape[1] == 5
@@ -227,7 +227,7 @@ def test_what_the_model_cannot_do_is_refused(tmp_path, pipe):
 
 @pytest.mark.parametrize("frames", ["3", 2.5])
 def test_a_number_of_frames_that_is_none_is_refused(pipe, unchecked, frames):
-    with pytest.raises(UserError, match=f"num_frames is {frames!r}, but must be at least 1"):
+    with pytest.raises(UserError, match=f"num_frames is {frames}; it must be a whole number, at least 1"):
         pipe(picture(0), num_frames=frames)
 
 

@@ -203,7 +203,7 @@ def test_a_recording_is_repeated_as_it_was(model, tmp_path):
     stats = sample(settings)
     assert (stats["samples"], stats["frames"], stats["settings"]["eps"], stats["seed"]) == (1, 4, 0.3, 5)
     for name, value in {"seed": 1, "eps": 0.3, "solver": "heun", "fps_factor": 2, "first": tmp_path}.items():
-        with pytest.raises(UserError, match=f"has a {name} of its own: leave it out"):
+        with pytest.raises(UserError, match=f"sets {name} itself: leave it out"):
             sample(replace(settings, **{name: value}))
     for index, expected in enumerate(pictures):
         written = np.array(Image.open(tmp_path / "out" / "sample_000" / f"{index:06d}.png"))

@@ -1,5 +1,6 @@
 """The machine: its devices and precision, and how results name it."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -53,6 +54,7 @@ def hardware() -> str:
     return f"{os.cpu_count()} CPU cores, {names[0] if names else platform.machine()}"
 
 
+@functools.cache  # of the code that runs, not of what the working tree becomes meanwhile
 def commit() -> str:
     """The git commit of this source tree, with "-dirty" if files differ from it; "unknown" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 import PIL.Image
@@ -249,9 +249,9 @@ class BiFlowPipeline(DiffusionPipeline):
         """How many frames to stream. Raises UserError for no number of them, or for more than there are actions."""
         known = len(rows) * in_between if hasattr(rows, "__len__") else None
         total = (known or FRAMES) if wanted is None else wanted
-        if not isinstance(total, int) or total < 1 or (known is not None and total > known):
-            must = f"be a whole number from 1 to {known}, for which there are actions" if known else "be at least 1"
-            raise UserError(f"num_frames is {total!r}, but must {must}.", setting="num_frames")
+        if not isinstance(total, SupportsIndex) or total < 1 or (known is not None and total > known):
+            most = "1" if known is None else f"1 and at most {known}, as many as there are actions for"
+            raise UserError(f"num_frames is {total}; it must be a whole number, at least {most}.", setting="num_frames")
         return total
 
     def _first(self, image: Any) -> Tensor:

@@ -96,8 +96,9 @@ def playback(settings: Sample, model: Model) -> Playback:
         few = f"There are {len(rows)} actions for {wanted} frames. Give more, or ask for fewer frames."
         raise UserError(few, setting="actions")
     if recording:
+        found = _recorded(Path(text), recording, rows, wanted, how, model)
         _check_left_out(settings)
-        return _recorded(Path(text), recording, rows, wanted, how, model)
+        return found
     frames = starts(source, model.size, **choice).frames
     rows = rows[:wanted]
     return Playback(frames, np.repeat(rows[None], len(frames), 0), len(rows), how)
@@ -106,8 +107,8 @@ def playback(settings: Sample, model: Model) -> Playback:
 def _check_left_out(settings: Sample) -> None:
     """Raise UserError for a setting that the recording has itself."""
     for name in (name for name in FIXED if getattr(settings, name) != USUAL[name]):
-        what = f"{settings.actions} is the recording of a live session, which has a {name} of its own: leave it out"
-        raise UserError(f"{what}.", setting=name)
+        what = f"{settings.actions} is the recording of a live session, which sets {name} itself: leave it out."
+        raise UserError(what, setting=name)
 
 
 def _unsteered(play: Playback, model: Model) -> Playback:

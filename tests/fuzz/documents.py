@@ -32,7 +32,7 @@ from biflow.errors import UserError
 from biflow.evaluation.evaluate import _claim
 from biflow.evaluation.jobs import Job
 from biflow.evaluation.networks.features import Features
-from biflow.evaluation.protocol import Protocol, load_protocol
+from biflow.evaluation.protocol import WITHOUT, Protocol, load_protocol
 from biflow.evaluation.report import texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.evaluation.videos import Videos, read_costs
@@ -138,7 +138,7 @@ def write_evaluation(folder: Path) -> None:
     protocol = {
         "settings": settings,
         "engine": "torch",
-        "model": {"method": "biflow", "sha256": "0" * 64},
+        "model": {"method": "biflow", "sha256": "0" * 64, **WITHOUT},
         "data": {"name": "squares", "sha256": "0" * 64, "fps": 10.0},
         "networks": {"i3d": {"name": "I3D"}},
     }
@@ -237,7 +237,8 @@ class Readers:
         _claim(self.root / "evaluated", self.record)
 
     def play(self, name: str) -> None:
-        playback(Sample(self.root / "model", first=self.root / "set", actions=str(self.root / name)), self.model)
+        first = None if name == "recording.json" else self.root / "set"  # a recording has its own
+        playback(Sample(self.root / "model", first=first, actions=str(self.root / name)), self.model)
 
     def actions(self) -> None:
         for name, rows, settings in read_csv((self.root / "actions.csv").read_bytes(), "actions.csv"):

@@ -33,9 +33,9 @@ class Sample:
             For a method that makes whole clips, it is the rest of a clip.
         actions: What is done in the video, for a model that takes actions. Names of actions with numbers of frames, as
             in "forward*40 left*12 still*5"; a CSV or JSON file with a row per frame; the JSON file of a live recording,
-            which is repeated as it was; "data", the own actions of the prepared set that FIRST names; or "none", where
-            the model continues by itself. By default the stream does what was done in the clips where they looked most
-            like it, if the model knows; otherwise it is "none".
+            which is repeated as it was, with its own noise level, seed and solver; "data", the own actions of the
+            prepared set that FIRST names; or "none", where the model continues by itself. By default the stream does
+            what was done in the clips where they looked most like it, if the model knows; otherwise it is "none".
         eps: Noise level added before each frame, for methods that take one. The model's own by default. "auto" chooses
             it from frame to frame: as little as keeps frames as free of errors as real ones.
         context_eps: Noise level of the past frames that the model sees. The model's own by default.

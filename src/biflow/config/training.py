@@ -91,8 +91,8 @@ class TrainConfig:
             frames per solve. 1 is the paper's. With more, the model sees no past frames and takes no actions. For
             sequence, the number of frames of a clip.
         spin: Largest number of pixels by which frames are moved aside, at random, before they are solved, in training
-            and streaming. Patches then leave a weaker grid in a stream (cycle spinning); half a patch is enough. 0, as in
-            the paper, for none. SEQUENCE, which makes whole clips, does without.
+            and streaming. Patches then leave a weaker grid in a stream (cycle spinning); half a patch is enough. 0, as
+            in the paper, for none. SEQUENCE, which makes whole clips, does without.
         path: The path of training from the current frame to the one `span` frames ahead: "linear", the paper's,
             which mixes these two; "knots", straight lines from each frame to the next; or "cubic", a smooth
             curve through all of them. With a span of 1 they are the same.

@@ -118,7 +118,8 @@ def _measured(
 
 def _made_by(evaluation: Evaluation, model: Model) -> dict[str, str | None]:
     """The engine, commit and hardware that made the videos; several, if an interruption has changed them."""
-    costs = [read_costs(evaluation.out, i, evaluation.protocol.frames) for i in range(len(evaluation.videos))]
+    every = (evaluation.videos, *evaluation.short.values())
+    costs = [read_costs(videos.out, i, videos.frames) for videos in every for i in range(len(videos))]
     usual = {"engine": model.engine, **read_json(evaluation.out / "protocol.json")}  # costs of earlier versions lack it
     found = {key: {made.get(key) or usual.get(key) for made in costs} for key in ("engine", "commit", "hardware")}
     return {key: " and ".join(sorted(filter(None, names))) or None for key, names in found.items()}

@@ -58,6 +58,7 @@ export async function camera() {
   $("camera").returnValue = "";
   $("camera").showModal();
   $("camera").onclose = () => {
+    asked = false;
     const video = $("video"), side = Math.min(video.videoWidth, video.videoHeight);
     if ($("camera").returnValue === "shoot" && side) {
       const canvas = new OffscreenCanvas(256, 256);
@@ -67,7 +68,6 @@ export async function camera() {
     }
     film.getTracks().forEach((track) => track.stop());
     video.srcObject = null;
-    asked = false;
   };
 }
 
