@@ -84,6 +84,18 @@ def test_one_evaluation_of_a_flow_map_beats_one_euler_step_in_what_was_committed
     assert kvd["flowmap", "1"][0] < kvd["biflow", "usual"][1]
 
 
+def test_two_evaluations_of_a_flow_map_are_within_its_teachers_interval_in_what_was_committed():
+    rows = json.loads((RESULTS / "one_evaluation_sets.json").read_text())["rows"]
+    found = {(row["set"], row["method"], row["steps"]): row for row in rows}
+    assert len(found) == len(rows) == 3 * len(one_evaluation.CASES)
+    for name in {row["set"] for row in rows}:
+        teacher, student = found[name, "biflow", "usual"], found[name, "flowmap", "2"]
+        for number in ("kvd", "fvd", "slope"):
+            assert student[number] < teacher["intervals"][number][1]
+        for steps in ("1", "2"):
+            assert found[name, "flowmap", steps]["motion"] == pytest.approx(teacher["motion"], rel=0.1)
+
+
 def test_the_plot_of_one_evaluation_shows_both_methods(tmp_path):
     rows = json.loads((RESULTS / "one_evaluation.json").read_text())["rows"]
     one_evaluation.plot(rows, tmp_path / "plot.svg")
