@@ -53,12 +53,12 @@ COLUMNS = ("minutes", "loss", "v", "n", "kvd", "nfe")
 def trainings(recipe: str, data: Path, minutes: float, out: Path) -> list[dict[str, Any]]:
     """Train a recipe on one core for each of its shares of the minutes: rows with the folders of the models."""
     torch.set_num_threads(1)
-    config, kept, rows = RECIPES[recipe], out / f"{recipe}_{minutes:g}.json", []
+    config, kept, rows = RECIPES[recipe], out / f"{recipe}.json", []
     if not kept.exists():
-        write_json(kept, {"steps": steps_in(minutes, config, data, out / f"{recipe}_{minutes:g}_rate")})
+        write_json(kept, {"steps": steps_in(minutes, config, data, out / f"{recipe}_rate")})
     most = read_json(kept)["steps"]
     for share in SHARES[recipe]:
-        folder, steps = out / f"{recipe}_{minutes:g}_{share:g}", max(1, round(share * most))
+        folder, steps = out / f"{recipe}_{share:g}", max(1, round(share * most))
         if config.schedule == "constant" and rows and not folder.exists():  # goes on from the training before
             shutil.copytree(rows[-1]["folder"], folder)
         history = train(replace(config, steps=steps, warmup=min(config.warmup, steps // 5)), data, folder)
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     data = without_actions(options.data, options.out / options.data.name)
+    out = options.out / f"{options.data.name}_{options.minutes:g}"
     with ProcessPoolExecutor(len(RECIPES), mp_context=multiprocessing.get_context("spawn")) as pool:
-        out = options.out / f"{options.data.name}_runs"
         runs = [pool.submit(trainings, recipe, data, options.minutes, out) for recipe in RECIPES]
         rows = [row for run in runs for row in run.result()]
     unit = rms_change(Windows(data))

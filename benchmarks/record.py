@@ -72,10 +72,14 @@ def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> l
     """
     if not (path and path.exists()):
         return rows
-    top = {key: value for key, value in read_json(path).items() if key not in ("question", "rows")}
-    before = [{**top, **row} for row in read_json(path)["rows"]]
-    mine = {tuple(row.get(key) for key in keys) for row in rows}
-    return [row for row in before if tuple(row.get(key) for key in keys) not in mine] + rows
+
+    def kind(row: dict) -> tuple:
+        return tuple(row.get(key) for key in keys)
+
+    content, mine = read_json(path), set(map(kind, rows))
+    top = {key: value for key, value in content.items() if key not in ("question", "rows")}
+    before = [{**top, **row} for row in content["rows"]]
+    return [row for row in before if kind(row) not in mine] + rows
 
 
 def write(path: Path | None, result: dict) -> None:

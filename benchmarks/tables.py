@@ -86,9 +86,8 @@ def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
 def evaluated_before(row: str, out: Path, folder: Path) -> bool:
     """Whether a row is done. Raises UserError if other settings than these trained its model."""
     kept, name = folder.parent / f"{folder.name}.json", ROWS[row][0]
-    stages = [name, *([MODELS[name]["init"]] if "init" in MODELS[name] else [])]
-    now = [TRAINING | MODELS[stage] for stage in stages]
-    now = json.loads(json.dumps(now))
+    stages = [TRAINING | MODELS[model] for model in (name, MODELS[name].get("init")) if model]
+    now = json.loads(json.dumps(stages))
     done = (folder / "metrics.json").exists()
     if done and (not kept.exists() or read_json(kept) != now):
         raise UserError(f"The model of {folder} was trained with other settings: name another --out.")

@@ -30,9 +30,10 @@ from biflow.schemas import Recording
 from biflow.video import parse_image
 
 log = logging.getLogger("biflow")
+# Settings that a recording has itself.
 FIXED = (
     "first", "samples", "seed", "eps", "context_eps", "direction", "solver", "steps", "rtol", "atol", "fps_factor"
-)  # fmt: skip # of a recording
+)  # fmt: skip
 USUAL = {field.name: field.default for field in fields(Sample)}
 FRAMES = 512  # unless actions or the user say how many, or the method makes whole clips
 

@@ -18,7 +18,8 @@ Real = Annotated[float, Meta(ge=-1e30, le=1e30)]  # finite
 Level = Annotated[float, Meta(ge=0, le=1000)]  # of noise, for values in [-1, 1]
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 Rate = Annotated[float, Meta(ge=1e-6, le=1e3)]  # frames per second
-Title = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]*\Z", max_length=1000)]
+LINE = r"\A[^\x00-\x1f\x7f]*\Z"  # of text without line breaks and other control characters
+Title = Annotated[str, Meta(pattern=LINE, max_length=1000)]
 Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f/\\]*\Z", max_length=150)]  # of a file, without its folder
 Digest = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 

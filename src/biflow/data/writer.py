@@ -54,8 +54,8 @@ class Writer:
                     own = video.fps or (actions and actions.fps)
                     kept, length, shape = self._write(video, own, Allowance(shown(name), item.size))
                     frames, fps = len(kept), self.fps or own
-                    if min(frames, length) < 2:  # a lower rate than the set's repeats the frame of a still
-                        fewest = min(frames, length)
+                    fewest = min(frames, length)  # one frame at a lower rate than the set's is several in it
+                    if fewest < 2:
                         count = f"{fewest} frame{'s' * (fewest != 1)}"
                         raise UserError(f"{shown(name)} has {count} at stride {stride}. A clip needs 2.")
                     self.actions.add(name, actions, length, kept)

@@ -161,9 +161,10 @@ def _model_record(model: Model, size: tuple[int, int]) -> dict:
         file = weights_file(model.folder, ema=model.ema)
         name = repository(model.folder) or model.folder.resolve().name
         weights, digest = file.name, sha256(file)
-    memory = {"context": model.context, "context_eps": model.context_eps} if model.context else {}
+    context_eps = model.context_eps if model.context else 0.0
+    streaming = {"context": model.context, "context_eps": context_eps, "spin": model.spin}
     size_and_weights = {"size": list(size), "weights": weights, "sha256": digest}
-    return {"name": name, "method": model.method.name, **size_and_weights, **WITHOUT, **memory, "spin": model.spin}
+    return {"name": name, "method": model.method.name, **size_and_weights, **streaming}
 
 
 def data_record(data: Windows) -> dict:

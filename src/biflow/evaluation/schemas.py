@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from biflow.schemas import Count, Digest, Level, Name, Number, Positive, Rate, Real, Title
+from biflow.schemas import LINE, Count, Digest, Level, Name, Number, Positive, Rate, Real, Title
 
 
 class Costs(TypedDict):
@@ -13,7 +13,7 @@ class Costs(TypedDict):
     nfe: list[Count]
     seconds: Annotated[float, Meta(ge=0, le=1e12)]
     engine: NotRequired[str]
-    commit: NotRequired[str | None]
+    commit: NotRequired[str]
     hardware: NotRequired[str]
     eps: NotRequired[list[Level]]
 
@@ -206,7 +206,7 @@ class RealTurns(TypedDict):
 class TurningProtocol(TypedDict):
     """How turning back was measured."""
 
-    script: Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]*\Z")]  # of any length
+    script: Annotated[str, Meta(pattern=LINE)]  # of any length
     videos: Count
     unrelated: Title
 

@@ -117,20 +117,20 @@ def _without_copies(path: Path, items: list[Item]) -> list[Item]:
 
     A folder of frames goes first, since it has lost nothing; a GIF, which has 256 colours, goes last.
     """
-
-    def loss(item: Item) -> tuple[bool, bool]:
-        suffix = PurePosixPath(item.name).suffix.lower()
-        return suffix in VIDEO_SUFFIXES | MOVING, suffix == ".gif"
-
-    found: dict[str, list[Item]] = {}
-    for item in items:
-        name = PurePosixPath(item.name)
-        stem = str(name.with_suffix("")) if name.suffix.lower() in VIDEO_SUFFIXES | MOVING else item.name
-        found.setdefault(stem, []).append(item)
-    if copies := len(items) - len(found):
+    files = {item.name: _is_film(item.name) for item in items}
+    names = {name: str(PurePosixPath(name).with_suffix("")) if film else name for name, film in files.items()}
+    first: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (files[name], name.lower().endswith(".gif"))):
+        first.setdefault(names[name], name)
+    kept = [item for item in items if first[names[item.name]] == item.name]
+    if copies := len(items) - len(kept):
         log.warning("%s: %d of %d videos are another one's copies, by their names; left out.", path, copies, len(items))
-    kept = {id(min(same, key=loss)) for same in found.values()}
-    return [item for item in items if id(item) in kept]
+    return kept
+
+
+def _is_film(name: str) -> bool:
+    """Whether it is the name of a file with a moving picture, and not that of a folder."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | MOVING
 
 
 def _by(shape: tuple[int, ...]) -> str:
