@@ -1,6 +1,7 @@
-"""Runs the command line in this process."""
+"""Runs the command line, and reads what it says."""
 
 import re
+import subprocess
 
 from biflow import cli
 
@@ -30,3 +31,14 @@ def refused(*words, capsys) -> str:
     lines = errors.splitlines()  # progress and warnings may come before it
     assert re.fullmatch(r"biflow: \S.*\S", lines[-1]), errors
     return lines[-1].removeprefix("biflow: ")
+
+
+def read_until(process: subprocess.Popen, words: bytes) -> None:
+    """Read the output of a process up to these words, and then no more, as `head` does."""
+    assert process.stdout is not None
+    said = b""
+    while words not in said:
+        more = process.stdout.read1()
+        assert more, said
+        said += more
+    process.stdout.close()

@@ -26,7 +26,7 @@ from biflow.sequences import follow
 from biflow.solvers import SolverError
 from biflow.summaries import demo_summary, summary
 from biflow.video import contact_sheet
-from tests.command_line import run
+from tests.command_line import read_until, run
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 TWO_STEPS = {"solver": "midpoint", "steps": 2}
@@ -130,6 +130,17 @@ def test_ctrl_c_keeps_the_frames_so_far(model, image, tmp_path):
     frames, _ = frames_of(tmp_path / "out" / "sample_000.mp4")
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert len(frames) == len(stats["nfe"][0]) > 0
+
+
+def test_a_reader_of_the_output_that_ends_loses_no_frames(model, image, tmp_path):
+    words = [sys.executable, "-m", "biflow.cli", "sample", str(model), "--first", str(image), "--frames", "64"]
+    words += ["--solver", "euler", "--steps", "1", "--out", str(tmp_path / "out"), "--engine", "torch"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    read_until(process, b"/64")  # of the bar
+    process.wait(timeout=100)
+    frames, _ = frames_of(tmp_path / "out" / "sample_000.mp4")
+    stats = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert len(frames) == len(stats["nfe"][0]) == 64
 
 
 def test_sigterm_keeps_the_frames_so_far_too(model, image, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -85,6 +85,8 @@ def _sample(settings: Sample, out: Path) -> dict:
             _write(drain(frames), results, settings, play, model, part, bar)
             if results.interrupted:
                 break
+        with suppress(BrokenPipeError):
+            bar.close()
     if not results.nfe:
         raise results.failure or KeyboardInterrupt("Stopped before the first frame.")
     stats = _stats(settings, play, model, results, min(settings.batch, len(first)))
@@ -165,9 +167,10 @@ def _write(
                     writers = [[files.enter_context(_writer(path)(path, **how)) for path in group] for group in paths]
                     files.callback(behind.wait)  # before the files are closed
                 behind.do(index, frame)
-                bar.update(len(part))
+                with suppress(BrokenPipeError):  # whoever reads the output may be gone, as `tee` after Ctrl-C
+                    bar.update(len(part))
         except KeyboardInterrupt:
-            results.interrupted = bar.disable = True  # whoever reads the output may be gone, as `tee` after Ctrl-C
+            results.interrupted = bar.disable = True  # for the same reason
         except UserError as error:
             if not isinstance(error.__cause__, SolverError):
                 raise

@@ -33,6 +33,7 @@ from biflow.training.begin import rms_change
 from biflow.training.checkpoint import latest
 from biflow.training.loop import learning_rate, train
 from biflow.video import to_float
+from tests.command_line import read_until
 
 TINY = NetworkConfig(channels=(32, 32), attention=(), patch=2)
 CONFIG = TrainConfig(steps=6, batch=4, lr=1e-3, ema=0.9, save_every=3, log_every=2, preview_every=0, network=TINY)
@@ -344,6 +345,14 @@ def test_a_run_that_a_terminal_ends_is_saved_also_where_tee_ends_first(end, prep
         time.sleep(0.02)
     os.waitpid(process, 0)
     assert json.loads((latest(out) / "state.json").read_text())["step"] > 0
+
+
+def test_a_run_goes_on_where_nobody_reads_its_output_any_more(prepared, tmp_path):
+    words = command(replace(CONFIG, steps=60, save_every=1000), prepared, tmp_path / "run")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+    read_until(process, b"/60")  # of the bar
+    process.wait(timeout=100)
+    assert json.loads((latest(tmp_path / "run") / "state.json").read_text())["step"] == 60
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(prepared, tmp_path, monkeypatch, caplog):

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -100,22 +100,25 @@ def _steps(run: "_Run", windows: Windows, out: Path) -> dict:
     if main:
         _begin(run, windows)
     bar = tqdm(total=config.steps, initial=start, unit="step", desc=config.method, disable=not main)
+    unread = suppress(BrokenPipeError)  # whoever reads the output may end before this run, as `tee` does by Ctrl-C
     with noted_interrupts() as interrupted, bar:
         for step, batch in _batches(run, windows, start):
             norm = _update(run, step, batch)
             step += 1
             stop = _anyone(run.accelerator, bool(interrupted))
-            if not stop:  # whoever reads the output may have been stopped too, as `tee` is by Ctrl-C
+            with unread:
                 bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 run.check_finite(step)
                 lr = learning_rate(config, step - 1)
                 shown = run.log.write(step, lr, norm.item(), run.history["samples"])
-                bar.set_postfix(shown, refresh=not stop)
+                with unread:
+                    bar.set_postfix(shown)
             if step % config.save_every == 0 or step == config.steps or stop:
                 run.save(step)
             if is_due(step, config.preview_every) and main:
-                _draw(run, step, windows.root, bar, interrupted)
+                with unread:
+                    _draw(run, step, windows.root, bar, interrupted)
             if stop:
                 saved = f"everything is saved in {out}, the same command resumes the run"
                 raise KeyboardInterrupt(f"Stopped at step {step}; {saved}.")
