@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from biflow.errors import UserError
+from biflow.model import Model
 from biflow.video import pixels_of, resize, to_float
 
 
@@ -39,6 +40,12 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
     else:
         frames = to_float(resize(flat, size))
     return frames.unflatten(0, image.shape[:-3])
+
+
+def check_weights(model: Model, why: str) -> None:
+    """Raise UserError for a model that holds no weights, since an engine evaluates it."""
+    if not isinstance(model.network, torch.nn.Module):
+        raise UserError(f"{model.engine} cannot be {why}, then choose its engine.")
 
 
 def as_type(frames: list[Tensor], output_type: str) -> Any:

@@ -81,10 +81,8 @@ class Model:
 
     @property
     def weights(self) -> nn.Module:
-        """The network as a module. Raises UserError for one that is none, such as an engine's."""
-        if not isinstance(self.network, nn.Module):
-            what = f"{self.engine} cannot be moved, trained or saved: move, train or save the model first"
-            raise UserError(f"{what}, then choose its engine.")
+        """The network as a module, which it is unless an engine evaluates it."""
+        assert isinstance(self.network, nn.Module), f"{self.engine} holds no weights to save or train"
         return self.network
 
     @property

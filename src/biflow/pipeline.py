@@ -22,7 +22,7 @@ from biflow.config import Direction, Eps, Solver
 from biflow.data.starts import starts
 from biflow.engines.queries import each
 from biflow.errors import UserError
-from biflow.exchange import as_frames, as_type
+from biflow.exchange import as_frames, as_type, check_weights
 from biflow.hub import FILES, model_folder, push
 from biflow.model import AVERAGED, WEIGHTS, Model, load_model, save_model
 from biflow.paths import Network
@@ -120,6 +120,7 @@ class BiFlowPipeline(DiffusionPipeline):
         """
         if not safe_serialization:
             raise UserError("Weights are saved as safetensors only: leave out safe_serialization.")
+        check_weights(self.model, "saved: save the model first")
         out, source = Path(save_directory), self.model.folder
         held = (out / "config.json").exists()  # another model
         save_model(out, self.model)
@@ -157,11 +158,11 @@ class BiFlowPipeline(DiffusionPipeline):
         Frames are solved in float32; the network is evaluated in that format where the format is another one. Raises
         UserError for other formats, and for a model that an engine evaluates, since that has no weights to move.
         """
-        weights = self.model.weights
+        check_weights(self.model, "moved: move the model first")
         known = (torch.float32, torch.bfloat16, torch.float16)
         if bad := [one for one in (*args, *kwargs.values()) if isinstance(one, torch.dtype) and one not in known]:
             raise UserError(f"A network is evaluated in float32, bfloat16 or float16, not in {bad[0]}.")
-        weights.to(*args, **kwargs)
+        weights = self.model.weights.to(*args, **kwargs)
         self.model = replace(self.model, device=next(weights.parameters()).device)
         return self
 
