@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from biflow.documents import read_json
-from biflow.errors import UserError
+from biflow.errors import UserError, excepthook
 from biflow.files import replacing, write_json
 
 Clip = tuple[list[Image.Image], list[list[float]]]  # frames, and the actions between them
@@ -89,7 +89,5 @@ def main(
     parser.add_argument("dst", type=Path, help="the folder to write")
     for name, default, text in options:
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default: {default})")
-    try:
-        render(clip, meaning, **vars(parser.parse_args()))
-    except UserError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    sys.excepthook = excepthook
+    render(clip, meaning, **vars(parser.parse_args()))

@@ -1,6 +1,7 @@
 """The short form of `make bench`: only what does not depend on the machine's mood."""
 
 import json
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -239,3 +240,10 @@ def test_a_table_has_names_and_numbers_and_a_dash_where_there_is_none():
     rows = [{"case": "one", "kvd": 12.345, "nfe": 5}, {"case": "two", "kvd": None}]
     lines = ["|  | KVD | NFE |", "|---|---|---|", "| one | 12.3 | 5 |", "| two | - | - |"]
     assert record.table(rows, {"case": ""}, {"kvd": "KVD", "nfe": "NFE"}).splitlines() == lines
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (KeyboardInterrupt, 130)])
+def test_a_benchmark_ends_with_a_sentence(kind, code, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sys.excepthook(kind, kind("No model here."), None)  # set by the package
+    assert (stop.value.code, capsys.readouterr().err) == (code, "No model here.\n")

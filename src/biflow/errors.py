@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+import sys
 from pathlib import Path
+from types import TracebackType
 
 REASONS = {errno.EISDIR: "it is a folder", errno.EROFS: "its file system is read-only"}
 REASONS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR), "it exists and is not a folder")
@@ -72,3 +74,11 @@ def os_error(error: OSError, path: str | Path, *, folder: Path | None = None) ->
     else:
         reason = REASONS.get(error.errno or 0, error.strerror or str(error))
     return UserError(f"{path} cannot be written: {reason}.")
+
+
+def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of programs beside `biflow`: a UserError as its sentence, and exit code 2, or 130 on Ctrl-C."""
+    if not isinstance(error, UserError | KeyboardInterrupt):
+        return sys.__excepthook__(kind, error, trace)
+    print(str(error) or "Stopped.", file=sys.stderr)
+    sys.exit(2 if isinstance(error, UserError) else 130)
