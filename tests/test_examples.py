@@ -1,6 +1,8 @@
+import math
 import runpy
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +56,74 @@ def test_futures_of_a_frame_differ_by_what_is_done_alone(tmp_path, monkeypatch):
     assert (left[:, :32] == (200, 90, 30)).all()
     assert (left[:, :32] == right[:, :32]).all()
     assert (left[:, 34:66] != right[:, 34:66]).any()
+
+
+@pytest.fixture
+def two_axes(monkeypatch):
+    """examples/04_two_axes.py, with six pictures of 8x8 in a turn of each axis."""
+    spec = spec_from_file_location("two_axes", EXAMPLES / "04_two_axes.py")
+    example = module_from_spec(spec)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the example adds `datasets`
+    spec.loader.exec_module(example)
+    for name, value in {"VIEWS": 6, "LIGHTS": 6, "SIDE": 8}.items():
+        setattr(example, name, value)
+    return example
+
+
+def test_between_four_pictures_a_slope_is_the_change_along_its_axis(two_axes):
+    corners = torch.tensor([1.0, 2.0, 4.0, 8.0])  # x = 1 + t + 3 s + 3 t s
+    t, s = torch.tensor(0.25), torch.tensor(0.5)
+    x, along_t, along_s = two_axes.between(corners, t, s)
+    assert (x, along_t, along_s) == (3.125, 2.5, 3.75)
+
+
+@pytest.mark.parametrize(("direction", "end"), [((1, 0), 2), ((0, 1), 3), ((1, 1), 11), ((1, -1), -1), ((-1, 0), -2)])
+def test_a_step_follows_the_field_of_each_axis_in_its_direction(two_axes, direction, end):
+    """Along the slopes of 2 t + 3 s + 6 t s², up from 0 to 1, down from 1 to 0, or at 0 where an axis is left alone."""
+    t, s = [], []
+
+    def network(query):
+        place_t, place_s = (number.view(-1, 1, 1, 1) for number in (query.t, query.s))
+        t.append(query.t.item())
+        s.append(query.s.item())
+        nothing = torch.zeros_like(query.x)
+        return two_axes.Slopes(
+            nothing + 2 + 6 * place_s.square(), nothing + 3 + 12 * place_t * place_s, query.x / two_axes.EPS
+        )
+
+    grid = torch.zeros(6, 6, 3, 8, 8)
+    ours, true = two_axes.walk(network, grid, direction, 1, 0.0)
+    assert ours.shape == true.shape == (2, 3, 8, 8)
+    assert ours[1].mean().item() == pytest.approx(end, abs=0.05)
+    assert [0 in direction[:1], 0 in direction[1:]] == [not any(t), not any(s)]
+
+
+def test_a_step_takes_its_noise_away(two_axes):
+    def network(query):
+        nothing = torch.zeros_like(query.x)  # a world of one grey picture: all else is noise
+        return two_axes.Slopes(nothing, nothing, query.x / query.alpha.clamp(min=1e-6).view(-1, 1, 1, 1))
+
+    ours, _ = two_axes.walk(network, torch.zeros(6, 6, 3, 8, 8), (1, 1), 3, 0.15)
+    assert ours.abs().max() < 1e-4
+
+
+def test_two_axes_are_learned_from_a_grid_of_pictures(two_axes):
+    """A turn of the view changes the first two channels, and one of the light the others."""
+    angle = 2 * math.pi * torch.arange(6) / 6
+    grid = torch.zeros(6, 6, 3, 8, 8)
+    grid[..., 0, :, :] = 0.8 * angle.sin()[:, None, None, None]
+    grid[..., 1, :4, :] = 0.8 * angle.cos()[:, None, None, None]
+    grid[..., 2, :, :] = 0.8 * angle.sin()[:, None, None]
+    grid[..., 1, 4:, :] = 0.8 * angle.cos()[:, None, None]
+    network = two_axes.train(grid, 200, 0)
+    for direction in two_axes.WALKS.values():
+        ours, true = two_axes.walk(network, grid, direction, 3, 0.0)
+        print(direction, (ours[3] - true[3]).square().mean().sqrt(), (grid[0, 0] - true[3]).square().mean().sqrt())
+
+
+def test_two_axes_writes_a_row_for_each_walk_and_returns_its_errors(two_axes, tmp_path):
+    out = tmp_path / "out" / "two_axes.png"
+    ends = two_axes.main(["--out", str(out), "--steps", "2", "--turns", "2"])
+    assert set(ends) == {f"{name}, eps {eps}" for name in two_axes.WALKS for eps in ("0", "0.15")}
+    assert all(len(errors) == 2 and np.isfinite(errors).all() for errors in ends.values())
+    print(Image.open(out).size)

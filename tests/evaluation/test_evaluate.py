@@ -131,6 +131,13 @@ def test_a_network_that_cannot_see_the_windows_is_refused_before_there_are_video
     assert not (tmp_path / "out" / "videos").exists()
 
 
+def test_a_flow_map_names_the_solver_that_solves_it_backward(prepared, tmp_path):
+    model, protocol = make_model(tmp_path / "flowmap", "flowmap"), replace(PROTOCOL, direction="backward", frames=6)
+    found = run(model, prepared, tmp_path / "out", replace(protocol, solver=None))
+    solver = found["protocol"]["settings"]["solver"]
+    assert (solver["method"], solver["steps"], found["nfe"]["mean"]) == ("adams", 4, 4)
+
+
 def test_windows_of_a_stream_backward_in_time_are_turned_round(model, prepared, tmp_path):
     first_frames = Features(
         "first frames", "none", "none", 1, 2, lambda clips: clips[:, 0].float().mean((1, 2, 3))[:, None]

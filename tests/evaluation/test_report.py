@@ -1,5 +1,6 @@
 """Reports of synthetic evaluations. test_evaluate.py reports a real one."""
 
+import csv
 import json
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from biflow import methods
 from biflow.errors import UserError
 from biflow.evaluation.report import report, texts
-from biflow.evaluation.report.figures import BLUES, colours, pareto
+from biflow.evaluation.report.figures import BLUES, colours, over_time, pareto
 from biflow.evaluation.report.runs import groups, read_runs
 
 FRAMES, WINDOW, STRIDE = 14, 6, 4
@@ -132,6 +133,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
         "3",
         "3.50",
         "midpoint x 1",
+        "torch",
     ]
     assert [row[0] for row in rows(equal_cost.split("##")[0])[1:]] == ["BI-FLOW ε 0.1, euler x 20"]
     assert text.count("★ |") == 1
@@ -143,7 +145,7 @@ def test_the_report_holds_every_run_once_and_the_paper_s_numbers_as_such(five, t
     assert len(csv) == 7
     assert csv[2] == (
         "squares,BI-FLOW,0.0,forward,midpoint,1,tiny,model biflow,"
-        "900.0,880.0,930.0,1.25,-0.5,3.0,90.0,70.0,120.0,1.25,-0.5,3.0,2.5,2.25,2.75,3.0,3.5,0.125,,torch" + 13 * ","
+        "900.0,880.0,930.0,1.25,-0.5,3.0,90.0,70.0,120.0,1.25,-0.5,3.0,2.5,2.25,2.75,3.0,3.5,0.125,,torch" + 25 * ","
     )
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"scatter_squares.svg", "time_squares.png", "methods_squares.png"} <= written
@@ -280,11 +282,36 @@ def test_runs_of_other_solvers_and_engines_have_rows_and_pictures_of_their_own(e
     assert again == ["BI-FLOW ε 0.1, forward_0", "BI-FLOW ε 0.1, twin"]  # the same in all but the folder
 
 
+def test_distances_of_frames_have_a_table_columns_and_a_plot_over_time(evaluated, tmp_path):
+    folder = evaluated("frames")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics |= {"fid": distance(200.0, 3), "kid": {**distance(0.25, 3), "interval": [-0.125, 0.5]}}
+    metrics["over_time"]["lpips_to_previous"] = {"frames": [2, 4], "generated": [0.5, 0.25], "real": 0.25}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    report([folder, evaluated("without", eps=0.2)], tmp_path / "report")
+    table = rows((tmp_path / "report" / "report.md").read_text().split("FID and KID")[1].split("##")[0])
+    slopes = "+1.25 [-0.50, +3.00]", "+1.2500 [-0.5000, +3.0000]"
+    assert table[1:] == [["BI-FLOW ε 0.1", "200 [180, 230]", slopes[0], "0.250 [-0.125, 0.500]", slopes[1], "1.50"]]
+    with (tmp_path / "report" / "report.csv").open() as file:
+        measured, without = csv.DictReader(file)
+    assert (measured["fid"], measured["kid_low"], measured["kid_slope_high"]) == ("200.0", "-0.125", "3.0")
+    assert (without["fid"], without["kid_slope_high"]) == ("", "")
+    shown = [
+        [axes.get_ylabel() for axes in over_time(runs).axes]
+        for runs in (read_runs([folder]), read_runs([folder, tmp_path / "without"]))
+    ]
+    assert shown == [["FVD", "KVD", "FID", "KID"], ["FVD", "KVD"]]
+    metrics["kid"]["per_window"].pop()
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match="kid has 2 windows, but its settings give 3"):
+        read_runs([folder])
+
+
 def test_a_single_window_has_no_trend(evaluated, tmp_path):
     page = report([evaluated("one", frames=WINDOW)], tmp_path / "report").read_text()
     text = (tmp_path / "report" / "report.md").read_text()
     cost = ["2.50 [2.25, 2.75]", "3", "3.50"]
-    assert rows(text)[1] == ["BI-FLOW ε 0.1 ★", "500 [480, 530]", "", "50.0 [30.0, 80.0]", *cost, "midpoint x 1"]
+    assert rows(text)[1] == ["BI-FLOW ε 0.1", "500 [480, 530]", "", "50.0 [30.0, 80.0]", *cost, "midpoint x 1", "torch"]
     assert "1.25" not in text
     assert "1.25" not in (tmp_path / "report" / "report.csv").read_text()
     assert "which a single window does not have" in page
@@ -360,7 +387,7 @@ def test_a_script_of_actions_may_be_long_and_have_lines(extended, tmp_path, scri
 
 def test_a_script_of_actions_is_text_in_markdown(extended, tmp_path):
     page = Page(report([extended("walk", actions="forward*40 left*12|x")], tmp_path / "report").read_text())
-    assert "BI-FLOW ε 0.1, actions forward*40 left*12|x ★" in page.text["td"]
+    assert "BI-FLOW ε 0.1, actions forward*40 left*12|x" in page.text["td"]
 
 
 def test_what_a_metrics_file_says_is_text_and_not_html(evaluated, tmp_path):
@@ -376,7 +403,7 @@ def test_a_method_that_is_not_known_is_reported_by_its_name_after_the_others(eva
     folders = [evaluated("a", "toy", 0.0, 100), evaluated("b", "toy", 0.2, 50), evaluated("c", "condiff", 0.0)]
     report(folders, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
-    assert [row[0] for row in rows(text)[1:4]] == ["CONDIFF", "toy", "toy ε 0.2 ★"]
+    assert [row[0] for row in rows(text)[1:4]] == ["CONDIFF", "toy", "toy ε 0.2"]
     assert "squares,toy,0.2," in (tmp_path / "report" / "report.csv").read_text()
     assert (tmp_path / "report" / "scatter_squares.svg").exists()
 
@@ -449,5 +476,5 @@ def test_what_an_earlier_version_measured_without_intervals_is_shown_without(eva
     (folder / "metrics.json").write_text(json.dumps(metrics))
     report([folder], tmp_path / "report")
     row = rows((tmp_path / "report" / "report.md").read_text())[1]
-    assert row[1:] == ["500 [480, 530]", "+1.25", "50.0 [30.0, 80.0]", "2.50", "3", "", "midpoint x 1"]
+    assert row[1:] == ["500 [480, 530]", "+1.25", "50.0 [30.0, 80.0]", "2.50", "3", "", "midpoint x 1", "torch"]
     assert ",1.25,,,50.0," in (tmp_path / "report" / "report.csv").read_text()

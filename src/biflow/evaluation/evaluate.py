@@ -68,7 +68,8 @@ def evaluate(
     out, test = Path(out), Windows(Path(data), split="test")
     if protocol.eps is None:
         protocol = replace(protocol, eps=float(model.eps) if model.method.takes_eps else 0.0)
-    protocol = replace(protocol, solver=protocol.solver or model.method.solver)
+    solver, backward = protocol.solver or model.method.solver, protocol.direction == "backward"
+    protocol = replace(protocol, solver=model.method.solved_by(solver, backward=backward))
     protocol = replace(protocol, actions=actions.settled(protocol.actions, model, test))
     networks = load_networks(protocol.networks, model.device) if networks is None else networks
     _check(model, test, protocol, networks)

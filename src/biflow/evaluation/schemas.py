@@ -34,18 +34,15 @@ class Claim(TypedDict):
     networks: dict[str, Any]
 
 
-class _Distance(TypedDict):
+class Distance(TypedDict):
+    """A distance over time, and its means."""
+
     mean: Real
     interval: tuple[Real, Real]
     slope: Real
     per_window: Annotated[list[Real], Meta(min_length=1)]
     per_window_intervals: list[tuple[Real, Real]]
-
-
-class Distance(_Distance, total=False):
-    """A distance over time, and its means."""
-
-    slope_interval: tuple[Real, Real]
+    slope_interval: NotRequired[tuple[Real, Real]]
 
 
 class OverTime(TypedDict):
@@ -104,6 +101,7 @@ class Networks(TypedDict):
     """The networks; a report is about FVD, so that I3D is one of them."""
 
     i3d: NamedNetwork
+    inception: NotRequired[NamedNetwork]
 
 
 class NamedFile(TypedDict):
@@ -124,16 +122,13 @@ class Used(TypedDict):
     actions_file: NotRequired[NamedFile]
 
 
-class _Cost(TypedDict):
-    mean: Real
-    p95: Real
-
-
-class Cost(_Cost, total=False):
+class Cost(TypedDict):
     """Network evaluations per frame."""
 
-    interval: tuple[Real, Real]
-    batch_max: Real
+    mean: Real
+    p95: Real
+    interval: NotRequired[tuple[Real, Real]]
+    batch_max: NotRequired[Real]
 
 
 class Windows(TypedDict):
@@ -234,17 +229,14 @@ class TruthProtocol(TypedDict):
     videos: Count
 
 
-class _Truth(TypedDict):
+class Truth(TypedDict):
+    """The distance to real clips under their own actions."""
+
     frames: list[Count]
     psnr: dict[str, Means]
     ssim: dict[str, Means]
     protocol: TruthProtocol
-
-
-class Truth(_Truth, total=False):
-    """The distance to real clips under their own actions."""
-
-    lpips: dict[str, Means]
+    lpips: NotRequired[dict[str, Means]]
 
 
 class GridProtocol(TypedDict):
@@ -260,28 +252,15 @@ class Grid(_Ratio):
     protocol: GridProtocol
 
 
-class _Extra(TypedDict):
-    motion: _Ratio
-    grid: Grid
-
-
-class Extra(_Extra, total=False):
+class Extra(TypedDict):
     """The numbers of the past and of actions: `biflow.evaluation.past_and_actions`."""
 
-    control: Control
-    palette: Palette
-    turning: Turning
-    truth: Truth
-
-
-class _Metrics(TypedDict):
-    fvd: Distance
-    kvd: Distance
-    nfe: Cost
-    over_time: Annotated[dict[Name, OverTime], Meta(min_length=1, max_length=30)]
-    seconds_per_frame: Real
-    windows: Windows
-    protocol: Used
+    motion: _Ratio
+    grid: Grid
+    control: NotRequired[Control]
+    palette: NotRequired[Palette]
+    turning: NotRequired[Turning]
+    truth: NotRequired[Truth]
 
 
 class Chosen(TypedDict):
@@ -291,9 +270,18 @@ class Chosen(TypedDict):
     over_time: list[Level]
 
 
-class Metrics(_Metrics, total=False):
+class Metrics(TypedDict):
     """`metrics.json` of an evaluation, as far as a report shows it."""
 
-    note: str | None
-    past_and_actions: Extra
-    eps: Chosen
+    fvd: Distance
+    kvd: Distance
+    nfe: Cost
+    over_time: Annotated[dict[Name, OverTime], Meta(min_length=1, max_length=30)]
+    seconds_per_frame: Real
+    windows: Windows
+    protocol: Used
+    fid: NotRequired[Distance]
+    kid: NotRequired[Distance]
+    note: NotRequired[str | None]
+    past_and_actions: NotRequired[Extra]
+    eps: NotRequired[Chosen]

@@ -80,8 +80,11 @@ class FlowMap(BiFlow):
         v, n_, u = squared_error(v_hat, x1 - x0), squared_error(n_hat, n), squared_error(u_hat, u)
         return Loss({"v": v * is_field / FIELD, "n": n_ * is_field / FIELD, "u": u * ~is_field / (1 - FIELD)}, {})
 
+    def solved_by(self, solver: Solver, *, backward: bool) -> Solver:
+        return _of_field(solver) if backward else solver
+
     def advance(self, network: Network, x: State, k0: float, k1: float, *, solver: Solver, **how: Any) -> Solution:
-        solver = _of_field(solver) if k1 < k0 else solver
+        solver = self.solved_by(solver, backward=k1 < k0)
         jump = (k1 - k0) / (solver.steps or 1) if solver.method == "euler" else 0.0
         return super().advance(jumping(network, jump), x, k0, k1, solver=solver, **how)
 

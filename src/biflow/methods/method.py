@@ -90,6 +90,10 @@ class Method:
         """f(x, k, *given) -> dx/dk, the ODE of a frame for k from 0 to 1, or from 1 to 0 if `backward`."""
         raise NotImplementedError
 
+    def solved_by(self, solver: Solver, *, backward: bool) -> Solver:
+        """The solver that a frame is really solved by where this one is asked for."""
+        return solver
+
     def advance(
         self,
         network: Network,

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biflow.evaluation.report.runs import Group, Run
+from biflow.evaluation.report.runs import Group, Run, distances
+from biflow.evaluation.schemas import Distance
 from biflow.evaluation.videos import read_video
 from biflow.methods import METHODS
 from biflow.video import contact_sheet
@@ -58,29 +59,36 @@ def scatter(group: Group):
         axes.errorbar(x, y, yerr=error, color=colour[run.label], alpha=0.5, capsize=2, zorder=2)
         marker, size = ("*", 180) if run is group.best else ("o", 46)
         axes.scatter(x, y, color=colour[run.label], marker=marker, s=size, label=_plain(run.label), zorder=3)
-    axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time", xlim=(0, None))
+    axes.set(xlabel="network evaluations per frame", ylabel="FVD, mean over time")
+    axes.set_xlim(0, 1.08 * max(run.nfe for run in runs))
     return figure
 
 
 def over_time(runs: list[Run]):
-    """FVD of each window at its middle frame, with its interval and, of several windows, the trend line."""
-    figure, (axes,) = _figure((5.2, 3.8))
+    """Each distance that all runs have, such as FVD, window by window, with its intervals and its trend line."""
+    names = [name for name in distances(runs[0].metrics) if all(name in run.metrics for run in runs)]
+    figure, panels = _figure((4.4 * len(names), 3.8), len(names))
     colour = colours(runs)
-    for run in runs:
-        settings, fvd = run.settings, run.metrics["fvd"]
-        window = settings["window"]
-        middle = np.arange(0, settings["frames"] - window + 1, settings["stride"]) + window / 2
-        low, high = np.array(fvd["per_window_intervals"]).T
-        points = {} if run.slope is not None else {"label": _plain(run.label)}
-        axes.plot(middle, fvd["per_window"], "o", ms=3, color=colour[run.label], **points)
-        if run.slope is None:
-            axes.vlines(middle, low, high, color=colour[run.label], alpha=0.5)
-            continue
-        axes.fill_between(middle, low, high, color=colour[run.label], alpha=0.12, linewidth=0)
-        trend = fvd["mean"] + run.slope * (middle - middle.mean())
-        axes.plot(middle, trend, color=colour[run.label], label=_plain(run.label))
-    axes.set(xlabel="frame", ylabel="FVD")
+    for axes, name in zip(panels, names, strict=True):
+        for run in runs:
+            _trend(axes, run, distances(run.metrics)[name], colour[run.label])
+        axes.set(xlabel="frame", ylabel=name.upper())
     return figure
+
+
+def _trend(axes, run: Run, distance: Distance, colour: str) -> None:
+    """A distance of each window at its middle frame, with its interval and, of several windows, the trend line."""
+    window = run.settings["window"]
+    middle = np.arange(0, run.settings["frames"] - window + 1, run.settings["stride"]) + window / 2
+    low, high = np.array(distance["per_window_intervals"]).T
+    points = {} if run.slope is not None else {"label": _plain(run.label)}
+    axes.plot(middle, distance["per_window"], "o", ms=3, color=colour, **points)
+    if run.slope is None:
+        axes.vlines(middle, low, high, color=colour, alpha=0.5)
+        return
+    axes.fill_between(middle, low, high, color=colour, alpha=0.12, linewidth=0)
+    trend = distance["mean"] + distance["slope"] * (middle - middle.mean())
+    axes.plot(middle, trend, color=colour, label=_plain(run.label))
 
 
 def measures(runs: list[Run]):
@@ -96,6 +104,7 @@ def measures(runs: list[Run]):
             panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=_plain(run.label))
         panel.axhline(having[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
         panel.set_title(_plain(name.replace("_", " ")), fontsize=9)
+        panel.set_xlabel("frame", fontsize=9)
     return figure
 
 
@@ -147,7 +156,7 @@ def _figure(size: tuple[float, float], panels: int = 1):
 
 def _save(figure, path: Path) -> Path:
     for axes in figure.axes:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))  # kernel distances can be negative
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))  # not all have every run

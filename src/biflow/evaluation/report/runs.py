@@ -14,7 +14,7 @@ from biflow.documents import checked, map_array, parsed_json, read_bytes
 from biflow.errors import UserError, shown
 from biflow.evaluation.past_and_actions import PARTS, explained
 from biflow.evaluation.protocol import Protocol
-from biflow.evaluation.schemas import Metrics, Settings
+from biflow.evaluation.schemas import Distance, Metrics, Settings
 from biflow.evaluation.videos import video_path
 from biflow.methods import METHODS
 
@@ -43,6 +43,7 @@ class Run:
         eps: the noise level in words.
         solver: how frames were solved, in words.
         slope: the rise of FVD per frame; None where a single window gives no trend.
+        lpips: LPIPS between frames and the previous ones, over that of real videos, if it was measured.
         lost: those of its files that pictures need and that are missing or damaged.
         size: (h, w) of its frames; None where files are lost.
         comparable: equal for runs whose numbers may be compared: data, and all settings except those that the paper
@@ -69,6 +70,8 @@ class Run:
         steps = f" x {solver['steps']}" if solver["steps"] else f", {solver['rtol']:g}"
         self.solver = ("reference" if solver["reference"] else solver["method"]) + steps
         self.slope = metrics["fvd"]["slope"] if len(metrics["fvd"]["per_window"]) > 1 else None
+        lpips = metrics["over_time"].get("lpips_to_previous")
+        self.lpips = float(np.mean(lpips["generated"]) / lpips["real"]) if lpips and lpips["real"] else None
         self.lost, self.size = _lost(folder, self.settings)
         found = metrics.get("past_and_actions")
         self.extra = {name: found.get(name) for name in PARTS} if found else {}
@@ -87,8 +90,9 @@ class Group:
         main: the others, as in Table 1.
         forward: those of `main` that the plots show.
         pictured: those of `forward` whose videos are still there.
+        of_frames: those with FID and KID.
         how: what the numbers of the past and of actions are, with their protocol, a sentence each.
-        best: the one with the lowest FVD among those with a noise level, which the paper marks with a star.
+        best: of several noise levels, the run with the lowest FVD, which the paper marks with a star.
     """
 
     def __init__(self, name: str, runs: list[Run]):
@@ -101,8 +105,9 @@ class Group:
         whole = [run for run in self.forward if not run.lost]
         self.pictured = [run for run in whole if run.size == whole[0].size]
         self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
+        self.of_frames = [run for run in runs if {"fid", "kid"} <= distances(run.metrics).keys()]
         noisy = [run for run in self.forward if run.method.takes_eps]
-        self.best = min(noisy, key=lambda run: run.fvd, default=None)
+        self.best = min(noisy, key=lambda run: run.fvd) if len({run.eps for run in noisy}) > 1 else None
 
     def directions(self) -> list[tuple[Run, Run]]:
         """Pairs (backward, forward) that are the same in all else, and whose videos are still there."""
@@ -112,6 +117,12 @@ class Group:
             key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine"), run.size], sort_keys=True)
             pairs.setdefault(key, {})[run.settings["direction"]] = run
         return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
+
+
+def distances(metrics: Metrics) -> dict[str, Distance]:
+    """The distances of an evaluation over time, by their names: fvd and kvd, and perhaps fid and kid."""
+    found = {"fvd": metrics["fvd"], "kvd": metrics["kvd"], "fid": metrics.get("fid"), "kid": metrics.get("kid")}
+    return {name: distance for name, distance in found.items() if distance}
 
 
 def _script(actions: str) -> str:
@@ -155,10 +166,11 @@ def _lost(folder: Path, settings: Settings) -> tuple[list[Path], tuple[int, int]
 
 def _contradiction(metrics: Metrics) -> str:
     """What of the metrics does not go together; "" if all does."""
-    settings, fvd = metrics["protocol"]["settings"], metrics["fvd"]
+    settings = metrics["protocol"]["settings"]
     windows = len(range(0, settings["frames"] - settings["window"] + 1, settings["stride"]))
-    if not len(fvd["per_window"]) == len(fvd["per_window_intervals"]) == windows:
-        return f"fvd has {len(fvd['per_window'])} windows, but its settings give {windows}"
+    for name, found in distances(metrics).items():
+        if not len(found["per_window"]) == len(found["per_window_intervals"]) == windows:
+            return f"{name} has {len(found['per_window'])} windows, but its settings give {windows}"
     for name, values in metrics["over_time"].items():
         if len(values["frames"]) != len(values["generated"]):
             return f"over_time.{name} has {len(values['frames'])} frames, but {len(values['generated'])} values"

@@ -15,7 +15,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from biflow.evaluation.report.runs import SHOWN, Group, Run
+from biflow.evaluation.report.runs import SHOWN, Group, Run, distances
 from biflow.evaluation.videos import read_video
 from biflow.video import VideoWriter
 
@@ -35,6 +35,10 @@ COLUMNS = (
     "data method eps direction solver steps protocol model_sha256 fvd fvd_low fvd_high fvd_slope "
     "fvd_slope_low fvd_slope_high kvd kvd_low kvd_high kvd_slope kvd_slope_low kvd_slope_high "
     "nfe nfe_low nfe_high nfe_p95 nfe_batch_max seconds_per_frame actions engine mean_eps"
+)
+OF_FRAMES = (  # the last columns
+    "fid fid_low fid_high fid_slope fid_slope_low fid_slope_high "
+    "kid kid_low kid_high kid_slope kid_slope_low kid_slope_high"
 )
 TITLE = "# Evaluation"
 NONE = (None, None)  # the interval of what an earlier version has measured without
@@ -71,21 +75,28 @@ def comma_separated(runs: list[Run]) -> str:
     """One line per run with the numbers in the tables and how they were measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS.split(), *(f"{part}_{name}" for part, names in PARTS.items() for name in names)])
+    extra = [f"{part}_{name}" for part, names in PARTS.items() for name in names]
+    writer.writerow([*COLUMNS.split(), *extra, *OF_FRAMES.split()])
     for run in runs:
         settings, metrics, solver = run.settings, run.metrics, run.settings["solver"]
         row = [run.data, run.method.title, settings["eps"], settings["direction"], solver["method"], solver["steps"]]
         row += [settings["name"], run.protocol["model"]["sha256"]]
-        for distance in (metrics["fvd"], metrics["kvd"]):
-            row += [distance["mean"], *distance["interval"]]
-            slopes = [distance["slope"], *distance.get("slope_interval", NONE)]
-            row += [None] * 3 if run.slope is None else slopes
+        row += [*_distance(run, "fvd"), *_distance(run, "kvd")]
         nfe = metrics["nfe"]
         row += [nfe["mean"], *nfe.get("interval", NONE), nfe["p95"], nfe.get("batch_max")]
         row += [metrics["seconds_per_frame"], settings.get("actions"), run.protocol.get("engine"), run.mean_eps]
         row += [(run.extra.get(part) or {}).get(name) for part, names in PARTS.items() for name in names]
-        writer.writerow(row)
+        writer.writerow([*row, *_distance(run, "fid"), *_distance(run, "kid")])
     return text.getvalue()
+
+
+def _distance(run: Run, name: str) -> list[float | None]:
+    """The mean of a distance and its slope, each with the ends of its interval; None for what was not measured."""
+    found = distances(run.metrics).get(name)
+    if found is None:
+        return [None] * 6
+    slope = [None] * 3 if run.slope is None else [found["slope"], *found.get("slope_interval", NONE)]
+    return [found["mean"], *found["interval"], *slope]
 
 
 def page(plots: list[tuple[Group, list[Path]]]) -> str:
