@@ -19,7 +19,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,6 +123,13 @@ def step_size(grid: Tensor, axis: int) -> float:
     return float((grid - grid.roll(-1, axis)).square().mean().sqrt())
 
 
+def between(corners: Sequence[Tensor], t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The picture at (t, s) between x00, x10, x01 and x11, and its slopes along t and along s. Eq. (4, 5)"""
+    x00, x10, x01, x11 = corners
+    x = torch.lerp(torch.lerp(x00, x10, t), torch.lerp(x01, x11, t), s)
+    return x, torch.lerp(x10 - x00, x11 - x01, s), torch.lerp(x01 - x00, x11 - x10, t)
+
+
 def train(grid: Tensor, steps: int, seed: int) -> Network:
     """Between four neighbours, at random places and with random noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -134,13 +141,12 @@ def train(grid: Tensor, steps: int, seed: int) -> Network:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         i, j = (torch.randint(count, (16,), generator=generator) for count in (VIEWS, LIGHTS))
-        x00, x10, x01, x11 = (grid[(i + a) % VIEWS, (j + b) % LIGHTS] for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)))
+        corners = [grid[(i + a) % VIEWS, (j + b) % LIGHTS] for a, b in ((0, 0), (1, 0), (0, 1), (1, 1))]
         t, s, share = torch.rand(3, 16, 1, 1, 1, generator=generator)
-        alpha, n = ALPHA_MAX * share, torch.randn(x00.shape, generator=generator)
-        x = torch.lerp(torch.lerp(x00, x10, t), torch.lerp(x01, x11, t), s) + alpha * n
-        found = network(Corner(x, *(number.flatten() for number in (t, s, alpha))))
-        slopes = (torch.lerp(x10 - x00, x11 - x01, s), torch.lerp(x01 - x00, x11 - x10, t), n)
-        errors = [(ours - true).square().mean() for ours, true in zip(found, slopes, strict=True)]
+        x, along_t, along_s = between(corners, t, s)
+        alpha, n = ALPHA_MAX * share, torch.randn(x.shape, generator=generator)
+        found = network(Corner(x + alpha * n, *(number.flatten() for number in (t, s, alpha))))
+        errors = [(ours - true).square().mean() for ours, true in zip(found, (along_t, along_s, n), strict=True)]
         loss = errors[0] / units[0] ** 2 + errors[1] / units[1] ** 2 + errors[2]
         optimizer.zero_grad()
         loss.backward()
