@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from benchmarks import (
     figure1,
     hours,
     in_between,
+    lengths,
     networks,
     one_evaluation,
     record,
@@ -163,6 +165,42 @@ def test_the_plot_of_figure_1_has_a_bar_for_each_model_and_property(tmp_path):
     figure1.plot([{**rows[0], "coverage": 1.5}, rows[1]], tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     assert all(f'id="{name} {what}"' in drawn for name in ("one", "two") for what in ("distance", "wait", "held"))
+
+
+@pytest.mark.parametrize(("name", "first"), [("biflow", (1, 3, 8, 8)), ("sequence", (1, 0, 3, 8, 8))])
+def test_what_a_length_costs_is_counted_from_the_first_evaluation_to_the_last_frame(monkeypatch, name, first):
+    """Of three rounds, the first frame takes 2, 9 and 4 seconds, and each of the six later ones takes one."""
+    clock, waits, peaks = [0.0], iter([2, 9, 4]), iter([100.0, 107.5])
+
+    def follow(model, start, solver):
+        assert (start.shape, solver.steps, model.span) == (
+            first,
+            lengths.EVALUATIONS[name],
+            7 if name == "sequence" else 1,
+        )
+        clock[0] += next(waits)
+        while True:
+            yield
+            clock[0] += 1
+
+    monkeypatch.setattr(lengths, "follow", follow)
+    monkeypatch.setattr(lengths, "peak", lambda: next(peaks))
+    monkeypatch.setattr(lengths, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    found = lengths.measure(name, 7, 8)
+    assert found == {"method": name, "length": 7, "wait": 4000, "total": 10000, "memory": 7.5}
+
+
+def test_wait_and_memory_of_whole_clips_alone_grow_with_their_length_in_what_was_committed():
+    rows = json.loads((RESULTS / "lengths.json").read_text())["rows"]
+    for name in lengths.EVALUATIONS:
+        cost = {row["length"]: row for row in rows if row["method"] == name}
+        assert sorted(cost) == [8, 16, 32, 64]
+        wait, total, memory = (cost[64][what] / cost[8][what] for what in ("wait", "total", "memory"))
+        if name == SEQUENCE.name:
+            assert min(wait, memory) > 1.5
+        else:
+            assert max(wait, memory) < 1.1
+            assert total == pytest.approx(8, rel=0.2)
 
 
 # In the place of LPIPS: the mean difference of two frames, in grey levels.
