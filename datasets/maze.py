@@ -144,7 +144,13 @@ def _game(level: Path) -> Any:
 
 
 def walk(seed: int, frames: int, size: int, rooms: int = 5) -> Clip:
-    """One walk: `frames` RGB images of size², and the commands between them."""
+    """One walk: `frames` RGB images of size², and the commands between them.
+
+    Walks in different mazes can share frames. Each starts in the middle of a cell and along an axis, so two walks with
+    the same commands see the same, as long as the walls in view are alike. Of the first 600 walks, a tenth of them for
+    testing, 156 of the 18,000 test frames equal a training frame, and none of these pairs is of one layout. A start off
+    the middle would separate them, but would also change every walk of the set that the shipped model was trained on.
+    """
     rng = random.Random(seed)
     open_cells = carve(rng, rooms)
     start = rng.choice(sorted(open_cells))

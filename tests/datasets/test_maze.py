@@ -36,6 +36,23 @@ def test_a_maze_is_connected_and_has_no_dead_ends():
         assert reached == cells
 
 
+def layout(cells, rooms):
+    """The cells of a maze, the same for its eight forms: turned by quarters, and in a mirror."""
+    forms = []
+    for form in (cells, {(y, x) for x, y in cells}):
+        for _ in range(4):
+            form = {(2 * rooms - y, x) for x, y in form}
+            forms.append(tuple(sorted(form)))
+    return min(forms)
+
+
+def test_few_mazes_have_the_layout_of_another():
+    layouts = [layout(maze.carve(random.Random(seed), 5), 5) for seed in range(300)]  # of the default set
+    assert len(set(layouts)) > 0.95 * len(layouts)
+    quarter = {(10 - y, x) for x, y in maze.carve(random.Random(0), 5)}
+    assert layout(quarter, 5) == layouts[0]
+
+
 CROSSING = {(1, 1), (0, 1), (2, 1), (1, 0), (1, 2)}
 
 
