@@ -3,11 +3,11 @@
     python -m benchmarks.tables SET [SET …] [--out runs/tables] [--rows "biflow 0.1" …]
 
 Each method is trained on 102,400 pairs from noise levels in [0, 1], as the paper does, and from the same seed. The
-network is that of `compare` in patches of 4x4 pixels, a quarter of its cost. Beside the paper's methods stand ours:
-BI-FLOW with past frames and frames of its own, and the flow map that is learned from it. Each row is evaluated by
-`PROTOCOL`, which has fewer and shorter videos than the paper's. Actions of a set are left out. The same command
-resumes what was interrupted; with --rows it does only some of them. The report is that of all rows which are there. On
-one core a model takes half an hour or more, and so does a row.
+network is that of `compare` in patches of 4x4 pixels, a quarter of its cost. Beside the paper's methods stand ours,
+with noise levels in [0, 0.3]: BI-FLOW with past frames and frames of its own, and the flow map that is learned from
+it. Each row is evaluated by `PROTOCOL`, which has fewer and shorter videos than the paper's. Actions of a set are
+left out. The same command resumes what was interrupted; with --rows it does only some of them. The report is that of
+all rows which are there. On one core a model takes half an hour or more, and so does a row.
 """
 
 import argparse
