@@ -97,9 +97,11 @@ class Group:
 
     def __init__(self, name: str, runs: list[Run]):
         self.name, self.runs = name, runs
-        _tell_apart(runs)
         solvers = [(run, run.settings["solver"]) for run in runs]
         self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
+        for run in self.equal_cost:
+            run.label += ", 20 steps"
+        _tell_apart(runs)
         self.main = [run for run in runs if run not in self.equal_cost]
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
         whole = [run for run in self.forward if not run.lost]
