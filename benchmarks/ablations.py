@@ -65,8 +65,8 @@ def without_actions(data: Path, copy: Path) -> Path:
     index = read_json(data / "index.json")
     index.pop("actions", None)
     write_json(copy / "index.json", index)
-    if not (copy / "frames.npy").exists():
-        os.symlink((data / "frames.npy").resolve(), copy / "frames.npy")
+    (copy / "frames.npy").unlink(missing_ok=True)  # the set may have been moved, or be another one of this name
+    os.symlink((data / "frames.npy").resolve(), copy / "frames.npy")
     return copy
 
 
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    for data in options.sets:
-        assert Windows(data).actions, f"{data} has no actions"
+    if without := [str(data) for data in options.sets if not Windows(data).actions]:
+        parser.error(f"These sets have no actions: {', '.join(without)}.")
     rows = []
     for data in options.sets:
         own = [measure(case, data, options.out / data.name / case.replace(" ", "_")) for case in options.cases]

@@ -33,7 +33,7 @@ from biflow.config import parse, preset
 from biflow.documents import read_json
 from biflow.evaluation.evaluate import evaluate
 from biflow.evaluation.protocol import Protocol
-from biflow.files import write_json
+from biflow.files import replacing, write_json
 from biflow.reference import reference_network
 from biflow.training.begin import rms_change
 
@@ -60,7 +60,8 @@ def trainings(recipe: str, data: Path, minutes: float, out: Path) -> list[dict[s
     for share in SHARES[recipe]:
         folder, steps = out / f"{recipe}_{share:g}", max(1, round(share * most))
         if config.schedule == "constant" and rows and not folder.exists():  # goes on from the training before
-            shutil.copytree(rows[-1]["folder"], folder)
+            with replacing(folder) as partial:
+                shutil.copytree(rows[-1]["folder"], partial)
         history = train(replace(config, steps=steps, warmup=min(config.warmup, steps // 5)), data, folder)
         row = {"recipe": recipe, "minutes": round(history["seconds"] / 60, 2), "pairs": history["samples"]}
         rows.append(row | {"folder": folder})

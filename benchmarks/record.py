@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from biflow.documents import read_json
+from biflow.errors import UserError
 from biflow.files import write_json
 from biflow.machine import commit, hardware
 
@@ -77,6 +78,8 @@ def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> l
         return tuple(row.get(key) for key in keys)
 
     content, mine = read_json(path), set(map(kind, rows))
+    if not (isinstance(content, dict) and isinstance(content.get("rows"), list)):
+        raise UserError(f"{path} does not hold results of a benchmark: name another file.")
     top = {key: value for key, value in content.items() if key not in ("question", "rows")}
     before = [{**top, **row} for row in content["rows"]]
     return [row for row in before if kind(row) not in mine] + rows
@@ -85,6 +88,5 @@ def with_others(rows: list[dict], path: Path | None, keys: tuple[str, ...]) -> l
 def write(path: Path | None, result: dict) -> None:
     """Write `result` with its provenance to `path`, if there is one."""
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**result, **provenance()})
         print(json.dumps({"written": str(path)}))

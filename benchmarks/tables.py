@@ -69,10 +69,19 @@ def settings(model: str, out: Path) -> TrainConfig:
 
 
 def train_model(model: str, data: Path, out: Path) -> None:
-    """Train a model, unless that is done, after the one that it begins with."""
+    """Train a model, unless that is done, after the one that it begins with. Raises what `check_settings` raises."""
     if "init" in MODELS[model]:
         train_model(MODELS[model]["init"], data, out)
+    check_settings(model, out)
     train(settings(model, out), data, out / model)
+
+
+def check_settings(model: str, out: Path) -> None:
+    """Write down by which settings a model is trained. Raises UserError where it was trained by others."""
+    kept, now = out / f"{model}.json", json.loads(json.dumps(TRAINING | MODELS[model]))
+    if (out / model).exists() and (not kept.exists() or read_json(kept) != now):
+        raise UserError(f"{out / model} was trained with other settings: name another --out.")
+    write_json(kept, now)
 
 
 def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
@@ -81,18 +90,6 @@ def measure(row: str, data: Path, out: Path, folder: Path) -> dict:
     batch, features = (PROTOCOL.samples, 16) if place.type == "cuda" else (8, 4)
     model = with_engine(load_model(out / name, device=place), rtol=0)  # in float32: bf16 would do for some methods only
     return evaluate(model, data, folder, replace(PROTOCOL, **changes), batch=batch, feature_batch=features)
-
-
-def evaluated_before(row: str, out: Path, folder: Path) -> bool:
-    """Whether a row is done. Raises UserError if other settings than these trained its model."""
-    kept, name = folder.parent / f"{folder.name}.json", ROWS[row][0]
-    stages = [TRAINING | MODELS[model] for model in (name, MODELS[name].get("init")) if model]
-    now = json.loads(json.dumps(stages))
-    done = (folder / "metrics.json").exists()
-    if done and (not kept.exists() or read_json(kept) != now):
-        raise UserError(f"The model of {folder} was trained with other settings: name another --out.")
-    write_json(kept, now)
-    return done
 
 
 def main() -> None:
@@ -106,7 +103,8 @@ def main() -> None:
         data = without_actions(path, out / "sets" / path.resolve().name)
         for row in options.rows:
             folder = out / "evaluated" / row.replace(" ", "_")
-            if not evaluated_before(row, out, folder):
+            check_settings(ROWS[row][0], out)
+            if not (folder / "metrics.json").exists():
                 train_model(ROWS[row][0], data, out)
                 print(f"{row}\n{summary(measure(row, data, out, folder))}\n", flush=True)
     done = sorted(path.parent for path in options.out.glob("*/evaluated/*/metrics.json"))

@@ -23,6 +23,7 @@ from benchmarks import (
     tables,
     turn,
 )
+from benchmarks.ablations import without_actions
 from biflow.config import TrainConfig
 from biflow.data.starts import first_frames
 from biflow.errors import UserError
@@ -121,14 +122,33 @@ def test_rows_of_a_file_stay_unless_new_ones_are_of_the_same_kind(tmp_path):
 
 
 def test_rows_of_a_table_are_of_models_that_were_trained_alike(tmp_path, monkeypatch):
-    folder = tmp_path / "evaluated" / "biflow_0.1"
-    assert not tables.evaluated_before("biflow 0.1", tmp_path, folder)
-    folder.mkdir()
-    (folder / "metrics.json").write_text("{}")
-    assert tables.evaluated_before("biflow 0.1", tmp_path, folder)
-    monkeypatch.setitem(tables.TRAINING, "batch", 64)
-    with pytest.raises(UserError, match="trained with other settings"):
-        tables.evaluated_before("biflow 0.1", tmp_path, folder)
+    tables.check_settings("biflow", tmp_path)
+    (tmp_path / "biflow").mkdir()
+    tables.check_settings("biflow", tmp_path)
+    monkeypatch.setitem(tables.TRAINING, "lr", 1e-5)
+    for _ in range(2):  # being asked does not change what is kept
+        with pytest.raises(UserError, match="trained with other settings"):
+            tables.check_settings("biflow", tmp_path)
+
+
+def test_a_copy_of_a_set_without_actions_has_the_frames_of_that_set(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "set").mkdir(parents=True)
+        (tmp_path / name / "set" / "index.json").write_text('{"actions": {}}')
+        (tmp_path / name / "set" / "frames.npy").write_text(name)
+        copy = without_actions(tmp_path / name / "set", tmp_path / "copy")
+        assert ((copy / "frames.npy").read_text(), (copy / "index.json").read_text().strip()) == (name, "{}")
+    (tmp_path / "b").rename(tmp_path / "c")
+    assert (without_actions(tmp_path / "c" / "set", tmp_path / "copy") / "frames.npy").read_text() == "b"
+
+
+def test_results_go_where_there_are_results(tmp_path):
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="does not hold results of a benchmark"):
+        record.with_others([{"set": "a"}], tmp_path / "other.json", ("set",))
+    record.write(tmp_path / "new" / "rows.json", {"rows": []})
+    with pytest.raises(UserError, match="is not a folder"):
+        record.write(tmp_path / "other.json" / "rows.json", {"rows": []})
 
 
 def test_distance_and_coverage_of_a_world_that_gets_brighter():

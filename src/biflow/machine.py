@@ -57,8 +57,15 @@ def hardware() -> str:
 @functools.cache  # of the code that runs, not of what the working tree becomes meanwhile
 def commit() -> str:
     """The git commit of this source tree, with "-dirty" if files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    root = Path(__file__).resolve().parents[2]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        top = _git(root, "rev-parse", "--show-toplevel")
+        described = _git(root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return described if Path(top) == root else "unknown"  # installed, it lies in whatever repository is around that
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

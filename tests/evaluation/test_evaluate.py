@@ -27,7 +27,7 @@ from biflow.evaluation.jobs import real_windows
 from biflow.evaluation.metrics import costs, nearest_frames
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol, load_protocol
-from biflow.evaluation.videos import costs_path, read_costs, read_video
+from biflow.evaluation.videos import costs_path, read_costs, read_video, video_path
 from biflow.files import alone
 from biflow.methods import Method
 from biflow.model import Model, load_model, save_model
@@ -379,6 +379,28 @@ def test_numbers_name_the_commit_that_made_the_videos(model, prepared, tmp_path,
     for path in (tmp_path / "out" / "costs").iterdir():  # as earlier versions wrote them
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k in ("nfe", "seconds")}))
     assert run(model, prepared, tmp_path / "out")["protocol"]["commit"] == "aaaa"
+
+
+def test_videos_that_are_made_anew_have_features_of_their_own(model, prepared, tmp_path):
+    out, other = tmp_path / "out", Features("other", "none", "none", 4, 2, lambda clips: mean_and_motion(clips) + 1)
+    before = run(model, prepared, out)["fvd"]
+    video_path(out, 0).unlink()
+    run(model, prepared, out, networks={"i3d": replace(CHEAP, compute=other.compute)})  # of the same name
+    kept = [path for path in (out / "features" / "i3d").iterdir() if float(load_file(path)["features"].max()) < 1]
+    assert len(kept) == 4
+    assert run(model, prepared, out)["fvd"] != before
+
+
+def test_distances_say_how_much_they_compare(model, prepared, tmp_path):
+    def tenfold(clips):
+        return clips.float().mean((1, 2, 3, 4))[:, None].expand(-1, 100) / 255
+
+    frames = Features("brightness of frames", "none", "none", 100, 1, tenfold, span=1)
+    found = run(model, prepared, tmp_path / "out", networks={"inception": frames, "i3d": CHEAP})
+    assert found["fvd"]["n"] == {"real": 3, "generated": 5}
+    assert found["fid"]["n"] == {"real": 4 * 6, "generated": 5 * 3}  # every second frame
+    assert "N = 3 windows are too few for 4 feature dimensions: the covariance is singular and FVD" in found["note"]
+    assert "N = 15 frames are too few for 100 feature dimensions: the covariance is singular and FID" in found["note"]
 
 
 def test_an_evaluation_of_an_earlier_version_resumes(model, prepared, tmp_path):

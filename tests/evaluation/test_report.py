@@ -42,6 +42,7 @@ def evaluated(tmp_path):
         frames=FRAMES,
         note=None,
         engine="torch",
+        nfe=2.5,
     ):
         folder, random = tmp_path / name, np.random.default_rng(0)
         (folder / "videos").mkdir(parents=True)
@@ -55,7 +56,7 @@ def evaluated(tmp_path):
         metrics = {
             "fvd": distance(float(fvd), count),
             "kvd": distance(fvd / 10, count),
-            "nfe": {"mean": 2.5, "interval": [2.25, 2.75], "p95": 3.0, "batch_max": 3.5},
+            "nfe": {"mean": nfe, "interval": [2.25, 2.75], "p95": 3.0, "batch_max": 3.5},
             "over_time": {"motion": over_time, "colour_drift": over_time},
             "seconds_per_frame": 0.125,
             "windows": {"real": 3, "generated": 2},
@@ -81,7 +82,7 @@ def five(evaluated):
         evaluated("clean", eps=0.0, fvd=900),
         evaluated("noisy", eps=0.1, fvd=300),
         evaluated("back", direction="backward"),
-        evaluated("twenty", solver=TWENTY),
+        evaluated("twenty", solver=TWENTY, nfe=20.0),
         evaluated("flow", "flow", 0.0, 2000),
     ]
 
@@ -260,7 +261,8 @@ def test_every_kind_of_report_is_valid_html(evaluated, extended, tmp_path, monke
     for name, folders in kinds.items():
         page = Page(texts.page([(group, [plot]) for group in groups(read_runs(folders))]))
         assert page.text["h2"][-1] == "The paper's numbers", name
-        assert page.text["p"].count("The first 4 videos of each run, from the same first frames.") >= 1
+        words = "The first 4 videos of each run. Models that see as many past frames have the same first ones."
+        assert page.text["p"].count(words) >= 1
 
 
 def test_runs_of_other_solvers_and_engines_have_rows_and_pictures_of_their_own(evaluated, tmp_path):
@@ -285,13 +287,16 @@ def test_runs_of_other_solvers_and_engines_have_rows_and_pictures_of_their_own(e
 def test_distances_of_frames_have_a_table_columns_and_a_plot_over_time(evaluated, tmp_path):
     folder = evaluated("frames")
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics |= {"fid": distance(200.0, 3), "kid": {**distance(0.25, 3), "interval": [-0.125, 0.5]}}
+    of = {"n": {"real": 24, "generated": 6}}
+    metrics |= {"fid": distance(200.0, 3) | of, "kid": {**distance(0.25, 3), "interval": [-0.125, 0.5]}}
     metrics["over_time"]["lpips_to_previous"] = {"frames": [2, 4], "generated": [0.5, 0.25], "real": 0.25}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     report([folder, evaluated("without", eps=0.2)], tmp_path / "report")
     table = rows((tmp_path / "report" / "report.md").read_text().split("FID and KID")[1].split("##")[0])
     slopes = "+1.25 [-0.50, +3.00]", "+1.2500 [-0.5000, +3.0000]"
-    assert table[1:] == [["BI-FLOW ε 0.1", "200 [180, 230]", slopes[0], "0.250 [-0.125, 0.500]", slopes[1], "1.50"]]
+    assert table[1:] == [
+        ["BI-FLOW ε 0.1", "200 [180, 230]", slopes[0], "0.250 [-0.125, 0.500]", slopes[1], "6, 24", "1.50"]
+    ]
     with (tmp_path / "report" / "report.csv").open() as file:
         measured, without = csv.DictReader(file)
     assert (measured["fid"], measured["kid_low"], measured["kid_slope_high"]) == ("200.0", "-0.125", "3.0")
@@ -305,6 +310,41 @@ def test_distances_of_frames_have_a_table_columns_and_a_plot_over_time(evaluated
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(UserError, match="kid has 2 windows, but its settings give 3"):
         read_runs([folder])
+
+
+def test_twenty_steps_that_several_frames_share_are_not_of_equal_cost(evaluated, tmp_path):
+    group = groups(read_runs([evaluated("span", solver=TWENTY, nfe=5.0), evaluated("one", solver=TWENTY, nfe=20.0)]))[0]
+    assert [run.folder.name for run in group.equal_cost] == ["one"]
+    assert [run.folder.name for run in group.main] == ["span"]
+
+
+def test_a_star_compares_noise_levels_of_one_model(evaluated):
+    other = [evaluated("map", "flowmap", eps=0.3, fvd=10), evaluated("auto", eps="auto", fvd=90)]
+    one = [evaluated("low", eps=0.1, fvd=100)]
+    best = [groups(read_runs(folders))[0].best for folders in (one, one + other[:1], one + other)]
+    assert [run and run.folder.name for run in best] == [None, None, "auto"]
+
+
+def test_runs_of_one_noise_level_differ_in_colour(evaluated):
+    runs = read_runs([evaluated("one"), evaluated("map", "flowmap"), evaluated("two", solver={**MIDPOINT, "steps": 2})])
+    assert len(set(colours(groups(runs)[0].runs).values())) == 3
+
+
+def test_every_note_is_shown_once(evaluated, tmp_path):
+    folders = [evaluated("a"), evaluated("b", eps=0.2, note="Few."), evaluated("c", eps=0.3, note="Few.")]
+    report(folders, tmp_path / "report")
+    assert (tmp_path / "report" / "report.md").read_text().count("> Few.") == 1
+
+
+def test_names_of_sets_may_have_spaces_and_look_like_numbered_ones(evaluated, tmp_path):
+    folders = [evaluated(name, **settings) for name, settings in (("a", {}), ("b", {"frames": WINDOW}), ("c", {}))]
+    for folder, name in zip(folders, ("my maze", "my maze", "my maze_0"), strict=True):
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["protocol"]["data"]["name"] = name
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert len({group.name for group in groups(read_runs(folders))}) == 3
+    report(folders, tmp_path / "report")
+    assert "](<scatter_my maze_0.png>)" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_single_window_has_no_trend(evaluated, tmp_path):

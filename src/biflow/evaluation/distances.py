@@ -190,8 +190,9 @@ def _jackknife(values: Float[Tensor, " g"]) -> float:
 SINGLE = "its overlapping windows are treated as independent: the intervals are too narrow."
 
 
-def too_few(windows: int, dim: int) -> str | None:
+def too_few(n: int, dim: int, *, of: str = "windows", names: tuple[str, str] = ("fvd", "kvd")) -> str | None:
     """A warning about distances of so few features, or None. n features span n - 1 dimensions."""
-    biased = f"{dim} feature dimensions: the covariance is singular and FVD biased upwards."
-    hint = "KVD is more reliable; compare FVD only at the same N."
-    return None if windows > dim else f"N = {windows} windows are too few for {biased} {hint}"
+    frechet, kernel = (name.upper() for name in names)
+    biased = f"{dim} feature dimensions: the covariance is singular and {frechet} biased upwards."
+    hint = f"{kernel} is more reliable; compare {frechet} only at the same N."
+    return None if n > dim else f"N = {n} {of} are too few for {biased} {hint}"

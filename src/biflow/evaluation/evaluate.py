@@ -5,7 +5,7 @@ It contains
 - `fvd`, `kvd` (I3D), `fid`, `kid` (Inception), and `NAME_frechet`, `NAME_kernel` of any other network: `mean` over
   windows with its bootstrap 95 % `interval`, `per_window` with `per_window_intervals`, and `slope`, the increase per
   frame of their least-squares line, with `slope_interval`; for kernel distances the jackknife `standard_error` of the
-  mean. Bootstrap and jackknife treat videos as independent.
+  mean; `n`, how many windows or frames are compared at each time. Bootstrap and jackknife treat videos as independent.
 - `nfe`: `mean` and `p95` over all frames of all videos, with the bootstrap `interval` of the mean; `over_time`, the
   mean at each frame; `batch_max`, the mean over frames of the largest in any video, as the paper counts steps.
 - `eps`, with eps "auto": `mean` over all frames of all videos, and `over_time`, the mean at each frame.
@@ -62,7 +62,8 @@ def evaluate(
 
     Videos and features are kept in `out`, features of real videos in the user's cache: the same call resumes after an
     interruption. Of several processes, all but the first return {}. `networks`, also of your own, replace those of the
-    protocol. Batch sizes do not affect the numbers. Raises UserError for what does not fit together, `out` included.
+    protocol. Batch sizes affect `seconds_per_frame` alone. Raises UserError for what does not fit together, or for
+    another evaluation in `out`.
     """
     state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=1))  # another may have more to do
     out, test = Path(out), Windows(Path(data), split="test")

@@ -42,20 +42,23 @@ def measure(work: Work, evaluation: Evaluation, per_frame: PerFrame) -> dict:
             result["over_time"]["lpips_to_previous"] = to_previous(*parts)
         else:
             result |= distances(name, *parts, protocol)
-        if name == "i3d":
-            result["note"] = _note(evaluation, real, parts)
+    result["note"] = _note(evaluation, result, work)
     if protocol.nearest:
         result["nearest"] = nearest_training_frames(evaluation)
     return result
 
 
-def _note(evaluation: Evaluation, real: int, work: tuple[list[Job], list[Job]]) -> str | None:
-    """What limits the distances between so many real windows and the generated ones, in sentences."""
+def _note(evaluation: Evaluation, result: dict, work: Work) -> str | None:
+    """What limits the distances of a result, in sentences."""
     samples, places = evaluation.protocol.samples, len(np.unique(evaluation.videos.places, axis=0))
-    notes = [too_few(min(real, samples), work[0][0].network.dim)]
-    if places < samples:
+    notes: list[str | None] = []
+    for network, of in (("i3d", "windows"), ("inception", "frames")):
+        if network in work:
+            names, dim = NAMES[network], work[network][1][0].network.dim
+            notes.append(too_few(min(result[names[0]]["n"].values()), dim, of=of, names=names))
+    if "i3d" in work and places < samples:
         notes.append(f"The {samples} videos start from only {places} frames: the intervals are too narrow.")
-    if len(work[0]) == 1:
+    if "i3d" in work and len(work["i3d"][0]) == 1:
         notes.append(f"The test split is a single clip, so {SINGLE}")
     return " ".join(filter(None, notes)) or None
 
@@ -86,6 +89,7 @@ def distances(network: str, real: list[Job], generated: list[Job], protocol: Pro
             "per_window_intervals": [window.interval for window in single],
             "slope": slope.value,
             "slope_interval": slope.interval,
+            "n": {"real": sum(map(len, rows)), "generated": len(windows[0])},
         }
     return result
 

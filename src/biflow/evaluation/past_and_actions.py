@@ -179,7 +179,10 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
     if videos is None or lpips is None or model.actions is None or videos.rows is None:
         return None
     script = videos.rows[0]
-    apart = turning.unrelated(lpips, test, protocol.seed)
+    apart, where = (
+        turning.unrelated(lpips, test, protocol.seed),
+        "different clips" if len(test.clips) > 1 else "one clip",
+    )
     found = turning.generated(lpips, videos, turning.farthest(script - model.actions.neutral)) / apart
     turns = _real_turns(model, test, script)
     real = turning.real(lpips, test, turns) / apart
@@ -192,7 +195,7 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
         "protocol": {
             "script": " ".join((protocol.turn or actions.USUAL_TURN).split()),
             "videos": len(videos),
-            "unrelated": f"{turning.PAIRS} pairs of frames of different test clips",
+            "unrelated": f"{turning.PAIRS} pairs of frames of {where}",
             "lpips": lpips.record(),
         },
     }

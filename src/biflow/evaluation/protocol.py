@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from biflow.hub import repository
 from biflow.machine import commit, hardware
 from biflow.model import Model, weights_file
 
+PACKAGES, MODULES = ("torch", "diffusers", "openvino", "numpy", "av", "pillow"), {"pillow": "PIL"}
 MOST = 1_000_000  # of frames, videos or windows
 WITHOUT = {"context": 0, "context_eps": 0.0, "spin": 0}  # a model without past frames, whose patches stay in place
 
@@ -148,7 +150,7 @@ def full_record(protocol: Protocol, model: Model, data: Windows, networks: Mappi
 
 def environment() -> dict:
     """The code and the hardware that compute a number."""
-    packages = {package: version(package) for package in ("torch", "numpy", "av", "pillow")}
+    packages = {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))}
     versions = {"biflow": __version__, "python": platform.python_version(), **packages}
     return {"commit": commit(), "versions": versions, "hardware": hardware()}
 

@@ -34,6 +34,13 @@ class Claim(TypedDict):
     networks: dict[str, Any]
 
 
+class Windows(TypedDict):
+    """How many windows, or frames, were compared at each time."""
+
+    real: Count
+    generated: Count
+
+
 class Distance(TypedDict):
     """A distance over time, and its means."""
 
@@ -43,6 +50,7 @@ class Distance(TypedDict):
     per_window: Annotated[list[Real], Meta(min_length=1)]
     per_window_intervals: list[tuple[Real, Real]]
     slope_interval: NotRequired[tuple[Real, Real]]
+    n: NotRequired[Windows]
 
 
 class OverTime(TypedDict):
@@ -129,13 +137,6 @@ class Cost(TypedDict):
     p95: Real
     interval: NotRequired[tuple[Real, Real]]
     batch_max: NotRequired[Real]
-
-
-class Windows(TypedDict):
-    """How many windows were compared."""
-
-    real: Count
-    generated: Count
 
 
 # Its numbers are those of a few videos, and may be none at all (NaN) where nothing moves.

@@ -122,6 +122,8 @@ def generate(
         pixels, nfe, eps, seconds = zip(*shown, strict=True)
         for row, sample in enumerate(part):
             video = torch.stack([frame[row] for frame in pixels])
+            for features in out.glob(f"features/*/{sample:03d}.safetensors"):  # of a video that this one replaces
+                features.unlink()
             write_array(video_path(out, sample), video.permute(0, 2, 3, 1).numpy())
             costs = {"nfe": [counts[row] for counts in nfe], "seconds": sum(seconds) / len(part)}
             costs |= {"engine": model.engine, **code}

@@ -13,6 +13,7 @@ from biflow.methods import METHODS
 from biflow.video import contact_sheet
 
 BLUES = ("#9ecae1", "#6baed6", "#3182bd", "#08519c")  # noise levels: the darker, the more noise, as in the paper
+OTHERS = ("#b5651d", "#17a2b8", "#c05299", "#7f7f00", "#9467bd", "#000000")  # further runs at the same level
 COLOURS = ("#2a9d5c", "#d1495b", "#8d5fb0", "#e08e0b", "#6c757d")  # methods without a noise level
 
 
@@ -43,7 +44,11 @@ def colours(runs: list[Run]) -> dict[str, str]:
     others += [run.method.name for run in runs if not run.method.takes_eps]
     of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
     of_level = {level: BLUES[shade] for level, shade in zip(levels, shades, strict=False)}
-    return {r.label: of_level[r.level] if r.method.takes_eps else of_method[r.method.name] for r in runs}
+    spare, found = cycle(OTHERS), {}
+    for run in runs:
+        colour = of_level[run.level] if run.method.takes_eps else of_method[run.method.name]
+        found[run.label] = next(spare) if colour in found.values() else colour
+    return found
 
 
 def scatter(group: Group):
@@ -102,7 +107,8 @@ def measures(runs: list[Run]):
         for run in having:
             values = run.metrics["over_time"][name]
             panel.plot(values["frames"], values["generated"], color=colour[run.label], lw=1, label=_plain(run.label))
-        panel.axhline(having[0].metrics["over_time"][name]["real"], ls="--", color="grey", lw=1)
+        for real in {run.metrics["over_time"][name]["real"] for run in having}:  # several, of the grid of other patches
+            panel.axhline(real, ls="--", color="grey", lw=1)
         panel.set_title(_plain(name.replace("_", " ")), fontsize=9)
         panel.set_xlabel("frame", fontsize=9)
     return figure
@@ -121,7 +127,7 @@ def methods_sheet(runs: list[Run], path: Path) -> None:
     """Fig. 4: five frames of each run's first video, uniformly over time."""
     times = np.linspace(0, runs[0].settings["frames"] - 1, 5).round().astype(int).tolist()
     rows = [list(read_video(run.folder, 0)[times]) for run in runs]
-    caption = f"Frames {', '.join(str(t + 1) for t in times)} after the same first frame."
+    caption = f"Frames {', '.join(str(t + 1) for t in times)} after the first frame."
     contact_sheet(rows, path, caption, [_ascii(run.label) for run in runs])
 
 

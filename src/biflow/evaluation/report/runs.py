@@ -36,6 +36,7 @@ class Run:
         extra: the parts of `biflow.evaluation.past_and_actions`, None for one that was left out; {} for an evaluation
             by an earlier version.
         data: the name of the data.
+        model: what is recorded of the model, for comparison.
         method: the method, of which only `name`, `title` and `takes_eps` are known if it is not one of `METHODS`.
         label: the name in tables and plots, as in the paper. A `Group` adds what tells its runs apart.
         level: the noise level, for sorting: infinity where it was chosen from frame to frame.
@@ -55,6 +56,7 @@ class Run:
         self.folder, self.metrics, self.protocol = folder, metrics, metrics["protocol"]
         self.settings, self.data = self.protocol["settings"], self.protocol["data"]["name"]
         self.fvd, self.nfe, eps = metrics["fvd"]["mean"], metrics["nfe"]["mean"], self.settings["eps"]
+        self.model = json.dumps(self.protocol["model"], sort_keys=True)
         self.level = math.inf if eps == "auto" else eps
         self.mean_eps = metrics["eps"]["mean"] if "eps" in metrics else None
         self.eps = eps_text(eps, self.mean_eps)
@@ -91,14 +93,16 @@ class Group:
         forward: those of `main` that the plots show.
         pictured: those of `forward` whose videos are still there.
         of_frames: those with FID and KID.
+        notes: what limits their distances, each note once.
         how: what the numbers of the past and of actions are, with their protocol, a sentence each.
-        best: of several noise levels, the run with the lowest FVD, which the paper marks with a star.
+        best: of models at several noise levels, the run with the lowest FVD, which the paper marks with a star.
     """
 
     def __init__(self, name: str, runs: list[Run]):
         self.name, self.runs = name, runs
         solvers = [(run, run.settings["solver"]) for run in runs]
-        self.equal_cost = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
+        twenty = [run for run, solver in solvers if (solver["method"], solver["steps"]) == ("euler", 20)]
+        self.equal_cost = [run for run in twenty if round(run.nfe) == 20]  # not where several frames share the steps
         for run in self.equal_cost:
             run.label += ", 20 steps"
         _tell_apart(runs)
@@ -106,18 +110,25 @@ class Group:
         self.forward = [run for run in self.main if run.settings["direction"] == "forward"]
         whole = [run for run in self.forward if not run.lost]
         self.pictured = [run for run in whole if run.size == whole[0].size]
+        self.notes = list(dict.fromkeys(filter(None, (run.metrics.get("note") for run in runs))))
         self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
         self.of_frames = [run for run in runs if {"fid", "kid"} <= distances(run.metrics).keys()]
+        levels: dict[str, set[float]] = {}
         noisy = [run for run in self.forward if run.method.takes_eps]
-        self.best = min(noisy, key=lambda run: run.fvd) if len({run.eps for run in noisy}) > 1 else None
+        for run in noisy:
+            levels.setdefault(run.model, set()).add(run.level)
+        noisy = [run for run in noisy if len(levels[run.model]) > 1]
+        self.best = min(noisy, key=lambda run: run.fvd, default=None)
 
     def directions(self) -> list[tuple[Run, Run]]:
         """Pairs (backward, forward) that are the same in all else, and whose videos are still there."""
         pairs: dict[str, dict[str, Run]] = {}
         for run in (run for run in self.runs if not run.lost):
             varied = {name: run.settings.get(name) for name in VARIED if name != "direction"}
-            key = json.dumps([run.protocol["model"], varied, run.protocol.get("engine"), run.size], sort_keys=True)
+            key = json.dumps([run.model, varied, run.protocol.get("engine"), run.size], sort_keys=True)
             pairs.setdefault(key, {})[run.settings["direction"]] = run
+        for alone in (pair["backward"] for pair in pairs.values() if "forward" not in pair):
+            log.info("%s: no run is the same but forward, so there is no picture of both directions.", alone.label)
         return [(pair["backward"], pair["forward"]) for pair in pairs.values() if len(pair) == 2]
 
 
@@ -216,4 +227,7 @@ def groups(runs: list[Run]) -> list[Group]:
         members.setdefault(run.comparable, []).append(run)
     data = [part[0].data for part in members.values()]
     names = [name if data.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(data)]
+    for number in range(len(names)):
+        while names[number] in names[:number]:  # a set may be called as another one with its number
+            names[number] += "_"
     return [Group(name, part) for name, part in zip(names, members.values(), strict=True)]

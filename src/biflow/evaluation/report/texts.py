@@ -56,7 +56,7 @@ def markdown(plots: list[tuple[Group, list[Path]]]) -> str:
     """All tables and plots: the `section` of each group, and the paper's numbers."""
     parts = [TITLE]
     for group, paths in plots:
-        parts += [section(group), *(f"![{path.stem}]({path.with_suffix('.png').name})" for path in paths)]
+        parts += [section(group), *(f"![{path.stem}](<{path.with_suffix('.png').name}>)" for path in paths)]
     return "\n\n".join([*parts, paper()]) + "\n"
 
 
