@@ -47,6 +47,15 @@ def test_the_papers_methods_on_three_sets():
         check(cells, [*with_interval(fvd), *slope, *with_interval(kvd), *with_interval(fid), metrics["nfe"]["mean"]])
 
 
+def test_the_papers_methods_in_the_readme():
+    for label, cells in table("README.md", "How good are the videos?"):
+        row = f"maze, {label}".replace(", noise level ", " ε ").partition(":")[0]
+        metrics = json.loads(metrics_path(row).read_text())
+        slope = [metrics["fvd"]["slope"], *metrics["fvd"]["slope_interval"]]
+        distances = [*with_interval(metrics["fvd"]), *slope, *with_interval(metrics["kvd"])]
+        check(cells, [*distances, metrics["nfe"]["mean"]])
+
+
 def test_figure_1():
     keys = ("distance", "real", "own", "coverage", "nfe", "wait", "held")
     for (_, cells), row in zip(table("docs/paper.md", "Figure 1 as measurements"), rows_of("figure1"), strict=True):

@@ -166,7 +166,11 @@ def _save(figure, path: Path) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     fullest = max(figure.axes, key=lambda axes: len(axes.get_legend_handles_labels()[1]))  # not all have every run
-    fullest.legend(fontsize=8, frameon=False)
+    if len(figure.axes) == 1:
+        fullest.legend(fontsize=8, frameon=False)
+    else:
+        handles, labels = fullest.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), fontsize=8, frameon=False)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=140)
     return path
