@@ -179,10 +179,8 @@ def _turning(model: Model, evaluation: Evaluation, lpips: Features | None) -> di
     if videos is None or lpips is None or model.actions is None or videos.rows is None:
         return None
     script = videos.rows[0]
-    apart, where = (
-        turning.unrelated(lpips, test, protocol.seed),
-        "different clips" if len(test.clips) > 1 else "one clip",
-    )
+    apart = turning.unrelated(lpips, test, protocol.seed)
+    where = "different clips" if len(test.clips) > 1 else "one clip"
     found = turning.generated(lpips, videos, turning.farthest(script - model.actions.neutral)) / apart
     turns = _real_turns(model, test, script)
     real = turning.real(lpips, test, turns) / apart
