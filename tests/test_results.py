@@ -84,6 +84,13 @@ def test_frames_in_between():
         check(cells, [row[key] for row in both for key in keys if "nfe" in row or key in ("lpips", "psnr")])
 
 
+def test_a_turn():
+    parts = ("0.25", "0.5", "0.75", "1")
+    for (label, cells), row in zip(table("docs/paper.md", "Two axes"), rows_of("turn_few"), strict=True):
+        assert label == row["case"]
+        check(cells, [row[f"lpips_{part}"] for part in parts])
+
+
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_both_ways(direction):
     metrics = json.loads((ROOT / "docs" / "results" / "both_ways" / f"metrics_maze_{direction}.json").read_text())
