@@ -5,7 +5,6 @@ import os
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from biflow.documents import read_json
 from biflow.errors import UserError
 from biflow.files import write_json
-from biflow.machine import commit, hardware
+from biflow.machine import commit, hardware, versions
 
 COMMIT = commit()  # of the code that runs, not of what the working tree has become when it ends
 PACKAGES = ("torch", "diffusers", "openvino", "torchode", "numpy", "pillow")
@@ -31,15 +30,8 @@ def provenance() -> dict:
             "threads": torch.get_num_threads(),
             "load": round(os.getloadavg()[0], 2),
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(*PACKAGES),
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def table(rows: Iterable[Mapping[str, Any]], names: Mapping[str, str], columns: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ import functools
 import os
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -58,14 +59,22 @@ def hardware() -> str:
 def commit() -> str:
     """The git commit of this source tree, with "-dirty" if files differ from it; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, it lies in whatever repository is around that
+        return "unknown"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        top = _git(root, "rev-parse", "--show-toplevel")
-        described = _git(root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return described if Path(top) == root else "unknown"  # installed, it lies in whatever repository is around that
 
 
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def versions(*packages: str) -> dict[str, str | None]:
+    """The versions of Python and of these packages; None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

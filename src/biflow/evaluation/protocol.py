@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,9 @@ from biflow.evaluation.networks.weights import tensors_sha256
 from biflow.evaluation.schemas import Checksums
 from biflow.files import cache_folder, sha256, write_json
 from biflow.hub import repository
-from biflow.machine import commit, hardware
+from biflow.machine import commit, hardware, versions
 from biflow.model import Model, weights_file
 
-PACKAGES, MODULES = ("torch", "diffusers", "openvino", "numpy", "av", "pillow"), {"pillow": "PIL"}
 MOST = 1_000_000  # of frames, videos or windows
 WITHOUT = {"context": 0, "context_eps": 0.0, "spin": 0}  # a model without past frames, whose patches stay in place
 
@@ -150,9 +146,8 @@ def full_record(protocol: Protocol, model: Model, data: Windows, networks: Mappi
 
 def environment() -> dict:
     """The code and the hardware that compute a number."""
-    packages = {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name))}
-    versions = {"biflow": __version__, "python": platform.python_version(), **packages}
-    return {"commit": commit(), "versions": versions, "hardware": hardware()}
+    found = versions("torch", "diffusers", "openvino", "numpy", "av", "pillow")
+    return {"commit": commit(), "versions": {"biflow": __version__, **found}, "hardware": hardware()}
 
 
 def _model_record(model: Model, size: tuple[int, int]) -> dict:

@@ -113,12 +113,10 @@ class Group:
         self.notes = list(dict.fromkeys(filter(None, (run.metrics.get("note") for run in runs))))
         self.how = list(dict.fromkeys(line for run in runs for line in explained(run.extra)))
         self.of_frames = [run for run in runs if {"fid", "kid"} <= distances(run.metrics).keys()]
-        levels: dict[str, set[float]] = {}
         noisy = [run for run in self.forward if run.method.takes_eps]
-        for run in noisy:
-            levels.setdefault(run.model, set()).add(run.level)
-        noisy = [run for run in noisy if len(levels[run.model]) > 1]
-        self.best = min(noisy, key=lambda run: run.fvd, default=None)
+        models = [model for model, _ in {(run.model, run.level) for run in noisy}]  # once for each level
+        compared = [run for run in noisy if models.count(run.model) > 1]
+        self.best = min(compared, key=lambda run: run.fvd, default=None)
 
     def directions(self) -> list[tuple[Run, Run]]:
         """Pairs (backward, forward) that are the same in all else, and whose videos are still there."""
