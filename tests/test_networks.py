@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from biflow.config import NetworkConfig
 from biflow.errors import UserError
-from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, Method
+from biflow.methods import BIFLOW, CONDIFF, FLOW, METHODS, SEQUENCE, Method
 from biflow.networks import VideoUNet, check_size, halved, halves, of_halves
 from biflow.paths import Fields, Query
 from biflow.reference import reference_network
@@ -95,6 +95,16 @@ class PassThrough(nn.Module):
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         return (sample[:, self.channels],)
+
+
+@pytest.mark.parametrize(("alpha", "over"), [(0.0, 1.0), (0.5, 2.0), (0.99, 20.0), (1.0, 20.0)])
+def test_of_clips_the_clip_is_learned_and_the_field_leads_to_it(alpha, over):
+    network = tiny(SEQUENCE, span=4)
+    head = network.nets[0].conv_out
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, 0.25)  # the clip that it takes every state for
+    x = torch.rand(1, 4, 3, 8, 8)
+    torch.testing.assert_close(network(Query(x, alpha=torch.tensor([alpha]))).v, (0.25 - x) * over)
 
 
 @pytest.mark.parametrize("patch", [1, 2])

@@ -19,6 +19,8 @@ from biflow.errors import UserError
 from biflow.methods import Method
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, present
 
+LEAST_LEFT = 0.05  # of the way to a clip, by which an error of the clip is magnified to one of the field
+
 log = logging.getLogger("biflow")
 
 
@@ -70,6 +72,10 @@ class VideoUNet(nn.Module):
     channels. The levels of their noise and the action, both (b, d), are embedded together and added to the others;
     what comes out of that is zero until it is trained.
 
+    SEQUENCE has as many channels as all frames of a clip. Noise of so many does not pass through the fewer of the
+    UNet, and a clip does. So the UNet answers with the clip, and the field is the way to it (Li & He, "Back to Basics:
+    Let Denoising Generative Models Denoise", 2025).
+
     Args:
         method: whose queries it answers.
         config: its shape.
@@ -114,7 +120,8 @@ class VideoUNet(nn.Module):
         """
         outputs = [self.evaluate(net, query) for net in self.nets]
         if query[0].ndim > 4:
-            return Fields(outputs[0].reshape(query[0].shape) * self.v_scale)
+            left = (1 - query.alpha).clamp(min=LEAST_LEFT)
+            return Fields((outputs[0].reshape(query[0].shape) - query.x) / left.reshape(-1, 1, 1, 1, 1))
         return self.fields(outputs)
 
     def evaluate(self, net: nn.Module, query: Any) -> Float[Tensor, "b c h w"]:
