@@ -1,6 +1,6 @@
 """The properties of Fig. 1 as measurements: how far each method solves, what its field has seen, and how it streams.
 
-    python -m benchmarks.figure1 SET MODEL [MODEL …] [--samples 16] [--own 8] [--json FILE] [--plot FILE.png]
+    python -m benchmarks.figure1 SET MODEL [MODEL …] [--samples 64] [--own 8] [--json FILE] [--plot FILE.png]
 
 SET is a prepared set, and each MODEL was trained on it, without past frames or actions. On windows of its test clips:
 
@@ -12,6 +12,8 @@ SET is a prepared set, and each MODEL was trained on it, without past frames or 
   streaming meets. A method that makes whole clips feeds no frame back, and has no such ratio.
 - streaming: evaluations and milliseconds per frame, milliseconds until the first frame is there, and what is held for
   it, in kB per sample. In turns of 16 frames or one clip per model, by PyTorch, in batches of 1.
+
+Distance and coverage have 95 % intervals, by drawing the windows anew; give no more windows than there are test clips.
 """
 
 import argparse
@@ -26,12 +28,14 @@ from torch import Tensor
 
 from benchmarks import record
 from biflow import Model, Solver, Windows, load_model, sample_generators, to_float
+from biflow.evaluation.intervals import interval, redrawn
 from biflow.methods import FLOWMAP
 from biflow.paths import linear
 from biflow.sequences import follow
 
 STEPS, STEP = 32, Solver("midpoint", steps=1)
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+RESAMPLES = 1000
 ROUNDS, FRAMES = 5, 16  # of a stream in each round; of a method that makes whole clips, one clip
 COLUMNS = {
     "distance": "distance",
@@ -45,11 +49,6 @@ COLUMNS = {
 }
 
 
-def rms(x: Tensor) -> float:
-    """Root mean square of all numbers."""
-    return x.square().mean().sqrt().item()
-
-
 def begin(model: Model, frames: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The state that the frame after each of `frames` (b, 3, h, w) is solved from, and what is given with it.
 
@@ -61,35 +60,48 @@ def begin(model: Model, frames: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     return model.method.start(state, model.eps, sample_generators(0, range(len(frames))))
 
 
-def distance(model: Model, frames: Tensor) -> float:
-    """Length of the path of a frame."""
-    (x, given), length = begin(model, frames), 0.0
+def distance(model: Model, frames: Tensor) -> Tensor:
+    """Length (b,) of the path of the frame after each of `frames`; of clips, the mean of their frames."""
+    (x, given), length = begin(model, frames), torch.zeros(len(frames))
     for k0, k1 in pairwise(np.linspace(0, 1, STEPS + 1).tolist()):
         end = model.method.advance(model.network, x, k0, k1, given=given, eps=model.eps, solver=STEP).x
-        length += (end - x).square().flatten(-3).mean(-1).sqrt().mean().item()  # of each frame, then their mean
+        length += (end - x).square().flatten(-3).mean(-1).sqrt().view(len(frames), -1).mean(1)
         x = end
     return length
 
 
-def field_error(model: Model, x0: Tensor, x1: Tensor) -> float:
-    """Rms error of the field on the straight way from where a solve begins at x0 to x1."""
+def field_errors(model: Model, x0: Tensor, x1: Tensor) -> Tensor:
+    """Squared error (b,) of the field on the straight way from where a solve begins at x0 to x1, the mean of a pixel."""
     start, given = begin(model, x0)
     field, errors = model.method.field(model.network, model.eps, backward=False), []
     for t in TIMES:
         k = x0.new_full((len(x0),), t)
-        errors.append(rms(field(linear(start, x1, k), k, *given) - (x1 - start)))
-    return rms(torch.tensor(errors))
+        errors.append((field(linear(start, x1, k), k, *given) - (x1 - start)).square().flatten(1).mean(1))
+    return torch.stack(errors).mean(0)
 
 
-def coverage(model: Model, clips: Tensor) -> dict[str, float]:
-    """The error of the field on real frames and on those of the model's own, and their ratio."""
+def coverage(model: Model, clips: Tensor) -> Tensor | None:
+    """The squared error of the field on real frames and on those of the model's own (b, 2); None of whole clips."""
     if model.method.clips:
-        return {}
+        return None
     own = clips[:, 0]
     for frame in islice(follow(model, own), clips.shape[1] - 2):
         own = frame.x
-    real, own = (field_error(model, x0, clips[:, -1]) for x0 in (clips[:, -2], own))
-    return {"real": real, "own": own, "coverage": own / real}
+    return torch.stack([field_errors(model, x0, clips[:, -1]) for x0 in (clips[:, -2], own)], dim=1)
+
+
+def properties(model: Model, clips: Tensor) -> dict[str, Any]:
+    """What the learned field determines: means over clips (b, own + 2, 3, h, w), and their intervals."""
+    columns, names = [distance(model, clips[:, -2])[:, None]], ["distance"]
+    if (errors := coverage(model, clips)) is not None:
+        columns, names = [*columns, errors], [*names, "real", "own", "coverage"]
+    rows = torch.cat(columns, dim=1)
+    means = torch.cat([rows.double().mean(0, keepdim=True), redrawn(rows, RESAMPLES, seed=0)])
+    if errors is not None:
+        roots = means[:, 1:].sqrt()
+        means = torch.cat([means[:, :1], roots, roots[:, 1:] / roots[:, :1]], dim=1)
+    found = {name: float(value) for name, value in zip(names, means[0], strict=True)}
+    return {**found, "intervals": dict(zip(names, map(interval, means[1:].unbind(1)), strict=True))}
 
 
 def speed(models: list[Model], frames: Tensor) -> list[dict[str, float]]:
@@ -115,7 +127,7 @@ def measure(models: list[Model], data: Path, samples: int, own: int) -> list[dic
     for model, cost in zip(models, speed(models, clips[:, -2]), strict=True):
         x, given = begin(model, clips[:1, -2])
         row = {"model": model.folder and model.folder.name, "method": model.method.name, "eps": model.eps}
-        row |= {"span": model.span, "distance": distance(model, clips[:, -2]), **coverage(model, clips), **cost}
+        row |= {"span": model.span, **properties(model, clips), **cost}
         rows.append(row | {"held": sum(tensor.nbytes for tensor in (x, *given)) / 1e3})
     return rows
 
@@ -134,7 +146,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, (name, title) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
             value = row.get(name)
-            axis.bar(place, value or 0, color=f"C{place}", gid=f"{row['model']} {name}")
+            ends = row.get("intervals", {}).get(name)
+            error = None if ends is None else [[value - ends[0]], [ends[1] - value]]
+            axis.bar(place, value or 0, yerr=error, capsize=3, color=f"C{place}", gid=f"{row['model']} {name}")
             axis.text(place, value or 0, f"{value:.3g}" if value else "none", ha="center", va="bottom", fontsize=8)
         axis.set_xticks(range(len(rows)), [str(row["model"]) for row in rows], rotation=30, ha="right", fontsize=8)
         axis.set_title(title, fontsize=9)
@@ -146,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="SET", help="a prepared set")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="models of it")
-    parser.add_argument("--samples", type=int, default=16, help="windows of test clips")
+    parser.add_argument("--samples", type=int, default=64, help="windows of test clips")
     parser.add_argument("--own", type=int, default=8, help="frames of the model's own")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

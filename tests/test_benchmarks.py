@@ -155,8 +155,8 @@ def test_distance_and_coverage_of_a_world_that_gets_brighter():
     """Each frame is 0.02 brighter than the last one; the field of FLOW is off by 0.01."""
     clips = (torch.arange(6)[:, None, None, None] * 0.02).expand(2, 6, 3, 4, 4)
     flow = known(FLOW, constant(0.03))
-    assert figure1.distance(flow, clips[:, -2]) == pytest.approx(0.03, rel=1e-4)
-    found = figure1.coverage(flow, clips)
+    found = figure1.properties(flow, clips)
+    assert found["distance"] == pytest.approx(0.03, rel=1e-4)
     assert found["real"] == pytest.approx(0.01, rel=1e-3)
     assert found["own"] == pytest.approx(0.05, rel=1e-3)  # four frames of its own are 0.04 too bright
     assert found["coverage"] == pytest.approx(5, rel=1e-3)
@@ -166,9 +166,20 @@ def test_a_field_that_leads_back_covers_what_streaming_meets():
     """The exact fields of a world that stands still: noise is whatever is not black."""
     black = torch.full((2, 6, 3, 4, 4), -1.0)
     biflow = known(BIFLOW, constant(0.0), lambda q: (q.x + 1) / q.alpha.clamp(min=1e-6)[:, None, None, None], eps=0.2)
-    assert figure1.field_error(biflow, black[:, 0], black[:, 1]) == pytest.approx(0, abs=1e-5)
-    assert figure1.field_error(biflow, black[:, 0] + 0.1, black[:, 1]) == pytest.approx(0, abs=1e-5)
-    assert figure1.field_error(known(FLOW, constant(0.0)), black[:, 0] + 0.1, black[:, 1]) == pytest.approx(0.1)
+    for x0 in (black[:, 0], black[:, 0] + 0.1):
+        assert figure1.field_errors(biflow, x0, black[:, 1]).tolist() == pytest.approx([0, 0], abs=1e-10)
+    flow = known(FLOW, constant(0.0))
+    assert figure1.field_errors(flow, black[:, 0] + 0.1, black[:, 1]).tolist() == pytest.approx([0.01, 0.01])
+
+
+def test_intervals_of_figure_1_are_those_of_windows_drawn_anew():
+    """In one window nothing moves, in the other each frame is 0.04 brighter than the last one, as FLOW has both."""
+    brighter = torch.arange(6).view(6, 1, 1, 1) * torch.tensor([0.0, 0.04]).view(2, 1, 1, 1, 1)
+    clips = brighter.expand(2, 6, 3, 4, 4)
+    found = figure1.properties(known(FLOW, constant(0.04)), clips)
+    assert found["real"] == pytest.approx((0.04**2 / 2) ** 0.5)
+    assert found["intervals"]["real"] == pytest.approx([0, 0.04], abs=1e-6)  # twice the one, twice the other
+    assert found["intervals"]["distance"] == pytest.approx([0.04, 0.04])
 
 
 def test_what_clips_and_streams_cost_is_measured_alike():
@@ -176,8 +187,9 @@ def test_what_clips_and_streams_cost_is_measured_alike():
     flow, clips = figure1.speed(models, torch.zeros(1, 3, 4, 4))
     assert clips["nfe"] == pytest.approx(flow["nfe"] / 7)  # those of a clip, shared by seven frames
     assert min(*flow.values(), *clips.values()) > 0
-    assert figure1.coverage(models[1], torch.zeros(2, 6, 3, 4, 4)) == {}
-    assert figure1.distance(models[1], torch.zeros(2, 3, 4, 4)) == pytest.approx(0.01, rel=1e-4)
+    found = figure1.properties(models[1], torch.zeros(2, 6, 3, 4, 4))
+    assert found["distance"] == pytest.approx(0.01, rel=1e-4)
+    assert not {"real", "own", "coverage"} & set(found)
 
 
 def test_the_plot_of_figure_1_has_a_bar_for_each_model_and_property(tmp_path):
