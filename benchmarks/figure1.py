@@ -71,7 +71,7 @@ def distance(model: Model, frames: Tensor) -> Tensor:
 
 
 def field_errors(model: Model, x0: Tensor, x1: Tensor) -> Tensor:
-    """Squared error (b,) of the field on the straight way from where a solve begins at x0 to x1, the mean of a pixel."""
+    """Mean squared error (b,) of the field on the straight way from where a solve begins at x0 to x1."""
     start, given = begin(model, x0)
     field, errors = model.method.field(model.network, model.eps, backward=False), []
     for t in TIMES:
