@@ -1,4 +1,4 @@
-"""How much faster are pairs of frames from a prepared folder than pairs decoded from JPEG files each time?
+"""How much faster are pairs of frames from a prepared set than pairs decoded from JPEG files each time?
 
     python -m benchmarks.data [--json FILE]
 

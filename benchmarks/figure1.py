@@ -119,10 +119,8 @@ def speed(models: list[Model], frames: Tensor) -> list[dict[str, float]]:
     return [dict(zip(("nfe", "ms", "wait"), row, strict=True)) for row in medians]
 
 
-def measure(models: list[Model], data: Path, samples: int, own: int) -> list[dict[str, Any]]:
-    """A row for each model."""
-    windows = Windows(data, "test", frames=own + 2)
-    clips = to_float(windows.spread(samples))
+def measure(models: list[Model], clips: Tensor) -> list[dict[str, Any]]:
+    """A row for each model, on windows (b, own + 2, 3, h, w)."""
     rows: list[dict[str, Any]] = []
     for model, cost in zip(models, speed(models, clips[:, -2]), strict=True):
         x, given = begin(model, clips[:1, -2])
@@ -171,10 +169,11 @@ def main() -> None:
             parser.error(f"{model.folder} sees past frames or actions; give models that see the current frame alone.")
         if model.method is FLOWMAP or (model.span > 1 and not model.method.clips):
             parser.error(f"{model.folder} does not solve one frame at a time along the field that it learned.")
+    clips = to_float(Windows(options.data, "test", frames=options.own + 2).spread(options.samples))
     with torch.inference_mode():
-        rows = measure(models, options.data, options.samples, options.own)
+        rows = measure(models, clips)
     print(record.table(rows, {"model": ""}, COLUMNS))
-    how = {"set": options.data.name, "samples": options.samples, "own": options.own}
+    how = {"set": options.data.name, "samples": len(clips), "own": options.own}
     record.write(options.json, {"question": "the properties of Fig. 1", **how, "rows": rows})
     if options.plot:
         plot(rows, options.plot)

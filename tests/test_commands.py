@@ -103,7 +103,7 @@ def test_the_demo_says_what_it_wrote(tmp_path, capsys):
         0,
         [str(tmp_path / "out" / name) for name in names],
     )
-    assert "NFE per frame" in out
+    assert "network evaluations per frame" in out
     assert all((tmp_path / "out" / name).stat().st_size for name in names)
 
 
@@ -203,7 +203,7 @@ def test_what_is_not_prepared_is_not_to_be_prepared_into_itself(model, tmp_path,
     (tmp_path / "my clips").mkdir()
     words = ("evaluate", model, "--data", tmp_path / "my clips", "--out", tmp_path / "out")
     command = f"biflow prepare '{tmp_path}/my clips' '{tmp_path}/my clips_prepared'"
-    assert refused(*words, capsys=capsys).endswith(f"is not a prepared folder. Make one with: {command}")
+    assert refused(*words, capsys=capsys).endswith(f"is not a prepared set. Make one with: {command}")
     assert not (tmp_path / "out").exists()
 
 

@@ -220,7 +220,7 @@ def test_what_was_written_is_said_in_a_few_lines(model, prepared, tmp_path):
         f"and each frame as a PNG in {tmp_path / 'sample_000'} to {tmp_path / 'sample_002'}"
     )
     assert others == f"Contact sheet: {tmp_path / 'sheet.png'}. Numbers: {tmp_path / 'stats.json'}."
-    assert cost.startswith("4.0 NFE per frame, ")
+    assert cost.startswith("4.0 network evaluations per frame, ")
     assert watch == f"To watch, open {tmp_path / 'sample_000.mp4'} in a video player or a browser."
     assert "asked" not in stats
 

@@ -159,9 +159,9 @@ def load_model(
     path, weights = folder / "config.json", weights_file(folder, ema=ema)
     if not path.exists():
         raise _no_model(folder)
+    settings = read_description(path)
     if not weights.exists():
         raise UserError(f"No weights in {folder}: {weights.name} is missing. {_advice(folder)}")
-    settings = read_description(path)
     try:
         method, (height, width) = methods.get(settings.get("method", "biflow")), settings.get("size", (64, 64))
         context, actions = settings.get("context", 0), described(settings.get("actions"), "its actions")

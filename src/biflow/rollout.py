@@ -174,10 +174,13 @@ def _frames(
 
 
 def generate(model: Model, first: State, *, frames: int, **settings) -> Float[Tensor, "b n *frame"]:
-    """The first `frames` frames of `stream(model, first, **settings)`, stacked."""
+    """The first `frames` frames of `stream(model, first, **settings)`, stacked. Raises UserError for none."""
+    if frames < 1:
+        raise UserError(f"frames is {frames}, but must be at least 1.", setting="frames")
     return torch.stack([frame.x for frame in islice(stream(model, first, **settings), frames)], dim=1)
 
 
+@torch.inference_mode()
 def denoise(
     model: Model, x: State, t: float, alpha: float, *, solver: Solver | None = None
 ) -> tuple[State, Int[Tensor, " b"]]:
@@ -238,6 +241,8 @@ def check_first(model: Model, first: Tensor, generators: int) -> None:
         raise UserError(f"The first frames are {tuple(first.shape)}, but the model starts from ({taken}); {hint}.")
     if not first.is_floating_point():
         raise UserError(f"The first frames are {first.dtype}; convert pixels with biflow.video.to_float.")
+    if not first.isfinite().all():
+        raise UserError("The first frames have values that are not finite numbers (NaN or infinity).")
     low, high = model.limits or (-torch.inf, torch.inf)
     slack = 1e-3 * (high - low)
     if len(first) and (first.min() < low - slack or first.max() > high + slack):
@@ -262,8 +267,8 @@ def check_settings(model: Model, eps: Eps | AutoEps | None, direction: str, in_b
         raise UserError(f"eps is {eps!r}, but must be a number or 'auto'.", setting="eps")
     if direction not in ("forward", "backward"):
         raise UserError(f"There is no direction {direction!r}; the directions are forward and backward.")
-    if in_between < 1:
-        raise UserError(f"in_between is {in_between}, but must be at least 1.")
+    if not isinstance(in_between, int) or in_between < 1:
+        raise UserError(f"in_between is {in_between}, but must be a whole number of at least 1.")
     if direction == "backward" and not method.backward:
         raise UserError(f"{method.title} has no backward direction.", setting="direction")
     if in_between > 1 and not method.in_between:

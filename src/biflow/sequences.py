@@ -53,6 +53,8 @@ def clips(
     known = first[:, None] if model.shape and first.ndim == len(model.shape) + 1 else first
     generators = sample_generators(0, range(len(known))) if generators is None else generators
     check_settings(model, eps, direction, in_between)
+    if context_eps:
+        raise UserError("context_eps is the noise on past frames, and this model sees none.", setting="context_eps")
     if actions is not None:
         model.taken_actions()
     for frame in known.unbind(1) if known.shape[1] else [known.new_zeros((len(known), *known.shape[2:]))]:

@@ -43,4 +43,4 @@ def counts(stats: dict) -> str:
 def cost(stats: dict) -> str:
     """What a frame has cost, and on what."""
     how = f"{stats['settings']['hardware']}, {stats['settings']['batch']} at once"
-    return f"{stats['nfe_per_frame']:.1f} NFE per frame, {stats['fps']:.1f} frames/s on {how}."
+    return f"{stats['nfe_per_frame']:.1f} network evaluations per frame, {stats['fps']:.1f} frames/s on {how}."

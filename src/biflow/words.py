@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import cyclopts
 
-from biflow.config.parsing import TYPES, nearest
+from biflow.config.parsing import TYPES, close, nearest
 from biflow.errors import UserError
 
 ABOUT = """Stream new video, frame by frame, from a model of your own clips.
@@ -114,7 +114,8 @@ def refusal(error: cyclopts.CycloptsError, commands: Iterable[str]) -> str:
         options = [name for name in known if name.startswith("--")]
         if len(option) == 2:  # -f is short for something that begins with it
             options = [name for name in options if name[2] == option[1]] or options
-        return f"There is no option {option}. The nearest is {nearest(option.replace('_', '-'), options)}. {see}"
+        meant = "".join(f" The nearest is {name}." for name in close(option.replace("_", "-"), options))
+        return f"There is no option {option}.{meant} {see}"
     if isinstance(error, cyclopts.CoercionError) and error.token and error.token.keyword:  # of a switch: --png=maybe
         return f"{error.token.keyword} must be {TYPES['bool']}, not {error.token.value!r}."
     if isinstance(error, cyclopts.RepeatArgumentError):

@@ -150,7 +150,7 @@ def test_sides_that_the_usual_network_cannot_take_are_told(tmp_path, folders, ca
 def test_nothing_but_a_prepared_folder_is_replaced(tmp_path, folders):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("words")
-    with pytest.raises(UserError, match="not a prepared folder"):
+    with pytest.raises(UserError, match="not a prepared set"):
         run(folders, tmp_path / "mine", force=True)
     (tmp_path / "out").mkdir()
     run(folders, tmp_path / "out")

@@ -10,7 +10,7 @@ from biflow.errors import UserError
 
 
 def write_prepared(root, lengths, splits, fps=None):
-    """A prepared folder whose pixels are 20 x clip + frame."""
+    """A prepared set whose pixels are 20 x clip + frame."""
     values = np.concatenate([20 * clip + np.arange(n) for clip, n in enumerate(lengths)]).astype(np.uint8)
     root.mkdir(exist_ok=True)
     np.save(root / "frames.npy", np.broadcast_to(values[:, None, None, None], (len(values), 3, 4, 6)))
@@ -105,7 +105,7 @@ def test_a_worker_gets_the_path_and_not_the_frames(root):
 def test_what_is_not_a_prepared_folder_is_refused(tmp_path, root):
     assert is_prepared(root)
     assert not is_prepared(tmp_path)
-    with pytest.raises(UserError, match=r"is not a prepared folder\..*biflow prepare"):
+    with pytest.raises(UserError, match=r"is not a prepared set\..*biflow prepare"):
         Windows(tmp_path)
     with pytest.raises(UserError, match="train split"):
         Windows(write_prepared(tmp_path / "only_test", [4], ["test"]))

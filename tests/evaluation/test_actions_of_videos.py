@@ -57,6 +57,12 @@ def test_actions_that_do_not_fit_get_a_sentence(test):
     other = ring.Actions(("steer",), ((-1.0, 1.0),))
     with pytest.raises(UserError, match=r"The model's actions are steer, but .* has move, turn"):
         actions.settled("data", ring.model(actions=other), test)
+    narrow = ring.Actions(("move", "turn"), ((0.0, 1.0), (-0.5, 0.5)))
+    for asked in ("data", None):
+        sentence = r"The action \d+ of the test split of .* has turn -?1, but its range is -0.5 to 0.5. Evaluate with a"
+        with pytest.raises(UserError, match=sentence) as error:
+            actions.settled(asked, ring.model(actions=narrow), test)
+        assert error.value.setting == "actions"
     where = (ring.model(), test, np.array([[0, 3]]), 5)
     with pytest.raises(UserError, match="Did you mean left") as error:
         actions.rows("lefft*3", *where, backward=False)

@@ -110,7 +110,7 @@ def test_what_narrows_the_intervals_is_noted(model, prepared, tmp_path):
     single = run(model, tmp_path / "set", tmp_path / "single")["note"]
     assert single.startswith("N = 3 windows are too few")
     assert single.endswith(
-        "The test split is a single clip, so its overlapping windows are treated as independent: "
+        "Only one test clip is as long as a window, so its overlapping windows are treated as independent: "
         "the intervals are too narrow."
     )
 

@@ -61,6 +61,16 @@ def test_palettes_are_found_once(tmp_path, monkeypatch):
     assert first.silhouette == again.silhouette
 
 
+def test_of_many_clips_some_are_read_evenly_spread(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setitem(palette.SETTINGS, "clips", 3)
+    training, read = Windows(ring.make_set(tmp_path / "ring")), []
+    monkeypatch.setattr(training, "parts", lambda clip, frames: read.append(clip) or [training.clip(clip)])
+    palette.load_palettes(training, "sha")
+    last = len(training.clips) - 1
+    assert read == [0, round(last / 2), last]
+
+
 @pytest.mark.parametrize(
     ("labels", "count"),
     [

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from biflow.data.windows import Windows
 from biflow.errors import UserError
-from biflow.evaluation import actions, control, metrics, videos
+from biflow.evaluation import actions, control, metrics, past_and_actions, videos
 from biflow.evaluation.evaluate import evaluate, summary
 from biflow.evaluation.jobs import Evaluation
 from biflow.evaluation.videos import read_video
@@ -147,6 +148,26 @@ def test_palette_changes_are_counted_and_compared_with_one_more_in_both(prepared
     assert part["generated"] == pytest.approx(100 * 2 / 30)
     assert part["over_real"] == 9
     assert part["interval"] == pytest.approx([100 * 2 / 30] * 2)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_videos_like_the_real_clips_have_their_rate_of_palette_changes(monkeypatch):
+    clip = torch.zeros(16, 3, 1, 1, dtype=torch.uint8)
+    clip[8:] = 1
+    palettes = SimpleNamespace(of=lambda frames: frames[:, 0, 0, 0].long(), centres=[0, 1], silhouette=0.9)
+    monkeypatch.setattr(past_and_actions.palette, "load_palettes", lambda *_: palettes)
+
+    class Same(list):
+        frames = 15  # beside the first one, which is real
+
+        def whole(self, i):
+            return self[i]
+
+    test, protocol = SimpleNamespace(clips=[{}], clip=lambda number: clip), replace(ring.PROTOCOL)
+    evaluation = SimpleNamespace(test=test, videos=Same([clip, clip]), protocol=protocol)
+    part = past_and_actions._palette(evaluation, None, {"sha256": "0"})
+    assert part["generated"] == part["real"] == pytest.approx(100 / 15)
+    assert part["over_real"] == pytest.approx(1)
 
 
 def test_metrics_are_left_out_where_they_do_not_apply(prepared, tmp_path):

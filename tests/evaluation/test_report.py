@@ -11,7 +11,7 @@ import pytest
 from biflow import methods
 from biflow.errors import UserError
 from biflow.evaluation.report import report, texts
-from biflow.evaluation.report.figures import BLUES, colours, over_time, pareto
+from biflow.evaluation.report.figures import BLUES, OTHERS, colours, over_time, pareto
 from biflow.evaluation.report.runs import groups, read_runs
 
 FRAMES, WINDOW, STRIDE = 14, 6, 4
@@ -323,6 +323,19 @@ def test_a_star_compares_noise_levels_of_one_model(evaluated):
     one = [evaluated("low", eps=0.1, fvd=100)]
     best = [groups(read_runs(folders))[0].best for folders in (one, one + other[:1], one + other)]
     assert [run and run.folder.name for run in best] == [None, None, "auto"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(evaluated):
+    runs = read_runs([evaluated("one/evaluated"), evaluated("two/evaluated", "flowmap")])
+    every = groups(runs)[0].runs
+    assert len({run.label for run in every}) == len(set(colours(every).values())) == 2
+
+
+def test_many_noise_levels_are_all_blue_and_differ(evaluated):
+    levels = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3]
+    found = list(colours(read_runs([evaluated(f"{eps}", eps=eps) for eps in levels])).values())
+    assert (found[0], found[-1], len(set(found))) == (BLUES[0], BLUES[-1], len(levels))
+    assert not set(found) & set(OTHERS)
 
 
 def test_runs_of_one_noise_level_differ_in_colour(evaluated):

@@ -134,6 +134,14 @@ def test_a_quarter_of_the_samples_learns_the_field_and_the_others_jumps_of_a_hal
     assert query.alpha[~field & (query.t == 0.5)].aminmax() == pytest.approx((0.025, 0.175), abs=0.01)
 
 
+@pytest.mark.parametrize(("alpha_max", "ends"), [(0.3, (0.05, 0.3)), (0.02, (0.02, 0.02))])
+def test_jumps_begin_at_levels_that_the_teacher_has_learned(alpha_max, ends):
+    network = Asked(2)
+    FLOWMAP.loss(network, clips(4096), generator(), TrainConfig(alpha_max=alpha_max), growing)
+    (query,) = network.queries
+    assert query.alpha[(query.jump[:, 0] > 0) & (query.t == 0)].aminmax() == pytest.approx(ends, abs=0.01)
+
+
 # Training
 
 TINY = NetworkConfig(channels=(32,), attention=(), patch=2, layers=1)

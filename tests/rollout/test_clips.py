@@ -109,11 +109,20 @@ def test_what_streams_makes_no_clips():
         ({"direction": "backward"}, "SEQUENCE has no backward direction"),
         ({"in_between": 2}, "it has nothing in between"),
         ({"actions": [[1.0]]}, "This model takes no actions"),
+        ({"context_eps": 0.4}, "context_eps is the noise on past frames, and this model sees none"),
     ],
 )
 def test_what_its_method_cannot_do_is_refused(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         clips(model_of(constant(0.0)), images(), **settings)
+
+
+def test_a_given_frame_with_pixels_that_are_no_numbers_is_refused():
+    """NaN stands for what is not known yet; of a given frame it would be made up."""
+    frame = images()
+    frame[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match="not finite numbers"):
+        clips(model_of(constant(0.0)), frame)
 
 
 def test_frames_of_another_size_are_refused():

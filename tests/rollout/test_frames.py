@@ -154,7 +154,8 @@ def test_a_number_of_fixed_steps_is_shared_among_the_legs(steps, each):
 def test_denoising_removes_noise_and_leaves_the_time_alone(t):
     x, n, level = images(), noise(), 0.4
     model = known(BIFLOW, constant(100.0), constant(n))  # f^v plays no part
-    clean, nfe = denoise(model, x + level * n, t, level, solver=Solver("euler", steps=4))
+    clean, nfe = denoise(model, x + level * n.requires_grad_(), t, level, solver=Solver("euler", steps=4))
+    assert not clean.requires_grad
     assert torch.allclose(clean, x, atol=1e-6)
     assert nfe.tolist() == [4, 4]
     assert torch.allclose(torch.stack([query.t for query in model.network.queries]), torch.tensor(t))

@@ -31,6 +31,15 @@ def test_what_a_method_cannot_do_is_refused(method, settings, sentence):
     assert model.network.queries == []
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_counts_are_whole_numbers_of_at_least_1():
+    model = known(FLOW, constant(0.0))
+    with pytest.raises(UserError, match="frames is 0, but must be at least 1"):
+        generate(model, images(), frames=0)
+    with pytest.raises(UserError, match=r"in_between is 1.5, but must be a whole number"):
+        stream(model, images(), in_between=1.5)
+
+
 def test_eps_0_is_fine_for_every_method():
     for method in (FLOW, CONDIFF):
         first_frame(known(method, constant(0.0)), images(), eps=0.0)
@@ -70,8 +79,9 @@ def test_a_frame_of_the_wrong_size_names_both_sizes():
             r"go from 0 to 255, .* \[-1, 1\]; convert",
         ),
         (torch.full((2, 3, 4, 4), -1.5), r"go from -1.5 to -1.5, but must lie in \[-1, 1\]"),
+        (torch.full((2, 3, 4, 4), torch.nan), r"have values that are not finite numbers"),
     ],
-    ids=["unbatched", "channels last", "grey", "clips", "uint8", "pixels", "too dark"],
+    ids=["unbatched", "channels last", "grey", "clips", "uint8", "pixels", "too dark", "nan"],
 )
 def test_first_frames_that_do_not_fit_are_refused_in_a_sentence(first, sentence):
     model = known(FLOW, constant(0.0))
@@ -98,10 +108,10 @@ def test_without_generators_a_stream_is_that_of_seed_0():
 
 
 def test_a_field_that_is_not_finite_names_the_sample():
-    x0 = images()
-    x0[1, 0, 0, 0] = float("nan")
+    bad = torch.zeros(2, 3, 4, 4)
+    bad[1, 0, 0, 0] = float("nan")
     with pytest.raises(SolverError, match="sample 1"):
-        first_frame(known(FLOW, lambda q: q.x), x0)
+        first_frame(known(FLOW, lambda q: q.x + bad), images())
 
 
 def test_a_field_of_another_shape_is_refused():

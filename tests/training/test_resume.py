@@ -213,7 +213,7 @@ def test_a_raw_folder_is_prepared_again_when_it_or_the_size_changed(tmp_path, ca
 def test_a_folder_called_data_that_is_not_a_prepared_set_is_left_alone(tmp_path):
     (tmp_path / "run" / "data").mkdir(parents=True)
     (tmp_path / "run" / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a prepared folder"):
+    with pytest.raises(UserError, match="exists and is not a prepared set"):
         train(CONFIG, clips(tmp_path / "raw"), tmp_path / "run", size=16)
     assert (tmp_path / "run" / "data" / "mine.txt").read_text() == "mine"
 

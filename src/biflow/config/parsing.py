@@ -115,7 +115,12 @@ def kinds(cls: type, group: str = "") -> dict[str, Any]:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The one of the `known` words that looks most like `word`."""
-    return difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
+    return close(word, known, least=0.0)[0]
+
+
+def close(word: str, known: Iterable[str], least: float = 0.55) -> list[str]:
+    """The one of the `known` words that looks most like `word`, if it is at least so alike (0 to 1)."""
+    return difflib.get_close_matches(word, known, n=1, cutoff=least)
 
 
 def _check_keys(content: object, known: Mapping[str, Any], group: str = "") -> None:

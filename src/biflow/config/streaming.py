@@ -153,7 +153,8 @@ class Serve:
     """Stream models live to a web page. Its viewers can control them.
 
     Attributes:
-        model: A run of `biflow train`, a model folder, or a folder of these to switch between.
+        model: A run of `biflow train`, a model folder, the id of a model on the Hugging Face Hub (user/name), or a
+            folder of models to switch between.
         host: Address to listen on; 0.0.0.0 lets other machines in.
         port: Port to listen on; 0 for any free one.
         token: A secret that browsers must give once. Without it, anyone who reaches the server may use it.

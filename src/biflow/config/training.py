@@ -102,8 +102,9 @@ class TrainConfig:
         context_eps: Noise level on past frames in streaming.
         own_frames: Share of the samples that begin with frames of the model's own, as in streaming, instead of the
             clip's.
-        init: A run or model folder to take the first weights from. It may have another context, no actions, or
-            smaller patches, for frames that are as much smaller. Of a flow map, BI-FLOW takes the field.
+        init: A run, a model folder, or the id of a model on the Hugging Face Hub, to take the first weights from. It
+            may have another context, no actions, or smaller patches, for frames that are as much smaller. Of a flow
+            map, BI-FLOW takes the field.
         coarse_noise: Share of coarse parts in BI-FLOW's training noise, which teach it to undo a drift of colours; 0
             is the paper's white noise. See `biflow.methods.noise`.
         v_scale: Unit in which the network predicts f^v; the loss weighs its term with 1 / v_scale². By default the rms
@@ -185,8 +186,8 @@ class Train(TrainConfig):
         data: A prepared set, or anything that `biflow prepare` takes.
         out: The folder of the run. An interrupted run in it is resumed.
         preset: Where settings come from that neither an option nor CONFIG gives: "own" is for your own clips on a CPU,
-            "base" for a graphics card, "maze" for a model to steer, "compare" for comparing the methods, and
-            "paper" has the paper's. The defaults shown here are those of "own".
+            "base" for frames of 128x128 on a graphics card, "maze" for a model to steer, "compare" for comparing the
+            methods, and "paper" has the paper's. The defaults shown here are those of "own".
         config: A YAML file with any of these settings. Options override it, and it overrides the preset.
         size: Side of the frames, where DATA is not prepared yet.
         new_data: What to do if DATA is not what the run in OUT was trained on: refuse to resume, or accept the new

@@ -19,7 +19,7 @@ SIDE = 128  # pixels of a frame on the sheet, at least
 
 
 def write_sheet(root: Path) -> None:
-    """Write `root`/sheet.png: the first, the middle and the last frame of some clips of a prepared folder."""
+    """Write `root`/sheet.png: the first, the middle and the last frame of some clips of a prepared set."""
     frames, index = np.load(root / "frames.npy", mmap_mode="r"), read_index(root)
     clips = index["clips"]
     chosen = [clips[i] for i in sorted(set(np.linspace(0, len(clips) - 1, SHOWN).round().astype(int).tolist()))]

@@ -1,4 +1,4 @@
-"""Turn a source of clips into a prepared folder: one memory-mapped array of small frames, and an index."""
+"""Turn a source of clips into a prepared set: one memory-mapped array of small frames, and an index."""
 
 import contextlib
 import logging
@@ -28,10 +28,10 @@ OF_A_SET = {"frames.npy", "actions.npy", "index.json", "sheet.png", "made_from.j
 
 
 def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress: bool = True) -> dict:
-    """Write the prepared folder `settings.dst` from the clips of `settings.src`, and return its index.
+    """Write the prepared set `settings.dst` from the clips of `settings.src`, and return its index.
 
     The form of the folder is described in `biflow.data.windows`. It appears whole or not at all, and nothing but a
-    prepared folder is ever replaced. Memory does not grow with the length of the clips.
+    prepared set is ever replaced. Memory does not grow with the length of the clips.
 
     Args:
         settings: what to prepare and how.
@@ -45,7 +45,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
     shape = shape or (settings.size, settings.size)
     if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
         if not is_prepared(dst):
-            raise UserError(f"{dst} exists and is not a prepared folder. Choose another one.")
+            raise UserError(f"{dst} exists and is not a prepared set. Choose another one.")
         if others := sorted(path.name for path in dst.iterdir() if path.name not in OF_A_SET and path.name[0] != "."):
             raise UserError(f"{dst} also holds other files, such as {others[0]}. Choose another folder.")
         if not settings.force:

@@ -47,7 +47,7 @@ def first_frames(
     they repeat. From a prepared set, `seed` draws the second frames of random pairs, as the paper's code does.
 
     Args:
-        source: an image, a film, a folder of images or of folders of images, or a prepared folder.
+        source: an image, a film, a folder of images or of folders of images, or a prepared set.
         size: (h, w) that the model takes.
         samples: number of frames; by default one per image, at most 8, or 8 from a prepared set.
         seed: seed of the draw from a prepared set.

@@ -1,6 +1,6 @@
-"""Windows of adjacent frames from a prepared folder, and the order in which training sees them.
+"""Windows of adjacent frames from a prepared set, and the order in which training sees them.
 
-A prepared folder (`biflow.data.prepare` writes it) holds
+A prepared set (`biflow.data.prepare` writes it) holds
 - `frames.npy`: uint8 (n, c, h, w), the frames of all clips one after another, read as a memory map;
 - `index.json`: format, size, stride, seed, and the name, source, first frame, length, fps and split of each clip;
 - where clips have actions: `actions.npy`, float32 (n, k), what was done after each frame, NaN where that is unknown.
@@ -31,7 +31,7 @@ Indices = Sequence[int] | Int[np.ndarray, " b"] | Int[Tensor, " b"]
 
 
 def read_index(root: Path) -> Index:
-    """The content of index.json in a prepared folder. Raises UserError if it does not describe one."""
+    """The content of index.json in a prepared set. Raises UserError if it does not describe one."""
     return read_document(root / "index.json", Index, "does not describe a prepared set", AGAIN, names=True)
 
 
@@ -67,12 +67,12 @@ class Past(NamedTuple):
 
 
 class Windows(torch.utils.data.Dataset):
-    """All windows of adjacent frames of a prepared folder, by index. A window lies within one clip.
+    """All windows of adjacent frames of a prepared set, by index. A window lies within one clip.
 
     Items are uint8 (frames, c, h, w). With two frames, the default, they are pairs (x0, x1) of a frame and the next.
 
     Args:
-        root: the prepared folder.
+        root: the prepared set.
         split: "train", "test" or "all".
         frames: length of a window. Shorter clips have no window.
 
@@ -85,7 +85,7 @@ class Windows(torch.utils.data.Dataset):
         actions: what the columns of actions mean; None for a set without actions.
 
     Raises:
-        UserError: not a prepared folder, a damaged one, or no window in the split.
+        UserError: not a prepared set, a damaged one, or no window in the split.
     """
 
     def __init__(self, root: str | Path, split: str = "train", frames: int = 2):
@@ -97,7 +97,7 @@ class Windows(torch.utils.data.Dataset):
         if not is_prepared(root):
             places = (root, f"{root}_prepared") if self.root.exists() else ("CLIPS", root)
             command = shlex.join(["biflow", "prepare", *map(str, places)])
-            raise UserError(f"{root} is not a prepared folder. Make one with: {command}")
+            raise UserError(f"{root} is not a prepared set. Make one with: {command}")
         self.index: Index = read_index(self.root)
         self.size: tuple[int, int] = (self.index["size"][0], self.index["size"][1])
         self.clips: list[Clip] = [clip for clip in self.index["clips"] if split in ("all", clip["split"])]

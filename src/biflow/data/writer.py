@@ -1,4 +1,4 @@
-"""Append clips to the array of a prepared folder: frames at the set's rate, small, and what was done to them."""
+"""Append clips to the array of a prepared set: frames at the set's rate, small, and what was done to them."""
 
 import contextlib
 import itertools

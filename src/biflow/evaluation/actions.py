@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from biflow.action_rows import OWN, UNKNOWN, is_file, read_rows
-from biflow.actions import script
+from biflow.actions import Actions, script
 from biflow.data.windows import Windows
 from biflow.errors import UserError
 from biflow.files import reading, sha256
@@ -30,7 +30,19 @@ def settled(actions: str | None, model: Model, test: Windows) -> str | None:
         theirs = ", ".join(test.actions.columns) if test.actions else "none"
         what = f"The model's actions are {', '.join(model.actions.columns)}, but {test.root} has {theirs}"
         raise UserError(f"{what}; evaluate with a script or with none.", setting="actions")
-    return actions or (OWN if same(model, test) else UNKNOWN)
+    chosen = actions or (OWN if same(model, test) else UNKNOWN)
+    if chosen == OWN:
+        _check_ranges(model.actions, test)
+    return chosen
+
+
+def _check_ranges(taken: Actions, test: Windows) -> None:
+    """Raise UserError for an action of the set that is out of the model's range."""
+    rows = np.concatenate([test.action_rows(clip) for clip in range(len(test.clips))])
+    try:
+        taken.check(rows[np.isfinite(rows).all(1)], f"the test split of {test.root}")
+    except UserError as error:
+        raise UserError(f"{error} Evaluate with a script or with none.", setting="actions") from error
 
 
 def same(model: Model, test: Windows) -> bool:

@@ -59,7 +59,7 @@ def _note(evaluation: Evaluation, result: dict, work: Work) -> str | None:
     if "i3d" in work and places < samples:
         notes.append(f"The {samples} videos start from only {places} frames: the intervals are too narrow.")
     if "i3d" in work and len(work["i3d"][0]) == 1:
-        notes.append(f"The test split is a single clip, so {SINGLE}")
+        notes.append(f"Only one test clip is as long as a window, so {SINGLE}")
     return " ".join(filter(None, notes)) or None
 
 

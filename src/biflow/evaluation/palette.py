@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -21,7 +22,8 @@ from biflow.tensors import Entry, entries, read_tensors
 
 SETTINGS = {
     "levels": 4,  # of each colour channel, in a histogram
-    "every": 5,  # n-th training frame
+    "clips": 2000,  # of the training split at most, evenly spread: the silhouette compares each with each
+    "every": 5,  # n-th frame of them
     "shrinkage": 0.05,  # of the covariance to a multiple of the identity
     "most": 8,  # palettes
     "silhouette": 0.6,  # least, of the clusters, for there to be several palettes
@@ -58,7 +60,9 @@ def load_palettes(training: Windows, sha256: str) -> Palettes | None:
     key = hashlib.sha256(json.dumps([sha256, SETTINGS]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "palettes" / f"{key}.safetensors"
     if not path.exists():
-        parts = [training.parts(number, 50 * SETTINGS["every"]) for number in range(len(training.clips))]
+        count = len(training.clips)
+        numbers = np.linspace(0, count - 1, min(count, SETTINGS["clips"])).round().astype(int).tolist()
+        parts = [training.parts(number, 50 * SETTINGS["every"]) for number in numbers]
         found = find_palettes(torch.cat([part[:: SETTINGS["every"]] for part in clip]) for clip in parts)
         tensors = {"transform": found.transform, "centres": found.centres}
         write_tensors(path, {**tensors, "silhouette": torch.tensor(found.silhouette, dtype=torch.float64)})

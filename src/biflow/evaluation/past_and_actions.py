@@ -154,7 +154,7 @@ def _palette(evaluation: Evaluation, training: Windows, record: dict) -> dict | 
     if palettes is None:
         return None
     clips = (test.clip(number) for number in range(len(test.clips)))
-    real = [(palette.changes(palettes.of(clip)), len(clip)) for clip in clips]
+    real = [(palette.changes(palettes.of(clip)), len(clip) - 1) for clip in clips]  # generated: less the first frame
     each = torch.tensor([palette.changes(palettes.of(videos.whole(i))) for i in range(len(videos))]).double()
     rate = 100 * sum(count for count, _ in real) / sum(length for _, length in real)
     expected = rate / 100 * len(videos) * videos.frames

@@ -67,7 +67,8 @@ class FlowMap(BiFlow):
         (x0, x1), device = clips.unbind(1), clips.device
         chance, t, alpha, eps, leg = torch.rand((5, len(x0)), generator=generator, device=device)
         n, white = draw_noise(x0.shape, generator, coarse=config.coarse_noise), draw_noise(x0.shape, generator)
-        eps, is_field = EPS[0] + (EPS[1] - EPS[0]) * eps, chance < FIELD
+        low, high = (min(level, config.alpha_max) for level in EPS)  # above alpha_max the teacher has learned nothing
+        eps, is_field = low + (high - low) * eps, chance < FIELD
         s, r = LEGS.to(device)[(leg * len(LEGS)).long()].unbind(1)
         x_s, x_r = _ends(teacher, x0 + columns(eps, x0) * white, eps, s, r)
 

@@ -36,7 +36,7 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
     record = _record(settings)
     if not is_prepared(target):
         if target.exists() and any(target.iterdir()):
-            raise UserError(f"{target} exists and is not a prepared folder. Choose another folder for the run.")
+            raise UserError(f"{target} exists and is not a prepared set. Choose another folder for the run.")
         tqdm.write(f"{source} is not prepared; preparing it at {size}x{size} in {target}.")
     else:
         before = _read_record(target / RECORD) if (target / RECORD).exists() else {}

@@ -38,12 +38,15 @@ def draw(group: Group, out: Path) -> list[Path]:
 
 def colours(runs: list[Run]) -> dict[str, str]:
     """A colour for each label: shades of blue for noise levels, and one colour for each method without."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
     levels = sorted({run.level for run in runs if run.method.takes_eps})
-    shades = np.linspace(0, len(BLUES) - 1, max(len(levels), 2)).round().astype(int)
+    blue = LinearSegmentedColormap.from_list("levels", BLUES)
+    shades = [to_hex(blue(place)) for place in np.linspace(0, 1, max(len(levels), 2))]
     others = [name for name, method in METHODS.items() if not method.takes_eps]
     others += [run.method.name for run in runs if not run.method.takes_eps]
     of_method = dict(zip(dict.fromkeys(others), cycle(COLOURS), strict=False))
-    of_level = {level: BLUES[shade] for level, shade in zip(levels, shades, strict=False)}
+    of_level = dict(zip(levels, shades, strict=False))
     spare, found = cycle(OTHERS), {}
     for run in runs:
         colour = of_level[run.level] if run.method.takes_eps else of_method[run.method.name]

@@ -148,6 +148,7 @@ def _tell_apart(runs: list[Run]) -> None:
         lambda run: run.solver,
         lambda run: str(run.protocol.get("engine", "an unknown engine")),
         lambda run: run.folder.name,
+        lambda run: str(run.folder),
     ]
     for detail in details:
         labels = [run.label for run in runs]
