@@ -325,6 +325,16 @@ def test_a_star_compares_noise_levels_of_one_model(evaluated):
     assert [run and run.folder.name for run in best] == [None, None, "auto"]
 
 
+def test_models_of_one_kind_are_told_apart_by_the_past_frames_that_they_see(evaluated):
+    folders = [evaluated("one"), evaluated("two")]
+    path = folders[1] / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["protocol"]["model"]["context"] = 3
+    path.write_text(json.dumps(metrics))
+    labels = [run.label for run in groups(read_runs(folders))[0].runs]
+    assert sorted(labels) == ["BI-FLOW ε 0.1, 3 past frames", "BI-FLOW ε 0.1, no past frames"]
+
+
 def test_folders_of_one_name_are_told_apart_by_their_paths(evaluated):
     runs = read_runs([evaluated("one/evaluated"), evaluated("two/evaluated", "flowmap")])
     every = groups(runs)[0].runs
@@ -411,11 +421,12 @@ def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(evaluated, t
     out.mkdir()
     (out / "report.md").write_text(texts.TITLE)
     old = ["report.html", "scatter_old.svg", "time_old_1.png", "methods_old.png", "directions_old_0.1.png"]
+    old += ["last_old.png"]
     for name in (*old, "notes.md", "my_scatter.png"):
         (out / name).write_text("written before")
     report([evaluated("other")], out)
     pictures = {f"{name}_squares.{kind}" for name in ("scatter", "time", "measures") for kind in ("png", "svg")}
-    own = {"report.md", "report.csv", "report.html", "methods_squares.png", *pictures}
+    own = {"report.md", "report.csv", "report.html", "methods_squares.png", "last_squares.png", *pictures}
     assert {path.name for path in out.iterdir()} == {"notes.md", "my_scatter.png", *own}
 
 

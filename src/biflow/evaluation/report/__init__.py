@@ -10,7 +10,7 @@ from biflow.evaluation.report import figures, texts
 from biflow.evaluation.report.runs import groups, read_runs
 from biflow.files import check_not_others, together, write_text
 
-PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|directions)_.+\.png")
+PICTURES = re.compile(r"(scatter|time|measures)_.+\.(png|svg)|(methods|last|directions)_.+\.png")
 
 
 def report(folders: list[Path], out: Path) -> Path:

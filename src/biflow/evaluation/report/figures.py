@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biflow.evaluation.report.runs import Group, Run, distances
+from biflow.evaluation.report.runs import ENDS, Group, Run, distances
 from biflow.evaluation.schemas import Distance
 from biflow.evaluation.videos import read_video
 from biflow.methods import METHODS
@@ -20,8 +20,8 @@ COLOURS = ("#2a9d5c", "#d1495b", "#8d5fb0", "#e08e0b", "#6c757d")  # methods wit
 def draw(group: Group, out: Path) -> list[Path]:
     """Write all pictures of a group to `out` and return the SVG files of its plots.
 
-    `scatter_*`, `time_*` and `measures_*` are plots. `methods_*` shows each run's frames over time (Fig. 4), and
-    `directions_*` shows backward, first frame, forward (Fig. 5).
+    `scatter_*`, `time_*` and `measures_*` are plots. `methods_*` shows each run's frames over time (Fig. 4),
+    `last_*` the last frames of many videos of each, and `directions_*` backward, first frame, forward (Fig. 5).
     """
     pairs = group.directions()
     levels = [backward.eps.split()[0] for backward, _ in pairs]
@@ -30,6 +30,7 @@ def draw(group: Group, out: Path) -> list[Path]:
         directions_sheet(backward, forward, out / f"directions_{group.name}_{name}.png")
     if group.pictured:
         methods_sheet(group.pictured, out / f"methods_{group.name}.png")
+        ends_sheet(group.pictured, out / f"last_{group.name}.png")
     if not group.forward:
         return []
     plots = {"scatter": scatter(group), "time": over_time(group.forward), "measures": measures(group.forward)}
@@ -132,6 +133,16 @@ def methods_sheet(runs: list[Run], path: Path) -> None:
     rows = [list(read_video(run.folder, 0)[times]) for run in runs]
     caption = f"Frames {', '.join(str(t + 1) for t in times)} after the first frame."
     contact_sheet(rows, path, caption, [_ascii(run.label) for run in runs])
+
+
+def ends_sheet(runs: list[Run], path: Path) -> None:
+    """The last frame of each run's first videos, which all runs begin alike."""
+    rows = [
+        [read_video(run.folder, i)[-1].clone() for i in range(min(ENDS, run.settings["samples"]))]  # not whole videos
+        for run in runs
+    ]
+    caption = f"Frame {runs[0].settings['frames']} after the first frame, of {len(rows[0])} videos."
+    contact_sheet(rows, path, caption, [_ascii(run.label) for run in runs], scale=1, gap=2)
 
 
 def directions_sheet(backward: Run, forward: Run, path: Path) -> None:

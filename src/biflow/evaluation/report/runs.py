@@ -20,6 +20,7 @@ from biflow.methods import METHODS
 
 log = logging.getLogger("biflow")
 SHOWN = 4  # videos of each run that the page shows
+ENDS = 16  # videos of each run of which a picture shows the last frame
 
 VARIED = ("eps", "solver", "direction", "nearest", "actions")  # what may differ within a table
 # Settings that evaluations by earlier versions lack. They concern additional numbers only.
@@ -143,8 +144,9 @@ def _script(actions: str) -> str:
 
 
 def _tell_apart(runs: list[Run]) -> None:
-    """Add to labels that several runs share in what these differ: the solver, the engine, or else the folder."""
+    """Add to labels that several runs share in what these differ, such as the solver, or else the folder."""
     details: list[Callable[[Run], str]] = [
+        lambda run: f"{run.protocol['model'].get('context', 0) or 'no'} past frames",
         lambda run: run.solver,
         lambda run: str(run.protocol.get("engine", "an unknown engine")),
         lambda run: run.folder.name,
@@ -163,7 +165,7 @@ def _lost(folder: Path, settings: Settings) -> tuple[list[Path], tuple[int, int]
     """The files that pictures need and that are missing or damaged, and the (h, w) of the frames where none is."""
     samples, frames = settings["samples"], settings["frames"]
     shapes = {folder / "first.npy": (samples, 3, None, None)}
-    shapes |= {video_path(folder, i): (frames, None, None, 3) for i in range(min(SHOWN, samples))}
+    shapes |= {video_path(folder, i): (frames, None, None, 3) for i in range(min(max(SHOWN, ENDS), samples))}
     lost, size = [], None
     for path, shape in shapes.items():
         shape = shape if size is None else (samples, 3, *size) if path.name == "first.npy" else (frames, *size, 3)
@@ -214,7 +216,9 @@ def read_runs(folders: list[Path]) -> list[Run]:
             raise UserError(f"{what}. Evaluate with the network i3d.")
         log.warning("%s: left out of the report.", what)
     for run in (run for run in runs if run.lost):
-        log.warning("Gone or damaged: %s. The report shows no videos of this run.", ", ".join(map(str, run.lost)))
+        more = f" and {len(run.lost) - 3} more" if len(run.lost) > 3 else ""
+        files = ", ".join(map(str, run.lost[:3])) + more
+        log.warning("Gone or damaged: %s. The report shows no videos of this run.", files)
     order = [*METHODS, *(run.method.name for run in runs)]
     return sorted(runs, key=lambda run: (run.data, order.index(run.method.name), run.level, run.label))
 
