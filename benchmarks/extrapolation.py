@@ -3,8 +3,8 @@
     python -m benchmarks.extrapolation SET MODEL [--out FOLDER] [--json FILE] [--sheet FILE.png]
 
 SET has short clips for training and long ones for testing, such as those of datasets/clouds.py. MODEL streams 16 videos
-of 512 frames from its first test frames. FVD and KVD compare their frames with those of the test clips in windows of 16
-frames: up to the length of the training clips, four times as far, and sixteen times as far, with 95 % intervals by
+of 512 frames from its first test frames. FVD and KVD compare their frames with those of the test clips in a window of
+16 frames that ends where the training clips end, four times as far, and sixteen times as far, with 95 % intervals by
 bootstrap over videos. Beside them stand motion and contrast, over those of real clips. It needs the weights of I3D:
 biflow weights fetch i3d.
 """

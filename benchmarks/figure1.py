@@ -13,7 +13,7 @@ SET is a prepared set, and each MODEL was trained on it, without past frames or 
 - streaming: evaluations and milliseconds per frame, milliseconds until the first frame is there, and what is held for
   it, in kB per sample. In turns of 16 frames or one clip per model, by PyTorch, in batches of 1.
 
-Distance and coverage have 95 % intervals, by drawing the windows anew; give no more windows than there are test clips.
+Distance and coverage have 95 % intervals, by drawing the windows anew. There is at most one window for each test clip.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         for place, row in enumerate(rows):
             value = row.get(name)
             ends = row.get("intervals", {}).get(name)
-            error = None if ends is None else [[value - ends[0]], [ends[1] - value]]
+            error = None if ends is None else [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
             axis.bar(place, value or 0, yerr=error, capsize=3, color=f"C{place}", gid=f"{row['model']} {name}")
             axis.text(place, value or 0, f"{value:.3g}" if value else "none", ha="center", va="bottom", fontsize=8)
         axis.set_xticks(range(len(rows)), [str(row["model"]) for row in rows], rotation=30, ha="right", fontsize=8)
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="SET", help="a prepared set")
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="models of it")
-    parser.add_argument("--samples", type=int, default=64, help="windows of test clips")
+    parser.add_argument("--samples", type=int, default=64, help="windows, at most one for each test clip")
     parser.add_argument("--own", type=int, default=8, help="frames of the model's own")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -169,7 +169,8 @@ def main() -> None:
             parser.error(f"{model.folder} sees past frames or actions; give models that see the current frame alone.")
         if model.method is FLOWMAP or (model.span > 1 and not model.method.clips):
             parser.error(f"{model.folder} does not solve one frame at a time along the field that it learned.")
-    clips = to_float(Windows(options.data, "test", frames=options.own + 2).spread(options.samples))
+    windows = Windows(options.data, "test", frames=options.own + 2)
+    clips = to_float(windows.spread(min(options.samples, len(windows.clips))))
     with torch.inference_mode():
         rows = measure(models, clips)
     print(record.table(rows, {"model": ""}, COLUMNS))

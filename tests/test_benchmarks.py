@@ -194,7 +194,8 @@ def test_what_clips_and_streams_cost_is_measured_alike():
 
 def test_the_plot_of_figure_1_has_a_bar_for_each_model_and_property(tmp_path):
     rows = [{"model": name, "distance": 1.0, "wait": 2.0, "held": 3.0} for name in ("one", "two")]
-    figure1.plot([{**rows[0], "coverage": 1.5}, rows[1]], tmp_path / "plot.svg")
+    rows[0] |= {"coverage": 1.5, "intervals": {"distance": [0.9, 1.2], "coverage": [1.6, 1.7]}}
+    figure1.plot(rows, tmp_path / "plot.svg")
     drawn = (tmp_path / "plot.svg").read_text()
     assert all(f'id="{name} {what}"' in drawn for name in ("one", "two") for what in ("distance", "wait", "held"))
 

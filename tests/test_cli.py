@@ -120,6 +120,7 @@ def test_an_unknown_option_names_the_nearest(capsys):
     assert "The nearest is --network.head-dim." in refused(*TRAIN, "--network.head_dims", 3, capsys=capsys)
     assert "The nearest is --network.layers." in refused(*TRAIN, "--network.layer", 3, capsys=capsys)
     assert "no option -f. The nearest is --fps." in refused("sample", "m", "-f", 3, capsys=capsys)
+    assert "no option -s. The nearest is --s" in refused("sample", "m", "-s", 3, capsys=capsys)
     far = "There is no option --dry-run. See `biflow prepare --help`."
     assert refused("prepare", "a", "b", "--dry-run", capsys=capsys).endswith(far)
     assert "Did you mean --data instead of --dat?" in refused("train", "--dat", "x", "--out", "y", capsys=capsys)

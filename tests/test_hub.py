@@ -132,8 +132,8 @@ def test_weights_that_are_pickles_are_named(folder, tmp_path):
 
 def test_without_a_network_the_sentence_says_what_to_put_where(elsewhere, capsys):
     sentence = refused("sample", "me/squares@v1", capsys=capsys)  # conftest.py: nothing listens there
-    assert sentence.startswith("There is no folder me/squares: check the path. If it is the id of a model of the Hug")
-    assert "that at revision v1 cannot be downloaded (it cannot be reached)" in sentence
+    assert sentence.startswith("There is no folder me/squares: check the path. If this is the id of a model on the H")
+    assert "the model at revision v1 cannot be downloaded (it cannot be reached)" in sentence
     files = f"get config.json, {WEIGHTS} and the folder first from http://127.0.0.1:9/me/squares/tree/v1"
     assert files in sentence
     assert list(elsewhere.iterdir()) == []

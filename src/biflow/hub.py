@@ -70,9 +70,9 @@ def _downloaded(name: str, revision: str | None, settings: dict[str, Any]) -> Pa
             raise os_error(error, error.filename or "the cache of huggingface_hub") from error
         files = f"{', '.join(NEEDED)} and the folder first"
         raise UserError(
-            f"There is no folder {name}: check the path. If it is the id of a model of the Hugging Face Hub, that{at} "
-            f"cannot be downloaded ({_reason(error)}): get {files} from {_page(name)}/tree/{revision or 'main'} where "
-            "there is a network, and give the folder with them."
+            f"There is no folder {name}: check the path. If this is the id of a model on the Hugging Face Hub, the "
+            f"model{at} cannot be downloaded ({_reason(error)}). With a network, get {files} from "
+            f"{_page(name)}/tree/{revision or 'main'}, put them into a folder, and give that folder."
         ) from error
 
 

@@ -19,7 +19,7 @@ from biflow.errors import UserError
 from biflow.methods import Method
 from biflow.paths import NO_CONDITIONS, Conditions, Fields, present
 
-LEAST_LEFT = 0.05  # of the way to a clip, by which an error of the clip is magnified to one of the field
+LEAST_LEFT = 0.05  # least 1 - alpha to divide by: nearer to the clip, its errors would be magnified without bound
 
 log = logging.getLogger("biflow")
 
@@ -72,14 +72,14 @@ class VideoUNet(nn.Module):
     channels. The levels of their noise and the action, both (b, d), are embedded together and added to the others;
     what comes out of that is zero until it is trained.
 
-    SEQUENCE has as many channels as all frames of a clip. Noise of so many does not pass through the fewer of the
-    UNet, and a clip does. So the UNet answers with the clip, and the field is the way to it (Li & He, "Back to Basics:
-    Let Denoising Generative Models Denoise", 2025).
+    For SEQUENCE, the channels are those of all frames of a clip. A UNet with fewer channels inside cannot pass on the
+    noise of so many, but it can describe the clip. So it predicts the clip, and the field is computed from that (Li &
+    He, "Back to Basics: Let Denoising Generative Models Denoise", 2025).
 
     Args:
         method: whose queries it answers.
         config: its shape.
-        v_scale: unit of the f^v head, whose output is multiplied by it.
+        v_scale: unit of the f^v head, whose output is multiplied by it; not used for clips.
         conditions: those that it is asked under, as an example.
         span: frames of a state, for a method whose states are clips.
 

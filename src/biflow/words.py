@@ -112,9 +112,10 @@ def refusal(error: cyclopts.CycloptsError, commands: Iterable[str]) -> str:
         option = (error.token.keyword or error.token.value).partition("=")[0]
         known = [name for one in error.argument_collection if one.parse and not one.children for name in one.names]
         options = [name for name in known if name.startswith("--")]
-        if len(option) == 2:  # -f is short for something that begins with it
-            options = [name for name in options if name[2] == option[1]] or options
-        meant = "".join(f" The nearest is {name}." for name in close(option.replace("_", "-"), options))
+        short = [name for name in options if len(option) == 2 and name[2] == option[1]]  # -f is short for one of these
+        names = {name.strip("-"): name for name in short or options}
+        found = close(option.strip("-").replace("_", "-"), names, least=0.0 if short else 0.55)
+        meant = "".join(f" The nearest is {names[name]}." for name in found)
         return f"There is no option {option}.{meant} {see}"
     if isinstance(error, cyclopts.CoercionError) and error.token and error.token.keyword:  # of a switch: --png=maybe
         return f"{error.token.keyword} must be {TYPES['bool']}, not {error.token.value!r}."

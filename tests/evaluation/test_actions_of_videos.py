@@ -59,7 +59,7 @@ def test_actions_that_do_not_fit_get_a_sentence(test):
         actions.settled("data", ring.model(actions=other), test)
     narrow = ring.Actions(("move", "turn"), ((0.0, 1.0), (-0.5, 0.5)))
     for asked in ("data", None):
-        sentence = r"The action \d+ of the test split of .* has turn -?1, but its range is -0.5 to 0.5. Evaluate with a"
+        sentence = r"The action \d+ of the clip .* of .* has turn -?1, but its range is -0.5 to 0.5. Evaluate with a"
         with pytest.raises(UserError, match=sentence) as error:
             actions.settled(asked, ring.model(actions=narrow), test)
         assert error.value.setting == "actions"

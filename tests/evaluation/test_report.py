@@ -333,10 +333,13 @@ def test_models_of_one_kind_are_told_apart_by_the_past_frames_that_they_see(eval
     path.write_text(json.dumps(metrics))
     labels = [run.label for run in groups(read_runs(folders))[0].runs]
     assert sorted(labels) == ["BI-FLOW ε 0.1, 3 past frames", "BI-FLOW ε 0.1, no past frames"]
+    metrics["protocol"]["model"]["context"] = 1
+    path.write_text(json.dumps(metrics))
+    assert "BI-FLOW ε 0.1, 1 past frame" in [run.label for run in groups(read_runs(folders))[0].runs]
 
 
 def test_folders_of_one_name_are_told_apart_by_their_paths(evaluated):
-    runs = read_runs([evaluated("one/evaluated"), evaluated("two/evaluated", "flowmap")])
+    runs = read_runs([evaluated("one/evaluated"), evaluated("two/evaluated")])
     every = groups(runs)[0].runs
     assert len({run.label for run in every}) == len(set(colours(every).values())) == 2
 

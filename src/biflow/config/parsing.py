@@ -119,7 +119,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def close(word: str, known: Iterable[str], least: float = 0.55) -> list[str]:
-    """The one of the `known` words that looks most like `word`, if it is at least so alike (0 to 1)."""
+    """The known word that is most like `word`, in a list; [] if none is at least this similar (0 to 1)."""
     return difflib.get_close_matches(word, known, n=1, cutoff=least)
 
 

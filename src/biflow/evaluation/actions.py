@@ -38,11 +38,12 @@ def settled(actions: str | None, model: Model, test: Windows) -> str | None:
 
 def _check_ranges(taken: Actions, test: Windows) -> None:
     """Raise UserError for an action of the set that is out of the model's range."""
-    rows = np.concatenate([test.action_rows(clip) for clip in range(len(test.clips))])
-    try:
-        taken.check(rows[np.isfinite(rows).all(1)], f"the test split of {test.root}")
-    except UserError as error:
-        raise UserError(f"{error} Evaluate with a script or with none.", setting="actions") from error
+    for clip, entry in enumerate(test.clips):
+        rows = test.action_rows(clip)
+        try:
+            taken.check(rows[np.isfinite(rows).all(1)], f"the clip {entry['name']} of {test.root}")
+        except UserError as error:
+            raise UserError(f"{error} Evaluate with a script or with none.", setting="actions") from error
 
 
 def same(model: Model, test: Windows) -> bool:

@@ -62,8 +62,9 @@ def evaluate(
 
     Videos and features are kept in `out`, features of real videos in the user's cache: the same call resumes after an
     interruption. Of several processes, all but the first return {}. `networks`, also of your own, replace those of the
-    protocol. Batch sizes affect `seconds_per_frame` alone. A network that is no `nn.Module` has no checksum, so give
-    each one a folder of its own. Raises UserError for what does not fit together, or for another evaluation in `out`.
+    protocol. Batch sizes affect `seconds_per_frame` alone. A network that is not an `nn.Module` has no checksum; use
+    another `out` for each such network. Raises UserError for what does not fit together, or for another evaluation in
+    `out`.
     """
     state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=1))  # another may have more to do
     out, test = Path(out), Windows(Path(data), split="test")

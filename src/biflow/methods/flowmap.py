@@ -21,7 +21,7 @@ from biflow.solvers import Solution, solve
 from biflow.solvers.solution import columns
 
 FIELD = 0.25  # share of the samples that go on learning the field
-EPS = (0.05, 0.35)  # noise levels that jumps are learned for
+EPS = (0.05, 0.35)  # noise levels that jumps are learned for, as far as alpha_max reaches
 LEGS = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 0.5], [0.5, 1.0]])  # from where to where jumps lead, equally often
 TEACHER = Solver("adams", steps=3)  # for a half of the curve
 FIELD_SOLVER = Solver("adams", steps=4)  # where no jumps were learned

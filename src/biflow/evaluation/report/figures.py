@@ -136,7 +136,7 @@ def methods_sheet(runs: list[Run], path: Path) -> None:
 
 
 def ends_sheet(runs: list[Run], path: Path) -> None:
-    """The last frame of each run's first videos, which all runs begin alike."""
+    """The last frame of each run's first videos."""
     rows = [
         [read_video(run.folder, i)[-1].clone() for i in range(min(ENDS, run.settings["samples"]))]  # not whole videos
         for run in runs

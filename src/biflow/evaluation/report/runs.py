@@ -143,10 +143,16 @@ def _script(actions: str) -> str:
     return line if len(line) <= 40 else f"{line[:39]}…"
 
 
+def _past(run: Run) -> str:
+    """How many past frames its model sees."""
+    count = run.protocol["model"].get("context", 0)
+    return f"{count or 'no'} past frame{'' if count == 1 else 's'}"
+
+
 def _tell_apart(runs: list[Run]) -> None:
     """Add to labels that several runs share in what these differ, such as the solver, or else the folder."""
     details: list[Callable[[Run], str]] = [
-        lambda run: f"{run.protocol['model'].get('context', 0) or 'no'} past frames",
+        _past,
         lambda run: run.solver,
         lambda run: str(run.protocol.get("engine", "an unknown engine")),
         lambda run: run.folder.name,
