@@ -25,6 +25,16 @@ def test_columns_get_names_for_their_ends():
     }
 
 
+def test_names_for_their_ends_differ_whatever_columns_are_called():
+    assert actions(("still",), ((0, 1),)).keys == {"still_": {"still": 1}}
+    assert actions(("a b", "a_b"), ((0, 1), (0, 1))).keys == {"a_b": {"a b": 1}, "a_b_": {"a_b": 1}}
+    assert actions(("x", "left"), ((-1, 1), (0, 1))).keys == {
+        "x-down": {"x": -1},
+        "x-up": {"x": 1},
+        "left": {"left": 1},
+    }
+
+
 def test_only_the_first_of_two_columns_is_called_left_and_right():
     keys = actions(("turn", "yaw"), ((-1, 1), (-1, 1))).keys
     assert keys["left"] == {"turn": -1}

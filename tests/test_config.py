@@ -1,11 +1,13 @@
 """Settings from dictionaries: types, nested groups, and sentences for what is wrong."""
 
 import inspect
+import json
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from biflow import config
@@ -227,3 +229,31 @@ def test_every_field_has_a_help_text_that_is_a_sentence(cls):
     for item in fields(cls):
         assert texts.get(item.name, "").endswith("."), f"{cls.__name__}.{item.name}"
     assert inspect.cleandoc(cls.__doc__).splitlines()[0].endswith(".")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_values_are_taken_as_python_has_them():
+    settings = config.TrainConfig(init=Path("runs/a"), seed=np.int64(3), lr=np.float32(0.5), steps=1e4)  # pyright: ignore
+    assert (settings.init, settings.seed, settings.lr, settings.steps) == ("runs/a", 3, 0.5, 10_000)
+    assert [type(value) for value in (settings.init, settings.seed, settings.lr, settings.steps)] == [
+        str,
+        int,
+        float,
+        int,
+    ]
+    assert json.loads(json.dumps(asdict(settings)))["init"] == "runs/a"  # a checkpoint keeps it
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: config.TrainConfig(optimizer="Muon"), "optimizer is 'Muon', but must be one of adamw, muon"),
+        (lambda: config.TrainConfig(schedule="linear"), "schedule is 'linear', but must be one of"),
+        (lambda: config.TrainConfig(path="quadratic"), "path is 'quadratic', but must be one of linear, knots, cubic"),
+        (lambda: config.Prepare(Path("a"), Path("b"), range="0-1"), "range is '0-1', but must be one of"),
+    ],
+)
+def test_a_word_that_a_setting_does_not_know_is_refused_in_python_too(make, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make()

@@ -178,15 +178,20 @@ def _values(actions: Actions, names: list[str]) -> dict[str, float]:
 def _named(actions: Actions) -> dict[str, dict[str, float]]:
     """Names for the ends of each column: left and right, forward and back where its name says so."""
     keys: dict[str, dict[str, float]] = {}
+    ends = {"left", "right", "forward", "back"} & {name.lower() for name in actions.columns}  # names of their own
     for column, (low, high), neutral in zip(actions.columns, actions.ranges, actions.neutral.tolist(), strict=True):
         word = re.sub(r"\W+", "_", column.lower()) or "action"
-        if word in X_COLUMNS and low < neutral < high and not {"left", "right"} & keys.keys():
+        if word in X_COLUMNS and not ends and low < neutral < high and not {"left", "right"} & keys.keys():
             keys |= {"left": {column: low}, "right": {column: high}}
-        elif word in Y_COLUMNS and not {"forward", "back"} & keys.keys():
+        elif word in Y_COLUMNS and not ends and not {"forward", "back"} & keys.keys():
             keys |= {"forward": {column: high}} | ({"back": {column: low}} if low < neutral else {})
         elif low < neutral < high:
+            while f"{word}-up" in keys:
+                word += "_"
             keys |= {f"{word}-down": {column: low}, f"{word}-up": {column: high}}
         else:
+            while word in keys or word == STILL:
+                word += "_"
             keys |= {word: {column: high if high > neutral else low}}
     return keys
 

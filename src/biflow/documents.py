@@ -17,7 +17,7 @@ from biflow.errors import UserError
 
 T = TypeVar("T")
 LARGEST = 128 << 20  # bytes of a document: the index of 350,000 clips
-VALUES = 5_000_000  # of a document, which take up to 200 bytes each
+VALUES = 7_500_000  # of a document, which take up to 200 bytes each: the same index
 HEADER = 1024  # characters in the header of an array; NumPy's own have 118
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 

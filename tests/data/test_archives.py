@@ -57,6 +57,18 @@ def tar(files, mode="w"):
     return data.getvalue()
 
 
+def test_of_a_frame_that_was_put_into_a_tar_again_the_last_counts(tmp_path):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, level in (("v/0.png", 0), ("v/1.png", 1), ("v/2.png", 2), ("v/1.png", 5)):
+            content = png(clip(0, 6)[level])
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    (tmp_path / "set.tar").write_bytes(data.getvalue())
+    assert [levels for _, levels in read(tmp_path / "set.tar").values()] == [[0, 5, 2]]
+
+
 def packed(files):
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:

@@ -1,6 +1,7 @@
 import os
 from collections import Counter
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -130,3 +131,25 @@ def test_a_gap_in_the_numbers_of_images_is_said(tmp_path):
     (item,) = find_clips(tmp_path)
     (video,) = item.read(Counter())
     assert video.changes == ["1 gap in the numbers of its images closed"]
+
+
+def listed(root, **lists):
+    """A folder of the clips a/1, a/2, b/1 and b/2, with lists of some of them."""
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / f"{name}.npy", clip(0))
+    for name, lines in lists.items():
+        (root / f"{name}.txt").write_text("\n".join(lines))
+    return {item.name: item.split for item in find_clips(root)}
+
+
+def test_a_list_names_clips_by_as_much_of_their_paths_as_it_has(tmp_path):
+    splits = listed(tmp_path, train=["a/1.npy", "/data/set/a/2.npy", "b/2.npy"], test=["b/1.npy"])
+    assert splits == {"a/1.npy": "train", "a/2.npy": "train", "b/1.npy": "test", "b/2.npy": "train"}
+
+
+def test_a_list_that_leaves_open_which_clip_it_means_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"train\.txt names 1\.npy, which may be a/1\.npy or b/1\.npy: write its whole"):
+        listed(tmp_path, train=["1.npy"])
+    with pytest.raises(UserError, match=r"a/1\.npy is in a list of training clips and in one of test clips"):
+        listed(tmp_path, train=["a/1.npy"], test=["a/1.npy"])

@@ -131,6 +131,13 @@ def test_damaged_and_short_clips_are_named_skipped_and_counted(tmp_path, folders
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "src"]
 
 
+def test_more_clips_than_an_index_can_hold_are_refused_first(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr("biflow.data.prepare.MOST_CLIPS", 4)
+    with pytest.raises(UserError, match=r"has 5 clips, and a set at most 4\. Prepare a part of them"):
+        run(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_sources_without_clips_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     write_frames(tmp_path / "short", clip(0, 1))

@@ -99,8 +99,8 @@ def test_all_clips_are_brought_to_one_rate_with_their_actions(tmp_path, mixed, c
         if entry["name"] == "fast.mp4":
             assert own.tolist() == [60 / rate * k for k in range(int(rate) - 1)]
         elif entry["name"] == "slow.mp4":
-            expected = [min(k // 2, 13) for k in range(29)] if fps is None else [0, 1, 3, 4, 6, 7, 9, 10, 12]
-            assert own.tolist() == expected
+            doubled = [*(k // 2 for k in range(28)), np.nan]  # what came after the last frame is not known
+            np.testing.assert_array_equal(own, doubled if fps is None else [0, 1, 3, 4, 6, 7, 9, 10, 12])
         else:
             assert np.isnan(own).all()
     count = {None: "3 of 5", 10.0: "5 of 5"}[fps]

@@ -27,6 +27,7 @@ from biflow.training.checkpoint import _averaged, latest
 from biflow.training.export import export
 from biflow.training.fingerprint import differences, fingerprint
 from biflow.training.loop import train
+from biflow.training.raw import prepare_in
 from tests.command_line import refused, run
 
 TINY = NetworkConfig(channels=(32,), attention=(), patch=2)
@@ -208,6 +209,22 @@ def test_a_raw_folder_is_prepared_again_when_it_or_the_size_changed(tmp_path, ca
     with pytest.raises(UserError, match="other pixels"):
         train(LONGER, other, out, size=16)
     assert "was prepared of another source" in capsys.readouterr().out
+
+
+def test_clips_that_were_trained_on_are_not_tested_on_where_there_are_more_of_them(tmp_path):
+    raw, out = clips(tmp_path / "raw", count=8), tmp_path / "run"
+
+    def splits():
+        return {clip["name"]: clip["split"] for clip in Windows(out / "data", split="all").clips}
+
+    prepare_in(out, raw, 16, admit=lambda _: None)
+    before = splits()
+    clips(raw, count=7, start=20)
+    (raw / "loop").symlink_to(raw / "loop")
+    prepare_in(out, raw, 16, admit=lambda _: None)
+    after = splits()
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 15
 
 
 def test_a_folder_called_data_that_is_not_a_prepared_set_is_left_alone(tmp_path):

@@ -58,11 +58,25 @@ def _kinds(settings: type) -> dict[str, tuple[Any, ...]]:
     return {name: sum((get_args(kind) or (kind,) for kind in kinds), ()) for name, kinds in hints.items()}
 
 
-def as_paths(settings: object) -> None:
-    """Let places be given as text, as one does in Python."""
+def as_plain(settings: object) -> None:
+    """Take values as Python has them: NumPy's numbers, 1e4 for a whole number, places as text or as paths.
+
+    Raises UserError for a word that is none of those which the setting may be.
+    """
+    for name, kinds in _kinds(type(settings)).items():
+        value = getattr(settings, name, None)
+        if isinstance(value, Real) and not isinstance(value, int):
+            number = float(value)
+            whole = int in kinds and float not in kinds and number.is_integer()
+            object.__setattr__(settings, name, int(number) if whole else number)  # the settings are frozen
+        elif isinstance(value, os.PathLike) and Path not in kinds and str in kinds:
+            object.__setattr__(settings, name, os.fspath(value))
+        words = [kind for kind in kinds if kind is not type(None)]
+        if isinstance(value, str) and words and all(isinstance(word, str) for word in words) and value not in words:
+            raise UserError(f"{name} is {value!r}, but must be one of {', '.join(words)}.", setting=name)
     for name in (*READ, *WRITTEN):
         if isinstance(value := getattr(settings, name, None), str) and Path in _kinds(type(settings))[name]:
-            object.__setattr__(settings, name, Path(value))  # the settings are frozen
+            object.__setattr__(settings, name, Path(value))
 
 
 def check_sides(settings: object) -> None:

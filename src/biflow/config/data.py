@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import RATES, as_paths, check, check_seed, check_sides
+from biflow.config.checks import RATES, as_plain, check, check_seed, check_sides
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Prepare:
     force: bool = False
 
     def __post_init__(self) -> None:
-        as_paths(self)
+        as_plain(self)
         check(self, "be at least 1", lambda n: n >= 1, "stride")
         check_sides(self)
         low, high = RATES

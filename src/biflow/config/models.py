@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import as_paths, check, check_sides
+from biflow.config.checks import as_plain, check, check_sides
 from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.config.training import NORM_GROUPS, WIDEST
 from biflow.errors import UserError
@@ -53,7 +53,7 @@ class Export:
     push: str | None = None
 
     def __post_init__(self) -> None:
-        as_paths(self)
+        as_plain(self)
         if not (self.out or self.onnx or self.web):
             raise UserError("Say what to write: a model folder (OUT), ONNX files (--onnx DIR) or a page (--web DIR).")
         if not self.out and (self.push or self.license or self.evaluated):

@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import as_paths, check, check_batch, check_eps, check_level, check_seed
+from biflow.config.checks import as_plain, check, check_batch, check_eps, check_level, check_seed
 from biflow.config.solver import USUAL, Solver, SolverName
 from biflow.errors import UserError
 
@@ -92,7 +92,7 @@ class Sample:
     out: Path = Path("samples")
 
     def __post_init__(self) -> None:
-        as_paths(self)
+        as_plain(self)
         check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
         check_batch(self)
         check(self, "be at least 1", lambda n: n >= 1, "fps_factor", most=1000)
@@ -142,7 +142,7 @@ class Demo:
     origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        as_paths(self)
+        as_plain(self)
         check(self, "be at least 1", lambda n: n >= 1, "frames", "samples")
         check_seed(self)
         _check_port(self)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from biflow.config.checks import check, check_batch, check_level, check_seed, check_sides
+from biflow.config.checks import as_plain, check, check_batch, check_level, check_seed, check_sides
 from biflow.errors import UserError
 
 NORM_GROUPS = 32  # every width of a network is a multiple of it
@@ -157,6 +157,7 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
     def __post_init__(self) -> None:
+        as_plain(self)
         check(self, "be at least 1", lambda n: n >= 1, "steps", "accumulate", "log_every", "save_every")
         check_batch(self)
         check(self, "be at least 1", lambda n: n >= 1, "span", most=SPAN)

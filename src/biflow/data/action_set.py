@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from biflow.actions import Actions, ActionsError
 from biflow.data.actions import SHARED, Table, agree
+
+Kept = Sequence[int] | Int[np.ndarray, " kept"]
 
 
 class ActionSet:
@@ -14,7 +16,7 @@ class ActionSet:
 
     def __init__(self) -> None:
         self.tables: list[Table] = []
-        self.clips: list[tuple[Table | None, Sequence[int]]] = []
+        self.clips: list[tuple[Table | None, Kept]] = []
 
     def add(self, name: str, table: Table | None, frames: int, kept: Sequence[int]) -> None:
         """Add the next clip, which has `frames` frames and of which those at the indices `kept` are kept.
@@ -29,7 +31,7 @@ class ActionSet:
             table.meaning().check(table.rows, table.where)
             agree([*self.tables[:1], table])
             self.tables.append(table)
-        self.clips.append((table, kept))
+        self.clips.append((table, np.array(kept, np.int32) if table else range(len(kept))))
 
     def meaning(self) -> tuple[Actions, list[str]] | None:
         """What the columns mean and how each is resampled; None if no clip has actions. Raises UserError."""
@@ -57,14 +59,12 @@ class ActionSet:
         return np.concatenate(parts).astype(np.float32)
 
 
-def resample(
-    rows: Float[np.ndarray, "n k"], kept: Sequence[int], rules: Sequence[str]
-) -> Float[np.ndarray, "frames k"]:
+def resample(rows: Float[np.ndarray, "n k"], kept: Kept, rules: Sequence[str]) -> Float[np.ndarray, "frames k"]:
     """The actions from each kept frame to the next kept one. After the last there is none, so its row is NaN.
 
     Args:
         rows: the action after each frame of the source; the last frame needs none.
-        kept: indices of the kept frames in the source, in order. One that comes twice keeps its action.
+        kept: indices of the kept frames in the source, in order. One that comes twice keeps its action, if it has one.
         rules: for each column, "hold" for the action after the kept frame, or "mean" for the mean until the next one.
     """
     first = np.minimum(np.array(kept[:-1], int), len(rows) - 1)
@@ -72,6 +72,7 @@ def resample(
     sums = np.concatenate([np.zeros((1, rows.shape[1])), rows.cumsum(0)])
     means = (sums[end] - sums[first]) / (end - first)[:, None]
     between = np.where(np.array(rules) == "mean", means, rows[first])
+    between[np.array(kept[:-1], int) >= len(rows)] = np.nan
     return np.concatenate([between, np.full((1, rows.shape[1]), np.nan)])
 
 

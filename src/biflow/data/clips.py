@@ -12,7 +12,7 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -90,7 +90,11 @@ def find_clips(src: str | Path, *, images: bool = False, range: str | None = Non
     _report(sum(map(len, beside.values())), other)
     unread: dict[PurePosixPath, UserError] = {}
     lists = _lists(files, groups, unread)
-    splits = {name: split for listed in lists.values() for name, split in listed.items()}
+    splits: dict[PurePosixPath, str] = {}
+    for listed in lists.values():
+        if twice := [path for path, split in listed.items() if splits.get(path, split) != split]:
+            raise UserError(f"{shown(str(twice[0]))} is in a list of training clips and in one of test clips.")
+        splits |= listed
     actions = find_tables([file for file in files if file.path not in {*lists, *unread}], groups, unread)
     arrays = [group[-1] for group in groups.values() if _reader(group[-1]) is read_arrays]
     floats = Floats(lambda: spans(arrays), range)
@@ -114,10 +118,15 @@ def _grouped(files: Iterable[File]) -> tuple[dict[PurePosixPath, list[File]], Co
 
 
 def _item(
-    src: Path, path: PurePosixPath, files: list[File], splits: dict[str, str], actions: Table | None, floats: Floats
+    src: Path,
+    path: PurePosixPath,
+    files: list[File],
+    splits: dict[PurePosixPath, str],
+    actions: Table | None,
+    floats: Floats,
 ) -> Item:
     names = map(SPLIT_NAME.fullmatch, path.parts)  # relative to the source, whose own name says nothing
-    split = splits.get(path.name) or next((_split(name) for name in names if name), None)
+    split = splits.get(path) or next((_split(name) for name in names if name), None)
     reader = _reader(files[-1])
     if reader is read_arrays:
         read = partial(read_arrays, files[-1], floats=floats)
@@ -203,19 +212,33 @@ def _split(name: re.Match) -> str:
 
 def _lists(
     files: Iterable[File], clips: Iterable[PurePosixPath], unread: dict[PurePosixPath, UserError]
-) -> dict[PurePosixPath, dict[str, str]]:
+) -> dict[PurePosixPath, dict[PurePosixPath, str]]:
     """Lists such as CARLA's video_train.csv, by path: the split of each clip of which they have a line.
 
     A line is a path, perhaps after an index. A file of such a name that names no clip is not a list: it may hold the
     actions of a clip of its own name. Why files could not be read is added to `unread`.
     """
-    names = {path.name for path in clips}
+    named: dict[str, list[PurePosixPath]] = {}
+    for path in clips:
+        named.setdefault(path.name, []).append(path)
     lists = {}
     for file in files:
         name = SPLIT_NAME.fullmatch(file.path.stem)
         if name and file.path.suffix.lower() in (".csv", ".txt"):
             lines = io.BytesIO(file.text(unread) or b"")
             paths = (line.decode(errors="replace").split(",")[-1].strip() for line in lines)
-            listed = names.intersection(PurePosixPath(path).name for path in paths)
-            lists[file.path] = dict.fromkeys(listed - {""}, _split(name))
+            listed = [_meant(PurePosixPath(path), named, file.path) for path in paths if path]
+            lists[file.path] = dict.fromkeys(filter(None, listed), _split(name))
     return {path: splits for path, splits in lists.items() if splits}
+
+
+def _meant(line: PurePosixPath, named: Mapping[str, list[PurePosixPath]], where: PurePosixPath) -> PurePosixPath | None:
+    """The clip that a line of a list means: the one whose path ends as the line does, in as many parts as possible."""
+    found = named.get(line.name, [])
+    for count in range(2, len(line.parts) + 1):
+        closer = [path for path in found if path.parts[-count:] == line.parts[-count:]]
+        found = closer or found
+    if len(found) > 1:
+        several = f"{shown(str(found[0]))} or {shown(str(found[1]))}"
+        raise UserError(f"{shown(str(where))} names {shown(str(line))}, which may be {several}: write its whole path.")
+    return found[0] if found else None

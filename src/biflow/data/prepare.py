@@ -24,10 +24,13 @@ log = logging.getLogger("biflow")
 
 
 DIVISOR = NetworkConfig().divisor
+MOST_CLIPS = 350_000  # whose index can be read
 OF_A_SET = {"frames.npy", "actions.npy", "index.json", "sheet.png", "made_from.json"}
 
 
-def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress: bool = True) -> dict:
+def prepare(
+    settings: Prepare, *, shape: tuple[int, int] | None = None, progress: bool = True, earlier: Path | None = None
+) -> dict:
     """Write the prepared set `settings.dst` from the clips of `settings.src`, and return its index.
 
     The form of the folder is described in `biflow.data.windows`. It appears whole or not at all, and nothing but a
@@ -37,6 +40,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
         settings: what to prepare and how.
         shape: (h, w) of frames that are not square, in place of `settings.size`.
         progress: show a progress bar if stderr is a terminal.
+        earlier: the set whose clips keep their split, where that is not the one at `settings.dst`.
 
     Raises:
         UserError: `dst` exists, `src` holds no clip that can be used, or the disk is full.
@@ -54,7 +58,7 @@ def prepare(settings: Prepare, *, shape: tuple[int, int] | None = None, progress
     with replacing(dst) as partial:
         partial.mkdir()
         writer = _write_frames(partial / "frames.npy", items, shape, settings, progress)
-        before = _earlier_splits(dst, settings)
+        before = _earlier_splits(earlier or dst, settings)
         clips, skipped = _assign_splits(writer.clips, settings.split, settings.seed, before), writer.skipped
         index = {"format": FORMAT, "size": list(shape), "channels": 3, "stride": settings.stride}
         index |= {"crop": settings.crop, "source": str(src), "seed": settings.seed, "train_share": settings.split}
@@ -83,6 +87,9 @@ def _warn(index: dict, conversions: Counter[str], settings: Prepare) -> None:
 
 
 def _write_frames(path: Path, items: list[Item], shape: tuple[int, int], settings: Prepare, progress: bool) -> Writer:
+    if len(items) > MOST_CLIPS:
+        what = f"{settings.src} has {len(items):,} clips, and a set at most {MOST_CLIPS:,}"
+        raise UserError(f"{what}. Prepare a part of them.")
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
     quiet = None if progress else True  # None: if stderr is not a terminal
     fps = settings.fps or _usual_rate(tqdm(items, desc="reading rates", leave=False, disable=quiet))

@@ -118,6 +118,7 @@ def _members(archive: Archive, place: PurePosixPath) -> Iterator[File]:
             found.append((name, entry, path, False, fault))
         elif not any(map(hidden, path.parts)):
             found.append((name, entry, path, moves(partial(archive.head, entry), path.suffix), None))
+    found = list({member[2]: member for member in found}.values())  # of one that was put in again, the last
     if not archive.is_tar:  # a compressed tar cannot be read backwards
         found = in_order(found, lambda member: member[0])
     for name, entry, path, moving, fault in found:

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -135,6 +136,9 @@ def rms_change(windows: Windows, path: str = "linear", samples: int = 512) -> fl
 
     There are at most `samples` of them, evenly spread.
     """
-    frames = to_float(windows.spread(samples))
-    t = (torch.arange(len(frames)) * 0.618) % 1
-    return max(PATHS[path](frames, t)[1].square().mean().sqrt().item(), 1e-3)  # positive for a still video too
+    picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
+    squares = []
+    for number in range(len(picks)):  # one at a time: windows may be large
+        t = torch.tensor([number * 0.618 % 1])
+        squares.append(PATHS[path](to_float(windows.batch(picks[number : number + 1])), t)[1].square().mean().item())
+    return max(float(np.mean(squares)) ** 0.5, 1e-3)  # positive for a still video too

@@ -47,7 +47,7 @@ def prepare_in(out: Path, source: Path, size: int, admit: Callable[[Path], objec
         change = next(changed) if before else "by an older version"
         tqdm.write(f"{target} was prepared {change}; preparing {source} at {size}x{size} in its place.")
     with replacing(target) as partial:
-        prepare(Prepare(source, partial, size=size))
+        prepare(Prepare(source, partial, size=size), earlier=target)
         write_json(partial / RECORD, record)
         admit(partial)
 
@@ -94,7 +94,11 @@ def _files(folder: Path | str, seen: set[str]) -> Iterator[str]:
     for entry in entries:
         if hidden(entry.name):
             continue
-        if entry.is_dir():
+        try:
+            below, readable = entry.is_dir(), entry.is_file()
+        except OSError:  # a link in a circle
+            continue
+        if below:
             yield from _files(entry.path, seen)
-        elif entry.is_file():  # not a broken link
+        elif readable:  # not a broken link
             yield entry.path
