@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -15,7 +16,7 @@ from biflow import card
 from biflow.config import Export, NetworkConfig, Shipped, TrainConfig
 from biflow.files import sha256
 from biflow.methods import BIFLOW
-from biflow.model import Model, load_model, save_model, shipped_model, weights_file
+from biflow.model import WEIGHTS, Model, load_model, save_model, shipped_model, weights_file
 from biflow.networks import VideoUNet
 from biflow.training.export import export
 from biflow.training.loop import train
@@ -215,3 +216,9 @@ def test_a_model_that_ships_has_the_card_that_this_code_writes(name, tmp_path):
     assert (copy / "README.md").read_text() == (folder / "README.md").read_text()
     assert (folder / "stream.webp").stat().st_size < 1_500_000
     assert Path(folder / "config.json").read_text().count('"format": 1') == 1
+
+
+def test_weights_that_git_lfs_left_out_are_a_sentence(tmp_path, capsys):
+    shutil.copytree(shipped_model(), tmp_path / "model")
+    (tmp_path / "model" / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "is not a safetensors file" in refused("info", tmp_path / "model", capsys=capsys)

@@ -59,6 +59,16 @@ def test_it_keeps_to_the_rate(cell, monkeypatch):
     assert now[0] == pytest.approx(1.0)
 
 
+def test_a_model_without_a_rate_is_shown_at_25_frames_per_second(cell, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("biflow.notebook.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("biflow.notebook.time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    show(stream(), count=11, fps=None)
+    assert now[0] == pytest.approx(10 / 25)
+    with pytest.raises(UserError, match="fps is 0, but must be above 0"):
+        show(stream(), fps=0)
+
+
 def test_the_stop_button_ends_the_stream_and_keeps_what_was_shown(cell):
     def interrupted():
         yield from islice(stream(), 3)

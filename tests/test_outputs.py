@@ -381,6 +381,9 @@ def test_the_demo_as_gif(tmp_path):
     with Image.open(tmp_path / "demo.gif") as animation:
         assert (animation.n_frames, sum(_durations(animation))) == (2, pytest.approx(2000 / 17.5, abs=10))
     assert demo_summary(tmp_path, stats).splitlines()[1] == f"{tmp_path / 'demo.gif'}   the first video"
+    (tmp_path / "mine.gif").write_text("mine")
+    demo(Demo(out=tmp_path, frames=1, samples=1, seed=2))
+    assert [path.name for path in tmp_path.glob("*.gif")] == ["mine.gif"]  # that of the first run would not be of these
 
 
 @pytest.mark.parametrize("name", ["demo.mp4", "demo.png", "demo.json"])

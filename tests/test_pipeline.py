@@ -87,6 +87,9 @@ def test_without_an_image_it_starts_from_the_models_own(pipe, folder):
         ("photo.jpg", "a str"),
         ([], "empty list"),
         (torch.empty(0, 3, 16, 16), r"empty, of shape \(0, 3, 16, 16\)"),
+        (Image.new("F", (16, 16), 0.5), "has F pixels, whose range is unknown"),
+        (np.zeros((16, 16, 3), np.uint16), r"uint16, but must be uint8, or floats in \[0, 1\]"),
+        ([torch.zeros(3, 16, 16), torch.zeros(1, 2, 3, 16, 16)], "frames with and without others before them"),
     ],
 )
 def test_what_is_no_image_is_refused(pipe, image, sentence):
@@ -195,6 +198,8 @@ def test_a_model_with_past_frames_and_actions(tmp_path):
     assert not torch.allclose(left, right, atol=1e-3)
     rows = pipe(actions=[[-1.0]] * 5, num_frames=3, generator=seeded(), **how).frames
     assert torch.equal(rows, left)
+    with pytest.raises(UserError, match="The actions end after 1 of 2 frames"):
+        pipe(actions=iter([[-1.0]]), num_frames=2, **how)
     with pytest.raises(UserError, match="at most 3, as many as there are actions for"):
         pipe(actions="left*3", num_frames=4, **how)
     assert pipe(actions="left*3", in_between=2, generator=seeded(), **how).frames.shape[1] == 6

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from biflow import films, limits, video
+from biflow.animation import AnimationWriter
 from biflow.errors import UserError
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 100, 30)]
@@ -61,6 +62,12 @@ def test_images_of_all_kinds_become_rgb(tmp_path, caplog):
     Image.fromarray(np.full((4, 6), 130, np.uint16)).save(tmp_path / "dark.png")
     assert (video.read_image(tmp_path / "dark.png") == 0).all()
     assert "dark.png is 16-bit grey (black: no value is above 255)" in caplog.text
+    half = np.zeros((600, 6), np.uint16)  # the last of its strips is black, and the picture is not
+    half[:500] = 30_000
+    Image.fromarray(half).save(tmp_path / "half.png")
+    caplog.clear()
+    video.read_image(tmp_path / "half.png")
+    assert "half.png is 16-bit grey; converted" in caplog.text
     Image.new("RGB", (6, 4)).save(tmp_path / "rgb.png")
     caplog.clear()
     assert video.read_image(tmp_path / "rgb.png").shape == (3, 4, 6)
@@ -194,3 +201,14 @@ def test_contact_sheet(tmp_path):
 def test_resized_frames_are_contiguous(pixels):
     frames = torch.zeros(2, *pixels, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     assert video.resize(frames, (8, 8)).numpy().data.c_contiguous
+
+
+@pytest.mark.parametrize("writer", [video.VideoWriter, AnimationWriter])
+def test_a_picture_larger_than_the_formats_have_is_refused(tmp_path, writer):
+    kind = "mp4" if writer is video.VideoWriter else "webp"
+    with pytest.raises(
+        UserError, match="would have 16640x128 at scale 32, and a side has at most 16383 pixels"
+    ) as error:
+        writer(tmp_path / f"wide.{kind}", 10, (4, 520), scale=32)
+    assert error.value.setting == "scale"
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,6 @@ from typing import Any
 
 import jinja2
 import yaml
-from safetensors import safe_open
 
 from biflow import methods
 from biflow.config import TrainConfig, eps_text
@@ -26,6 +25,7 @@ from biflow.hub import model_folder, repository
 from biflow.model import read_description, weights_file
 from biflow.moments import FILE as MOMENTS
 from biflow.schemas import Evidence, ModelFile, Results, State
+from biflow.tensors import entries
 
 CARD, PICTURE, EVIDENCE = "README.md", "stream.webp", "evidence.json"
 MARK = "<!-- biflow wrote this card"
@@ -180,9 +180,8 @@ def _of_model(folder: Path, description: ModelFile) -> Rows:
         rows["actions"] = ", ".join([*actions["columns"]])
     weights = weights_file(folder)
     if weights.exists():
-        with safe_open(weights, "pt") as file:
-            slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 (it is not a dictionary)
-        parameters, kinds = sum(prod(one.get_shape()) for one in slices), {one.get_dtype() for one in slices}
+        tensors = entries(weights).values()
+        parameters, kinds = sum(prod(one.shape) for one in tensors), {one.dtype for one in tensors}
         widths = f", widths {', '.join(map(str, shape['channels']))}" if shape.get("channels") else ""
         rows["network"] = f"{parameters / 1e6:.1f} million parameters{widths}"
         rows["weights"] = f"{weights.stat().st_size / 1e6:.1f} MB, {', '.join(sorted(kinds))}: {weights.name}"

@@ -19,8 +19,16 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
     if isinstance(image, list | tuple):
         if not image:
             raise UserError("image is an empty list.", setting="image")
-        return torch.cat([as_frames(one, size) for one in image])
+        parts = [as_frames(one, size) for one in image]
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise UserError(
+                "image is a list of frames with and without others before them; give one kind.", setting="image"
+            )
+        return torch.cat(parts)
     if isinstance(image, Image.Image):
+        if image.mode in ("I", "F"):
+            what = f"image has {image.mode} pixels, whose range is unknown"
+            raise UserError(f"{what}: convert it to 8-bit RGB.", setting="image")
         image = pixels_of(ImageOps.exif_transpose(image))[0]
     if isinstance(image, np.ndarray) and image.ndim in (3, 4, 5) and image.shape[-1] == 3:
         image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)
@@ -33,9 +41,12 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
     image = image[None] if image.ndim == 3 else image
     flat = image.flatten(0, -4)
     if image.dtype != torch.uint8:
-        if not image.is_floating_point() or not (image.min() >= 0 and image.max() <= 1):
+        must = "but must be uint8, or floats in [0, 1]"
+        if not image.is_floating_point():
+            raise UserError(f"image is {image.dtype}, {must}.", setting="image")
+        if not (image.min() >= 0 and image.max() <= 1):
             found = f"{image.dtype} from {image.min():g} to {image.max():g}"
-            raise UserError(f"image is {found}, but must be uint8, or floats in [0, 1].", setting="image")
+            raise UserError(f"image is {found}, {must}.", setting="image")
         frames = F.interpolate(flat.float(), size, mode="bicubic", antialias=True).clamp(0, 1) * 2 - 1
     else:
         frames = to_float(resize(flat, size))

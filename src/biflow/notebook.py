@@ -16,12 +16,11 @@ from biflow.errors import UserError
 from biflow.rollout import Frame, Shown, drain
 from biflow.video import enlarged
 
+Stream = Iterator[Frame] | Iterator[Shown]
 SIDE = 256  # pixels, that frames are enlarged to in whole steps
 
 
-def show(
-    frames: Iterator[Frame] | Iterator[Shown], *, count: int = 200, fps: float | int = 25, scale: int | None = None
-) -> None:
+def show(frames: Stream, *, count: int = 200, fps: float | int | None = 25, scale: int | None = None) -> None:
     """Show a stream in the output of a notebook's cell, as it is solved, but no faster than `fps`.
 
     Interrupting the cell ends the stream. The cell then holds the first video as an animated WebP, which is saved with
@@ -30,7 +29,7 @@ def show(
     Args:
         frames: of `biflow.stream` or `BiFlowPipeline.stream`; of several videos, the first is shown.
         count: at most this many frames.
-        fps: frames per second, such as `model.fps`.
+        fps: frames per second, such as `model.fps`; 25 where that is None.
         scale: side of the block that each pixel becomes; by default as much as makes 256 pixels.
 
     Raises:
@@ -41,6 +40,7 @@ def show(
     except ModuleNotFoundError as error:
         raise UserError("A stream is shown in a notebook, which needs IPython: pip install jupyterlab") from error
 
+    fps = _rate(fps)
     shown: list[Tensor] = []
     cell, due = display(HTML("…"), display_id=True), time.monotonic()
     if cell is None:
@@ -56,6 +56,12 @@ def show(
         pass  # the stop button
     if shown:
         cell.update(HTML(_animation(shown, fps, scale or 1)))
+
+
+def _rate(fps: float | int | None) -> float | int:
+    if fps is not None and fps <= 0:
+        raise UserError(f"fps is {fps}, but must be above 0.", setting="fps")
+    return fps or 25
 
 
 def _drained(frames: Iterator[Any]) -> Iterator[Shown]:

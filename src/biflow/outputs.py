@@ -259,6 +259,9 @@ def demo(settings: Demo) -> dict:
         for source, name in (*((f"sample_000{kind}", f"demo{kind}") for kind in kinds), ("sheet.png", "demo.png")):
             shutil.copyfile(new / "demo" / source, new / name)
         _remove_earlier(folder)
+        if is_earlier(out / "demo.json", '"nfe_per_frame"'):
+            for kind in {".webp", ".gif"}.difference(kinds):
+                (out / f"demo{kind}").unlink(missing_ok=True)
         write_json(new / "demo.json", {key: value for key, value in stats.items() if key != "nfe"})
     return _whole(stats, demo_summary(out, stats))
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from biflow.actions import script
 from biflow.card import CARD, EVIDENCE, MARK, PICTURE
 from biflow.config import Direction, Eps, Solver
+from biflow.config.checks import check_no_run
 from biflow.data.starts import starts
 from biflow.engines.queries import each
 from biflow.errors import UserError
@@ -104,8 +105,7 @@ class BiFlowPipeline(DiffusionPipeline):
         name = f"{pretrained_model_name_or_path}{f'@{revision}' if revision else ''}"
         pipe = cls(load_model(model_folder(name, **download)))
         pipe.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        dtype = dtype or torch_dtype
-        return pipe.to(dtype) if dtype else pipe
+        return pipe.to(kind) if (kind := dtype or torch_dtype) else pipe
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, safe_serialization: bool = True, *, push_to_hub: bool = False, **kwargs: Any
@@ -116,22 +116,21 @@ class BiFlowPipeline(DiffusionPipeline):
         `repo_id`, by default the name of the folder; further arguments are those of `push_to_hub`.
 
         Raises:
-            UserError: a model whose weights an engine holds, pickles, a disk that cannot be written, a failed upload.
+            UserError: weights that an engine holds, pickles, a run in the folder, a full disk, a failed upload.
         """
         if not safe_serialization:
             raise UserError("Weights are saved as safetensors only: leave out safe_serialization.")
         check_weights(self.model, "saved: save the model first")
         out, source = Path(save_directory), self.model.folder
+        check_no_run(out)
         held = (out / "config.json").exists()  # another model
         save_model(out, self.model)
-        (out / AVERAGED).unlink(missing_ok=True)  # of another model; they would be read in place of these
         if held and (source is None or out.resolve() != source.resolve()):
             _remove_others(out, first=source is not None)
         for path in filter(Path.is_file, source.rglob("*") if source else []):
             copy = out / (name := path.relative_to(cast(Path, source)))
-            if not any(fnmatch(name.as_posix(), pattern) for pattern in FILES):
-                continue
-            if path.name not in ("config.json", "model_index.json", WEIGHTS, AVERAGED) and not copy.exists():
+            known = any(fnmatch(name.as_posix(), pattern) for pattern in FILES)
+            if known and path.name not in ("config.json", "model_index.json", WEIGHTS, AVERAGED) and not copy.exists():
                 copy.parent.mkdir(exist_ok=True, parents=True)
                 shutil.copyfile(path, copy)
         self.save_config(out)
@@ -149,8 +148,8 @@ class BiFlowPipeline(DiffusionPipeline):
         """Upload the folder that `save_pretrained` writes, with the model's own card; the address of the commit."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            settings = {"private": private, "token": token, "create_pr": create_pr}
-            return push(Path(folder), repo_id, commit_message=commit_message, **settings)
+            how = {"commit_message": commit_message, "private": private, "token": token, "create_pr": create_pr}
+            return push(Path(folder), repo_id, **how)
 
     def to(self, *args: Any, silence_dtype_warnings: bool = False, **kwargs: Any) -> "BiFlowPipeline":
         """Move the model to a device, to another number format, or both: to("cuda"), to(dtype), to(device, dtype).
@@ -213,6 +212,8 @@ class BiFlowPipeline(DiffusionPipeline):
                     callback_on_step_end(self, step, frame.time, {"frame": frame.x} if asked else {})
                 if self._interrupt:
                     break
+        if len(shown) < total and not self._interrupt:
+            raise UserError(f"The actions end after {len(shown)} of {total} frames.", setting="actions")
         videos = as_type(shown, output_type)
         return BiFlowOutput(frames=videos) if return_dict else (videos,)
 
@@ -283,8 +284,7 @@ def _in_format(model: Model, dtype: torch.dtype) -> Network:
 
     def evaluate(query: Any) -> Any:
         with torch.autocast(model.device.type, dtype):
-            fields = model.network(query)
-        return each(fields, Tensor.float)
+            return each(model.network(query), Tensor.float)
 
     return evaluate
 

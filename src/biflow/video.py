@@ -116,11 +116,12 @@ def open_image(file: Bytes | Path, name: str) -> Image.Image:
 
 def pixels_of(image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
     """The pixels of an image over black, and which kind it was if it was not RGB, as `to_rgb` says."""
-    out, converted = np.empty((3, image.height, image.width), np.uint8), None
+    out, kinds = np.empty((3, image.height, image.width), np.uint8), []
     for top in range(0, image.height, STRIP):  # copies of a whole image in each form may take more than 1 GiB
-        strip, converted = to_rgb(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+        strip, kind = to_rgb(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+        kinds.append(kind)
         out[:, top : top + STRIP] = np.asarray(strip).transpose(2, 0, 1)
-    return torch.from_numpy(out), converted
+    return torch.from_numpy(out), next((kind for kind in kinds if kind and "black" not in kind), kinds[0])
 
 
 def _count(file: IO[bytes], marker: bytes) -> int:
@@ -147,6 +148,9 @@ def read_image(path: str | Path, size: tuple[int, int] | int | None = None) -> U
     return frame
 
 
+LARGEST = 16383  # pixels of a side: WebP has no more, and H.264 hardly
+
+
 class Writer:
     """What writing a file of moving pictures is, whatever its format; `VideoWriter` says how it is used.
 
@@ -161,6 +165,9 @@ class Writer:
         self.path, self.size, self.scale, self.frames = Path(path), tuple(size), scale, 0  # frames written so far
         if scale < 1 or fps <= 0:
             raise UserError(f"A video needs a scale of at least 1 and fps above 0, not scale {scale} and fps {fps}.")
+        if max(size) * scale > LARGEST:
+            large = f"{size[1] * scale}x{size[0] * scale} at scale {scale}, and a side has at most {LARGEST} pixels"
+            raise UserError(f"The video would have {large}. Choose a smaller scale.", setting="scale")
 
     def _encode(self, picture: av.VideoFrame) -> list[Any]:
         """Write a picture; the packets that came of it."""

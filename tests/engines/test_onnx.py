@@ -74,6 +74,14 @@ def test_both_files_give_what_pytorch_gives(method, tmp_path):
     torch.testing.assert_close(following, expected, atol=1e-4, rtol=0)
 
 
+def test_weights_of_a_large_network_come_along_in_a_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1)
+    write_folder(small(BIFLOW), tmp_path / "out", Solver(steps=1))
+    assert (tmp_path / "out" / "network.onnx.data").exists()
+    for name in ("network.onnx", "frame.onnx"):
+        onnxruntime.InferenceSession(tmp_path / "out" / name)
+
+
 class Unsteady(Small):
     """A network that answers otherwise while it is traced."""
 

@@ -1,6 +1,6 @@
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -47,6 +47,15 @@ def test_controls_are_clamped_with_a_word_back(models, wanted, taken, note):
     assert {name: getattr(controls, name) for name in taken} == taken
     json.dumps(asdict(controls))
     _ = controls.full_solver
+
+
+def test_a_new_model_plays_at_its_own_rate_unless_another_was_set(models):
+    slow = replace(models["bi"], name="slow", model=replace(models["bi"].model, fps=4.0))
+    models = {**models, "slow": slow}
+    assert changed(initial(models), {"model": "slow"}, models)[0].fps_cap == 4
+    other, _ = changed(initial(models), {"fps_cap": 7.0}, models)
+    assert changed(other, {"model": "slow"}, models)[0].fps_cap == 7
+    assert changed(initial(models), {"model": "slow", "fps_cap": 6.0}, models)[0].fps_cap == 6
 
 
 def test_who_sets_a_level_ends_the_choice_of_one(models):

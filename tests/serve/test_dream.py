@@ -83,6 +83,10 @@ def test_a_running_stream_is_continued_and_other_settings_start_a_new_one(dream,
     dream.go_back(dream.past[0].id)
     advance(dream, 1, replace(controls, eps=0.3))
     assert len(started) == 3
+    advance(dream, 1, replace(controls, eps=1.0))
+    advance(dream, 1, replace(controls, eps=1.0, auto=True))
+    advance(dream, 1, replace(controls, eps=1.0))
+    assert [isinstance(settings["eps"], float) for settings in started[3:]] == [True, False, True]
 
 
 def test_going_back_and_on_gives_the_same_frames(dream, controls):

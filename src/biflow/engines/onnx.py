@@ -19,7 +19,7 @@ from biflow.config import Solver
 from biflow.engines.pytorch import HALF_LEVEL
 from biflow.engines.queries import Positional, each, example, fingerprint
 from biflow.errors import UserError
-from biflow.files import cache_folder, check_nothing_else, replacing, write_json
+from biflow.files import cache_folder, check_nothing_else, replacing, together, write_json
 from biflow.model import Model
 from biflow.paths import Conditions, Fields, Network, State, present
 from biflow.rollout import generate
@@ -108,7 +108,8 @@ def _write(
     module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], path: Path, *, any_batch: bool = True
 ) -> float:
     largest = 0.0
-    with replacing(path) as partial:
+    with together(path.parent) as new:  # the weights of a large network are in a file of their own
+        partial = new / path.name
         _export(module, inputs, outputs, partial, any_batch)
         run = _session(partial)
         for batch in {1, len(next(iter(inputs.values())))}:

@@ -109,6 +109,9 @@ def changed(controls: Controls, wanted: Any, models: Mapping[str, Served]) -> tu
     for model, eps in (("model", "eps"), ("model_b", "eps_b")):
         if values[model] != getattr(controls, model) and eps not in wanted:
             values[eps] = models[values[model]].eps
+    # It is played at its own rate, unless the viewer has set another one.
+    if values["model"] != controls.model and controls.fps_cap == models[controls.model].fps and "fps_cap" not in wanted:
+        values["fps_cap"] = models[values["model"]].fps
     # It also comes with the solver of its method, where that is another one.
     was, now = (models[name].model.method.solver for name in (controls.model, values["model"]))
     if was != now and not {"solver", "steps"} & wanted.keys():

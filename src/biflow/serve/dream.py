@@ -272,4 +272,4 @@ def stream_settings(controls: Controls) -> tuple:
     """The controls that a running stream cannot change: other values need a new stream."""
     c = controls
     second = (c.model_b, c.eps_b) if c.two_up else None
-    return c.model, c.auto or c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between
+    return c.model, "auto" if c.auto else c.eps, second, c.direction, c.solver, c.steps, c.rtol, c.in_between

@@ -52,6 +52,8 @@ async def _parts(session: Session) -> AsyncIterator[bytes]:
     viewer, last = Viewer(wake, next(session.numbers)), b""
     session.join(viewer)
     try:
+        if session.ended is not None:  # since the request came, which it would not be told any more
+            return
         yield f"--{BOUNDARY}\r\n".encode()
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
