@@ -53,6 +53,14 @@ def test_biflow_begins_with_the_field_of_a_flow_map(network, context, actions):
     assert torch.allclose(found.n, expected.n, atol=1e-5)
 
 
+@pytest.mark.parametrize(("other", "words"), [(ACTIONS, ""), (Actions(("turn",), ((-2.0, 1.0),)), "from -2 to 1, so")])
+def test_other_ranges_of_the_same_actions_are_told(other, words, caplog):
+    first, second = model(BIFLOW, actions=ACTIONS), model(BIFLOW, actions=other)
+    start_from(second.network, BIFLOW, other, 0, first)
+    assert words in caplog.text
+    assert bool(caplog.text) == bool(words)
+
+
 @pytest.mark.parametrize("method", [FLOW, BIFLOW, CONDIFF])
 @pytest.mark.parametrize("context", [0, 1, 6])
 @pytest.mark.parametrize("actions", [None, ACTIONS])

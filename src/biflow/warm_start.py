@@ -1,6 +1,7 @@
 """Weights to begin a training with: those of another model, whose network may see more or less, or smaller patches."""
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from biflow.methods import Method
 from biflow.model import Model
 from biflow.networks import VideoUNet
 from biflow.tensors import mismatched
+
+log = logging.getLogger("biflow")
 
 VECTOR = "class_embedding.vector."
 
@@ -38,6 +41,10 @@ def start_from(network: VideoUNet, method: Method, actions: Actions | None, cont
     if other.actions and actions and other.actions.columns != actions.columns:
         columns = [", ".join(one.columns) for one in (other.actions, actions)]
         raise UserError(f"The actions of {folder} are {columns[0]}, those of the set {columns[1]}.", setting="init")
+    if other.actions and actions and other.actions.ranges != actions.ranges:
+        ranges = [", ".join(f"{low:g} to {high:g}" for low, high in one.ranges) for one in (other.actions, actions)]
+        what = "so an action means another number to it. To keep them, write them as `ranges` into actions.json."
+        log.warning("The actions of %s go from %s, those of the set from %s, %s", folder, *ranges, what)
     assert isinstance(unet, VideoUNet)
     what = f"The network of {folder} has another shape"
     if advice := _differing(own, unet.network, patches=method.teacher is None):
