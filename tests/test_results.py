@@ -62,6 +62,13 @@ def test_figure_1():
         check(cells, [row[key] for key in keys if key in row])
 
 
+def test_short_clips():
+    for label, cells in table("docs/paper.md", "Short clips, whole or streamed"):
+        name = label.replace(", ε ", "_").lower().replace("-", "")
+        metrics = json.loads((ROOT / "docs" / "results" / "clips" / f"metrics_maze_{name}.json").read_text())
+        check(cells, [*with_interval(metrics["fvd"]), *with_interval(metrics["kvd"]), metrics["nfe"]["mean"]])
+
+
 def test_what_a_video_costs_by_its_length():
     for label, cells in table("docs/paper.md", "Figure 1 as measurements", 1):
         rows = [row for row in rows_of("lengths") if row["method"] == label.lower().replace("-", "")]
