@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_in_a_sentence_that_names_the_setting(folders, tmp
         expect(refused(folders["bi"], port=taken.getsockname()[1]), "is in use", "port")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
-    expect(refused(tmp_path / "broken", port=0), "No weights", None)
+    expect(refused(tmp_path / "broken", port=0), "does not describe a biflow model", None)
     sentence, setting = refused(folders["bi"], port=0, first=tmp_path / "nowhere")
     assert (str(tmp_path / "nowhere") in sentence, setting) == (True, "first")
 
