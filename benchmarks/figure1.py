@@ -147,7 +147,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             ends = row.get("intervals", {}).get(name)
             error = None if ends is None else [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
             axis.bar(place, value or 0, yerr=error, capsize=3, color=f"C{place}", gid=f"{row['model']} {name}")
-            axis.text(place, ends[1] if ends else value or 0, f"{value:.3g}" if value else "none", ha="center", va="bottom", fontsize=8)
+            axis.text(
+                place,
+                ends[1] if ends else value or 0,
+                f"{value:.3g}" if value else "none",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+            )
         axis.set_xticks(range(len(rows)), [str(row["model"]) for row in rows], rotation=30, ha="right", fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
