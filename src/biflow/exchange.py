@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.model import Model
-from biflow.video import pixels_of, resize, to_float
+from biflow.video import check_mode, pixels_of, resize, to_float
 
 
 def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
@@ -26,9 +26,7 @@ def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:
             )
         return torch.cat(parts)
     if isinstance(image, Image.Image):
-        if image.mode in ("I", "F"):
-            what = f"image has {image.mode} pixels, whose range is unknown"
-            raise UserError(f"{what}: convert it to 8-bit RGB.", setting="image")
+        check_mode(image, "image", setting="image")
         image = pixels_of(ImageOps.exif_transpose(image))[0]
     if isinstance(image, np.ndarray) and image.ndim in (3, 4, 5) and image.shape[-1] == 3:
         image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, -3)

@@ -16,6 +16,12 @@ from biflow.paths import Conditions
 from biflow.spinning import moved
 
 
+def check_past(model: Model, level: float | None) -> None:
+    """Raise UserError for a level of noise on past frames where the model sees none."""
+    if level and not model.context:
+        raise UserError("context_eps is the noise on past frames, and this model sees none.", setting="context_eps")
+
+
 class Memory:
     """The frames before the current one, as a model with context sees them: the newest ones, each with noise.
 
@@ -36,9 +42,7 @@ class Memory:
         self._level = model.context_eps if level is None else level
         if not 0 <= self._level < float("inf"):
             raise UserError(f"context_eps is {self._level:g}, but must be 0 or more.", setting="context_eps")
-        if level and not model.context:
-            what = "is the noise on past frames, and this model sees none"
-            raise UserError(f"context_eps {what}.", setting="context_eps")
+        check_past(model, level)
         self._past: deque[Tensor] = deque(reversed(past[-model.context :] if model.context else []), model.context)
 
     def add(self, frame: Tensor) -> None:

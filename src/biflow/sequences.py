@@ -9,6 +9,7 @@ from torch import Tensor
 
 from biflow.config import Direction, Eps, Solver
 from biflow.errors import UserError
+from biflow.memory import check_past
 from biflow.model import Model
 from biflow.paths import State
 from biflow.rollout import Frame, check_first, check_settings, sample_generators, stream
@@ -53,8 +54,7 @@ def clips(
     known = first[:, None] if model.shape and first.ndim == len(model.shape) + 1 else first
     generators = sample_generators(0, range(len(known))) if generators is None else generators
     check_settings(model, eps, direction, in_between)
-    if context_eps:
-        raise UserError("context_eps is the noise on past frames, and this model sees none.", setting="context_eps")
+    check_past(model, context_eps)
     if actions is not None:
         model.taken_actions()
     for frame in known.unbind(1) if known.shape[1] else [known.new_zeros((len(known), *known.shape[2:]))]:

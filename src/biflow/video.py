@@ -109,9 +109,16 @@ def open_image(file: Bytes | Path, name: str) -> Image.Image:
     check_pixels(name, *image.size, file.stat().st_size if isinstance(file, Path) else length(file))
     if image.info.get("progressive") and image.fp and _count(image.fp, b"\xff\xda") > SCANS:
         raise UserError(f"{name} has more than {SCANS} scans, which takes too long. Save it again.")
-    if image.mode in ("I", "F"):
-        raise UserError(f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.")
+    check_mode(image, name)
     return image
+
+
+def check_mode(image: Image.Image, name: str, setting: str | None = None) -> None:
+    """Raise UserError for an image whose values may mean anything."""
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.", setting=setting
+        )
 
 
 def pixels_of(image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], str | None]:

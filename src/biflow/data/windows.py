@@ -66,6 +66,11 @@ class Past(NamedTuple):
     actions: Float[Tensor, "b m k"] | None = None
 
 
+def evenly(count: int, most: int) -> Int[np.ndarray, " n"]:
+    """At most so many of the numbers from 0 to `count` - 1, evenly spread, with the first and the last."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
 class Windows(torch.utils.data.Dataset):
     """All windows of adjacent frames of a prepared set, by index. A window lies within one clip.
 
@@ -147,7 +152,7 @@ class Windows(torch.utils.data.Dataset):
 
     def spread(self, most: int) -> UInt8[Tensor, "b {self.frames} c h w"]:
         """At most so many windows, evenly spread over all of them."""
-        return self.batch(np.linspace(0, len(self) - 1, min(most, len(self))).round().astype(int))
+        return self.batch(evenly(len(self), most))
 
     def with_past(self, indices: Indices, before: int) -> Past:
         """The windows of these indices, in this order, with at most `before` frames of the same clip before each."""

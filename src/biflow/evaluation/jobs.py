@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, evenly
 from biflow.errors import UserError
 from biflow.evaluation.networks.features import Features
 from biflow.evaluation.protocol import Protocol
@@ -137,7 +136,7 @@ def real_windows(test: Windows, protocol: Protocol) -> dict[int, list[int]]:
         found = f"{len(every)} of {protocol.window} frames; its longest clip has {max(c['frames'] for c in test.clips)}"
         hint = "Prepare more or longer clips, or use a protocol with a smaller window."
         raise UserError(f"A distance needs at least 2 windows, but the test split of {test.root} has {found}. {hint}")
-    picks = np.linspace(0, len(every) - 1, min(len(every), protocol.real_windows or len(every))).round().astype(int)
+    picks = evenly(len(every), protocol.real_windows or len(every))
     windows: dict[int, list[int]] = {}
     for number, start in (every[pick] for pick in picks):
         windows.setdefault(number, []).append(start)

@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, evenly
 from biflow.files import cache_folder, write_tensors
 from biflow.tensors import Entry, entries, read_tensors
 
@@ -60,8 +59,7 @@ def load_palettes(training: Windows, sha256: str) -> Palettes | None:
     key = hashlib.sha256(json.dumps([sha256, SETTINGS]).encode()).hexdigest()[:32]
     path = cache_folder() / "evaluation" / "palettes" / f"{key}.safetensors"
     if not path.exists():
-        count = len(training.clips)
-        numbers = np.linspace(0, count - 1, min(count, SETTINGS["clips"])).round().astype(int).tolist()
+        numbers = evenly(len(training.clips), SETTINGS["clips"]).tolist()
         parts = [training.parts(number, 50 * SETTINGS["every"]) for number in numbers]
         found = find_palettes(torch.cat([part[:: SETTINGS["every"]] for part in clip]) for clip in parts)
         tensors = {"transform": found.transform, "centres": found.centres}

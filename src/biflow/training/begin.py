@@ -11,7 +11,7 @@ from torch import nn
 from biflow import methods
 from biflow.actions import Actions
 from biflow.config import TrainConfig
-from biflow.data.windows import Windows
+from biflow.data.windows import Windows, evenly
 from biflow.engines import with_engine
 from biflow.errors import UserError
 from biflow.methods import Method
@@ -136,7 +136,7 @@ def rms_change(windows: Windows, path: str = "linear", samples: int = 512) -> fl
 
     There are at most `samples` of them, evenly spread.
     """
-    picks = np.linspace(0, len(windows) - 1, min(samples, len(windows))).round().astype(int)
+    picks = evenly(len(windows), samples)
     squares = []
     for number in range(len(picks)):  # one at a time: windows may be large
         t = torch.tensor([number * 0.618 % 1])

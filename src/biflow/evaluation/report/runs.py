@@ -20,7 +20,7 @@ from biflow.methods import METHODS
 
 log = logging.getLogger("biflow")
 SHOWN = 4  # videos of each run that the page shows
-ENDS = 16  # videos of each run of which a picture shows the last frame
+ENDS = 16  # videos of each run of which a picture shows the last frame; no fewer than SHOWN
 
 VARIED = ("eps", "solver", "direction", "nearest", "actions")  # what may differ within a table
 # Settings that evaluations by earlier versions lack. They concern additional numbers only.
@@ -171,7 +171,7 @@ def _lost(folder: Path, settings: Settings) -> tuple[list[Path], tuple[int, int]
     """The files that pictures need and that are missing or damaged, and the (h, w) of the frames where none is."""
     samples, frames = settings["samples"], settings["frames"]
     shapes = {folder / "first.npy": (samples, 3, None, None)}
-    shapes |= {video_path(folder, i): (frames, None, None, 3) for i in range(min(max(SHOWN, ENDS), samples))}
+    shapes |= {video_path(folder, i): (frames, None, None, 3) for i in range(min(ENDS, samples))}
     lost, size = [], None
     for path, shape in shapes.items():
         shape = shape if size is None else (samples, 3, *size) if path.name == "first.npy" else (frames, *size, 3)
