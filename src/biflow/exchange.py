@@ -11,7 +11,8 @@ from torch import Tensor
 
 from biflow.errors import UserError
 from biflow.model import Model
-from biflow.video import check_mode, pixels_of, resize, to_float
+from biflow.pictures import check_mode
+from biflow.video import pixels_of, resize, to_float
 
 
 def as_frames(image: Any, size: tuple[int, int]) -> Float[Tensor, "b *j 3 h w"]:

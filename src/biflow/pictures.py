@@ -2,6 +2,8 @@
 
 from PIL import Image
 
+from biflow.errors import UserError
+
 
 def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """An image over black, and which kind it was ("grey", "RGBA", ...) if it was not RGB, else None."""
@@ -16,3 +18,11 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert("RGB"), converted
+
+
+def check_mode(image: Image.Image, name: str, setting: str | None = None) -> None:
+    """Raise UserError for an image whose values may mean anything."""
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.", setting=setting
+        )

@@ -25,7 +25,7 @@ from torch import Tensor
 from biflow.errors import UserError
 from biflow.files import os_error, reading, replacing
 from biflow.limits import BLOCK, PIXELS, SCANS, check_pixels, check_regular, length
-from biflow.pictures import to_rgb
+from biflow.pictures import check_mode, to_rgb
 
 log = logging.getLogger("biflow")
 Self = TypeVar("Self", bound="Writer")
@@ -111,14 +111,6 @@ def open_image(file: Bytes | Path, name: str) -> Image.Image:
         raise UserError(f"{name} has more than {SCANS} scans, which takes too long. Save it again.")
     check_mode(image, name)
     return image
-
-
-def check_mode(image: Image.Image, name: str, setting: str | None = None) -> None:
-    """Raise UserError for an image whose values may mean anything."""
-    if image.mode in ("I", "F"):
-        raise UserError(
-            f"{name} has {image.mode} pixels, whose range is unknown. Save it as 8-bit RGB.", setting=setting
-        )
 
 
 def pixels_of(image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], str | None]:
